@@ -1,0 +1,56 @@
+"""CLIP-style contrastive pretraining, adaptation and evaluation as a PyTorch Lightning extension.
+
+Names are imported when first used, so that `lightning-clip --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_clip.callbacks import Report, Retrieval, WriteFeatures, ZeroShotClassification
+    from lightning_clip.data import ClipDataModule
+    from lightning_clip.errors import InputError
+    from lightning_clip.losses import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
+    from lightning_clip.model import ClipModel
+    from lightning_clip.module import ClipModule
+    from lightning_clip.types import ClipOutput, Pair, PairBatch
+
+__all__ = [
+    "ClipDataModule",
+    "ClipModel",
+    "ClipModule",
+    "ClipOutput",
+    "InputError",
+    "Pair",
+    "PairBatch",
+    "Report",
+    "Retrieval",
+    "SigmoidContrastiveLoss",
+    "SoftmaxContrastiveLoss",
+    "WriteFeatures",
+    "ZeroShotClassification",
+]
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "callbacks": ("Report", "Retrieval", "WriteFeatures", "ZeroShotClassification"),
+    "data": ("ClipDataModule",),
+    "errors": ("InputError",),
+    "losses": ("SigmoidContrastiveLoss", "SoftmaxContrastiveLoss"),
+    "model": ("ClipModel",),
+    "module": ("ClipModule",),
+    "types": ("ClipOutput", "Pair", "PairBatch"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(f"lightning_clip.{room}"), name)
+    raise AttributeError(f"module 'lightning_clip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

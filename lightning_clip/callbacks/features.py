@@ -1,0 +1,62 @@
+"""Features to a file: `lightning-clip predict` hands its batches here and one .npz leaves per rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from lightning_clip.types import ClipOutput, PairBatch
+
+__all__ = ["WriteFeatures"]
+
+
+class WriteFeatures(BasePredictionWriter):
+    """Writes unit features and keys of the predicted pairs.
+
+    The file holds `image_features` (N, D) and `text_features` (N, D), float32, `index` (N,) and `keys` (N,). With several
+    ranks each writes its own share as NAME.rank1.npz and so on.
+
+    Args:
+        path: the .npz file.
+    """
+
+    def __init__(self, path: str = "features.npz") -> None:
+        super().__init__(write_interval="batch")
+        self.path = Path(path)
+        self._parts: list[tuple[ClipOutput, PairBatch]] = []
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        small = batch._replace(image=torch.empty(0), tokens=torch.empty(0), mask=torch.empty(0))
+        self._parts.append((ClipOutput(*(None if t is None else t.float().cpu() for t in prediction)), small))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        path = self.path if trainer.global_rank == 0 else self.path.with_suffix(f".rank{trainer.global_rank}.npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        outputs, batches = [output for output, _ in self._parts], [batch for _, batch in self._parts]
+        arrays = {
+            "image_features": np.concatenate([output.image_features.numpy() for output in outputs]),
+            "text_features": np.concatenate([output.text_features.numpy() for output in outputs]),
+            "index": np.concatenate([batch.index.cpu().numpy() for batch in batches]),
+            "keys": np.array([key for batch in batches for key in batch.keys]),
+        }
+        beside = path.with_suffix(".partial.npz")
+        np.savez(beside, **arrays)
+        os.replace(beside, path)
+        self._parts.clear()
+        print(f"wrote {len(arrays['keys'])} pairs of features to {path}")

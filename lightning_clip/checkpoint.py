@@ -1,0 +1,85 @@
+"""Which class wrote a checkpoint, and what can go wrong when it is read, in one line each."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_clip.errors import InputError, existing_path
+
+__all__ = ["CLASS_KEY", "class_of_checkpoint", "class_path", "explain_loading"]
+
+CLASS_KEY = "lightning_clip_class"
+
+
+def class_path(cls: type) -> str:
+    """The dotted name under which a class is imported."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
+    """The class that wrote `path`, if it is `asked` or one of its subclasses.
+
+    Only modules of this package are imported for it; a subclass of the user's own must be imported already.
+
+    Raises:
+        InputError: another class wrote it, or one that is not imported.
+    """
+    import torch
+
+    written = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True).get(CLASS_KEY)
+    if written is None or written == class_path(asked):
+        if written is None:
+            raise InputError(
+                f"checkpoint {str(path)!r} was not written by {asked.__name__}: give one written by `lightning-clip fit` "
+                "or a Trainer that fitted a ClipModule"
+            )
+        return asked
+    module, _, name = written.rpartition(".")
+    if module.startswith("lightning_clip."):
+        importlib.import_module(module)
+    found = getattr(sys.modules.get(module), name, None)
+    if found is None:
+        raise InputError(f"checkpoint {str(path)!r} was written by {written}: import {module} first, then load it again")
+    if not issubclass(found, asked):
+        raise InputError(f"checkpoint {str(path)!r} was written by {written}, not by {asked.__name__}: load it with {name}")
+    return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def explain_loading(path: Any, wanted: type) -> Iterator[None]:
+    """Turns the errors of loading `path` as `wanted` into an `InputError` with the remedy."""
+    if isinstance(path, str | Path) and "://" not in str(path):
+        if existing_path(path, "checkpoint").is_dir():
+            raise InputError(f"checkpoint {str(path)!r} is a folder: name the .ckpt file in it")
+    try:
+        yield
+    except InputError:
+        raise
+    except (EOFError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"checkpoint {str(path)!r} {_explanation(error, wanted)}") from error
+
+
+def _explanation(error: Exception, wanted: type) -> str:
+    text = str(error)
+    if "state_dict" in text:
+        details = [line.strip() for line in text.splitlines()[1:]]
+        mismatch = next((line for line in details if "size mismatch" in line), details[0] if details else text)
+        return (
+            f"does not fit {wanted.__name__}: {re.sub(r'[.]$', '', mismatch)[:200]} "
+            "It was written by another class or with other arguments: load it with the class that wrote it, and no arguments."
+        )
+    if isinstance(error, RuntimeError | EOFError):
+        return "is no complete checkpoint (truncated, or another kind of file): give one written by `lightning-clip fit`"
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "holds Python objects that cannot be loaded safely, or is no checkpoint: if you trust its author, "
+            "load it in Python with weights_only=False"
+        )
+    return f"does not fit {wanted.__name__} ({type(error).__name__}: {text[:120]})"

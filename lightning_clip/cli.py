@@ -1,0 +1,104 @@
+"""`lightning-clip COMMAND ...`: arguments arrive, a command runs; nothing heavy is imported before one does."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from lightning_clip.errors import InputError
+
+__all__ = ["build_parser", "main"]
+
+TRAINER_COMMANDS = {
+    "fit": "train a model by a recipe",
+    "validate": "evaluate a checkpoint on the validation data",
+    "test": "evaluate a checkpoint on the test data",
+    "predict": "write the features of the test data to a file",
+}
+# Command -> (one line of help, module, name of the functions add_*arguments and run_*).
+_COMMANDS = {
+    "classify": ("name what is in pictures, by labels of your own", "classify", ""),
+    "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
+    "data pack": ("write shards from a folder, a table or other shards", "data", "pack"),
+    "data inspect": ("count pairs and draw a contact sheet", "data", "inspect"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line; subparsers inherit the class."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; those of the Trainer are only listed, LightningCLI reads their arguments."""
+    parser = _Parser(
+        prog="lightning-clip",
+        description="Train, evaluate and use CLIP models.",
+        epilog="lightning-clip COMMAND --help tells more, e.g. lightning-clip fit --help",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in TRAINER_COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
+    for command, (text, module, function) in _COMMANDS.items():
+        group, _, action = command.partition(" ")
+        if action and group not in groups:
+            known = [name.split()[1] for name in _COMMANDS if name.startswith(f"{group} ")]
+            parent = commands.add_parser(group, help=" or ".join(known))
+            groups[group] = parent.add_subparsers(title="actions", metavar="ACTION", required=True)
+        leaf = (groups[group] if action else commands).add_parser(action or group, help=text, description=text.capitalize())
+        path = f"lightning_clip.commands.{module}"
+        suffix = f"_{function}" if function else ""
+        getattr(importlib.import_module(path), f"add{suffix}_arguments")(leaf)
+        leaf.set_defaults(run=_lazily(path, f"run{suffix}"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        0, or 2 after a mistake of the user's, which is printed in one line. `LIGHTNING_CLIP_DEBUG=1` shows the traceback.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given and given[0] in TRAINER_COMMANDS:
+            from lightning_clip.commands.train import run
+
+            run(given)
+        else:
+            parsed = build_parser().parse_args(given)
+            parsed.run(parsed)
+    except InputError as error:
+        if os.environ.get("LIGHTNING_CLIP_DEBUG"):
+            raise
+        print(f"lightning-clip: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lightning-clip: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _lazily(module: str, function: str) -> Callable[[argparse.Namespace], None]:
+    def run(arguments: argparse.Namespace) -> None:
+        getattr(importlib.import_module(module), function)(arguments)
+
+    return run
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    if "Original Traceback (most recent call last)" in text:  # raised in a loader's worker
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return " ".join(text.split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""`lightning-clip classify`: pictures and labels arrive, a table of probabilities leaves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lightning_clip.errors import InputError, existing_path
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture to classify")
+    parser.add_argument("--labels", required=True, help='comma-separated class names, such as "cat,dog,bird"')
+    parser.add_argument("--checkpoint", required=True, help="a .ckpt written by `lightning-clip fit`")
+    parser.add_argument(
+        "--templates",
+        action="append",
+        help='prompt with {} for the label, or the name of a set ("simple", "imagenet"); may be repeated (default: simple)',
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the probability of each label for each picture, best first.
+
+    Raises:
+        InputError: a missing file, a picture that does not decode, fewer than two labels, a wrong checkpoint.
+    """
+    import torch  # here and below: --help must not wait for torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_clip.data.transforms import decode
+    from lightning_clip.module import ClipModule
+    from lightning_clip.prompts import resolve_templates
+
+    labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
+    if len(labels) < 2:
+        raise InputError(f"--labels {arguments.labels!r} names {len(labels)} class: give at least two, separated by commas")
+    given = arguments.templates or ["simple"]
+    templates = resolve_templates(given[0] if len(given) == 1 else given)
+    pictures = []
+    for path in arguments.images:
+        try:
+            pictures.append(decode(existing_path(path, "image").read_bytes()))
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InputError(f"image {path!r} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
+    module = ClipModule.load_from_checkpoint(arguments.checkpoint)
+    classifier = module.zero_shot_classifier(labels, templates)
+    scale = module.model.logit_scale.detach().exp()
+    table = Table()
+    table.add_column("image")
+    table.add_column("label")
+    table.add_column("probability", justify="right")
+    for path, picture in zip(arguments.images, pictures, strict=True):
+        logits = scale * module.encode_image(picture.unsqueeze(0)) @ classifier
+        probabilities = torch.softmax(logits[0], dim=-1)
+        order = probabilities.argsort(descending=True).tolist()
+        for place, index in enumerate(order):
+            name = Path(path).name if place == 0 else ""
+            style = "bold" if place == 0 else None
+            table.add_row(name, labels[index], f"{100 * probabilities[index]:.1f} %", style=style)
+        table.add_section()
+    Console().print(table)

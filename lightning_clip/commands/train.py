@@ -1,0 +1,130 @@
+"""`lightning-clip fit|validate|test|predict`: recipes arrive, LightningCLI builds a ClipModule and its data and runs them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_clip.callbacks import WriteFeatures
+from lightning_clip.commands.train_parser import FullHelp, TrainerParser
+from lightning_clip.data import ClipDataModule
+from lightning_clip.errors import InputError, existing_path
+from lightning_clip.module import ClipModule
+
+__all__ = ["ClipCLI", "run"]
+
+# `${model.embed_dim}` in a recipe, instead of `${fit.model.embed_dim}`.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+class _SaveFitConfig(SaveConfigCallback):
+    """Keeps the recipe of the training run: evaluating in the same folder does not overwrite it."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class ClipCLI(LightningCLI):
+    """LightningCLI over `ClipModule` (a subclass by `class_path`) and `ClipDataModule`.
+
+    Args:
+        arguments: the subcommand and its options.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        super().__init__(
+            ClipModule,
+            ClipDataModule,
+            args=list(arguments),
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_class=TrainerParser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "lightning-clip", "allow_abbrev": False},
+            save_config_callback=_SaveFitConfig,
+            save_config_kwargs={"overwrite": True},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"model": {"class_path": f"{ClipModule.__module__}.{ClipModule.__qualname__}"}})
+        parser.add_argument("--help-all", action=FullHelp, help="Show every option, the Trainer's included, and exit.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for argument in args:
+            key = re.sub(r"^--(model|data)\.(init_args\.)?", "", argument.partition("=")[0])
+            if argument.startswith(("--model.", "--data.")) and key.count(".") > 1:
+                # jsonargparse would drop the mapping's other keys without a word.
+                raise InputError(f"{argument!r} reaches more than one level into a mapping: set the mapping in a YAML file")
+        for flag, path in zip(args, args[1:], strict=False):
+            if flag in ("--config", "-c", "--ckpt_path") and path not in ("last", "best", "hpc", "registry", "null"):
+                existing_path(path, "checkpoint" if flag == "--ckpt_path" else "recipe")
+        try:
+            self.config = parser.parse_args(args)
+        except OmegaConfBaseException as error:
+            raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # jsonargparse wraps what a constructor raised
+            cause = _constructor_error(error)
+            if cause is error:
+                raise
+            raise cause from None
+
+    def _parse_ckpt_path(self) -> None:
+        """The recipe decides, not the checkpoint's arguments: what was typed is never overruled silently."""
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser.usage = f"lightning-clip {subcommand} --config RECIPE.yaml [--config MORE.yaml] [--KEY=VALUE ...]"
+        parser.set_defaults({"weights_only": True})
+        return parser
+
+    def before_predict(self) -> None:
+        """Without a writer the predictions would be lost."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, WriteFeatures) for callback in callbacks):
+            callbacks.append(WriteFeatures())
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs one of the Trainer's subcommands.
+
+    Raises:
+        InputError: a wrong recipe, path or combination of settings.
+    """
+    _quiet()
+    try:
+        ClipCLI(arguments)
+    except (MisconfigurationException, FileNotFoundError) as error:
+        raise InputError(str(error)) from error
+
+
+def _constructor_error(error: BaseException) -> BaseException:
+    """The innermost error behind "Does not validate against any of the Union subtypes"."""
+    chain, seen = error, {id(error)}
+    while str(chain).startswith("Does not validate") and (inner := chain.__cause__ or chain.__context__):
+        if id(inner) in seen:
+            break
+        chain = inner
+        seen.add(id(chain))
+    return chain
+
+
+def _quiet() -> None:
+    """Hides hints that do not help here: about loader workers (recipes choose them), log intervals and seeds."""
+    for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+    for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*"):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,98 @@
+"""The argument parser of the Trainer's commands: short help, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_clip.errors import InputError, nearest
+
+__all__ = ["FullHelp", "TrainerParser"]
+
+# Of some forty Trainer options those that a recipe usually sets; `--help-all` shows the rest.
+_SHOWN = {
+    "trainer",
+    *(
+        f"trainer.{name}"
+        for name in ("max_steps", "max_epochs", "max_time", "devices", "strategy", "precision", "callbacks", "logger")
+    ),
+}
+
+
+class _ShortHelp(DefaultHelpFormatter):  # type: ignore[misc]
+    """Leaves out the lists of known subclasses, 600 lines for an nn.Module."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action) or ""
+        head, found, _ = text.partition(", known subclasses:")
+        return head + ")" if found else text
+
+
+class FullHelp(argparse.Action):
+    """`--help-all`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(
+            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=options.get("help")
+        )
+
+    def __call__(self, parser: Any, *_: Any) -> NoReturn:
+        parser.full_help = True
+        parser.print_help()
+        parser.exit()
+
+
+class TrainerParser(LightningArgumentParser):
+    """LightningCLI's parser, with the rare Trainer options hidden and errors raised as `InputError`."""
+
+    full_help = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.setdefault("formatter_class", _ShortHelp)
+        super().__init__(*arguments, **options)
+
+    def format_help(self) -> str:
+        hidden = [(action, action.help) for action in self._actions if self._is_rare(action.dest)]
+        for action, _ in hidden:  # only meanwhile: a suppressed option would also be left out of config.yaml
+            action.help = argparse.SUPPRESS
+        try:
+            text: str = super().format_help()
+        finally:
+            for action, help_text in hidden:
+                action.help = help_text
+        return text
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # jsonargparse's inner parsers, whose errors it handles itself
+            super().error(message, ex)
+        raise InputError(self._explain(message))
+
+    def _is_rare(self, name: str) -> bool:
+        return not self.full_help and name.startswith("trainer.") and name not in _SHOWN
+
+    def _explain(self, message: str) -> str:
+        """Takes the cause out of jsonargparse's listing of a union's types, and names the nearest key."""
+        union = re.search(r"\A(Parser key [^\n]*:)\n.*?Errors:\n(.*)\n\s*Given value type:", message, re.S)
+        if union:
+            causes = [cause for cause in re.split(r"(?:\A|\n)  +- ", union[2]) if cause.strip() and "NoneType" not in cause]
+            message = f"{union[1]} " + "; or ".join(cause.strip() for cause in causes)
+        unknown = re.search(r"does not accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)
+        if unknown:
+            key = unknown[1] or unknown[2]
+            known = self._options_of(key.rpartition(".")[0])
+            message += f" ({nearest(key, known)})" if known else ""
+        return message
+
+    def _options_of(self, section: str) -> set[str]:
+        subcommands = getattr(self._subcommands_action, "_name_parser_map", {}).values()
+        return {
+            action.dest
+            for parser in (self, *subcommands)
+            for action in parser._actions
+            if action.dest.rpartition(".")[0] == section and not action.dest.endswith("help")
+        }

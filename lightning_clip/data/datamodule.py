@@ -1,0 +1,187 @@
+"""`ClipDataModule`: sources arrive, loaders of `PairBatch` leave. Tokenizer and image transform are asked of the model."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
+from lightning_clip.data.batches import ChooseCaption, PairCollator, PreparedPairs, first_caption
+from lightning_clip.data.sampler import PairSampler
+from lightning_clip.data.sources import PairSource, pair_sources
+from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.errors import InputError
+from lightning_clip.types import PairBatch
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class PreparesPairs(Protocol):
+        """What the data asks of a model: `ClipModule` and its subclasses have it."""
+
+        tokenizer: Tokenizer
+        choose_caption: ChooseCaption
+
+        def image_transform(self, train: bool) -> nn.Module: ...
+
+
+__all__ = ["ClipDataModule"]
+
+log = logging.getLogger(__name__)
+SourceSpec = str | dict[str, Any] | PairSource | None
+
+
+class ClipDataModule(pl.LightningDataModule):
+    """Image-text pairs for training, validation and test.
+
+    A source is "synthetic", a path (tar shards with braces, a captions table, a folder that holds one), a mapping with
+    "name" and settings, or a `PairSource`. The order of samples depends on the seed and the epoch alone. Samples that
+    cannot be used are skipped, counted by reason and reported when the run ends.
+
+    Args:
+        train, val, test: sources; only those that the run needs must be given. "synthetic" alone as `train` also gives
+            validation and test scenes.
+        local_batch_size: pairs per rank and step, at least 1.
+        num_workers: loader processes per rank, 0 loads in the main process.
+        seed: of order, captions and crops.
+        max_bad_share: the run stops once more than this share of an epoch's samples could not be used.
+
+    Raises:
+        InputError: no data for the stage, a source that does not open, a batch larger than the data, too many bad samples.
+
+    Example:
+        >>> data = ClipDataModule(train="synthetic", local_batch_size=8)
+        >>> len(data.source("train")) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        train: SourceSpec = None,
+        val: SourceSpec = None,
+        *,
+        test: SourceSpec = None,
+        local_batch_size: int = 256,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_bad_share: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if local_batch_size < 1 or num_workers < 0:
+            raise InputError(f"local_batch_size {local_batch_size} must be >= 1 and num_workers {num_workers} >= 0")
+        if not 0 <= max_bad_share <= 1:
+            raise InputError(f"max_bad_share {max_bad_share} is a share in [0, 1]")
+        if train == "synthetic":
+            val = val or {"name": "synthetic", "split": "val", "size": 1000}
+            test = test or {"name": "synthetic", "split": "test", "size": 1000}
+        self._specs: dict[str, SourceSpec] = {"train": train, "val": val, "test": test}
+        self._sources: dict[str, PairSource] = {}
+        self._attached: PreparesPairs | None = None
+        self.local_batch_size, self.num_workers = local_batch_size, num_workers
+        self.seed, self.max_bad_share = seed, max_bad_share
+        self.skipped: dict[str, Counter[str]] = {name: Counter() for name in self._specs}
+
+    def attach(self, module: PreparesPairs) -> ClipDataModule:
+        """Names the model whose tokenizer and transforms to use, where there is no Trainer that knows it."""
+        self._attached = module
+        return self
+
+    def setup(self, stage: str) -> None:
+        """Opens the sources a stage needs, so that wrong paths fail before the model is built."""
+        for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]:
+            if self._specs[name] is not None or name != "val" or stage == "validate":
+                self.source(name)
+        if stage == "fit" and self._specs["val"] is None:
+            self.val_dataloader = None  # type: ignore[assignment, method-assign]  # Lightning then runs without validation
+
+    def source(self, split: str) -> PairSource:
+        """The opened source of "train", "val" or "test"."""
+        if split not in self._sources:
+            spec = self._specs[split]
+            if spec is None:
+                raise InputError(f"no {split} data: give ClipDataModule({split}=...) a path, a mapping or 'synthetic'")
+            self._sources[split] = pair_sources.build(spec)
+        return self._sources[split]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        source = self.source("train")
+        sampler = PairSampler(len(source), self.seed, batch_size=self.local_batch_size)
+        return self._loader(source, sampler, train=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.evaluation_loader(self.source("val"))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.evaluation_loader(self.source("test"))
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self.evaluation_loader(self.source("test"))
+
+    def evaluation_loader(self, source: PairSource) -> DataLoader[Any]:
+        """Every sample once, in order, over the ranks without repeats, with evaluation transforms and first captions."""
+        return self._loader(source, PairSampler(len(source), shuffle=False), train=False)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Counts what the workers skipped."""
+        if isinstance(batch, PairBatch) and batch.skipped:
+            self._count(batch)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        for split, reasons in self.skipped.items():
+            if reasons:
+                listing = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+                log.warning("%s data: %d samples were skipped: %s", split, sum(reasons.values()), listing)
+                reasons.clear()
+
+    def _count(self, batch: PairBatch) -> None:
+        state = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
+        split = {"train": "train", "validate": "val", "sanity_check": "val"}.get(state, "test")
+        reasons = self.skipped[split]
+        reasons.update(skip.reason for skip in batch.skipped)
+        bad, allowed = sum(reasons.values()), self.max_bad_share * self._seen_by(split)
+        if bad > allowed or not len(batch.image):
+            listing = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+            raise InputError(
+                f"{bad} {split} samples could not be used ({listing}; the last: {batch.skipped[-1].key}), more than "
+                f"max_bad_share {self.max_bad_share:g} allows ({int(allowed)}): mend the data or raise max_bad_share"
+            )
+
+    def _seen_by(self, split: str) -> int:
+        """Samples that this rank has met or will meet by the end of the current epoch."""
+        epochs = self.trainer.current_epoch + 1 if self.trainer and split == "train" else 1
+        world_size = self.trainer.world_size if self.trainer else 1
+        return epochs * -(-len(self.source(split)) // world_size)
+
+    def _loader(self, source: PairSource, sampler: PairSampler, *, train: bool) -> DataLoader[Any]:
+        module = self._module()
+        choose = module.choose_caption if train else first_caption
+        dataset = PreparedPairs(source, module.image_transform(train), choose, self.seed)
+        return DataLoader(
+            dataset,
+            batch_size=self.local_batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=PairCollator(module.tokenizer),
+            drop_last=train,
+            persistent_workers=train and self.num_workers > 0,
+            worker_init_fn=_one_thread,
+        )
+
+    def _module(self) -> PreparesPairs:
+        module = self._attached or (self.trainer.lightning_module if self.trainer else None)
+        if module is None:
+            raise InputError("the data does not know its model: use it through a Trainer, or call data.attach(module) first")
+        return module  # type: ignore[return-value]
+
+
+def _one_thread(worker: int) -> None:
+    """Workers are the parallelism: threads inside them would fight over the same cores."""
+    torch.set_num_threads(1)
+

@@ -1,0 +1,200 @@
+"""Tokenizers: a batch of captions arrives, rows of token ids leave, padded only to the longest caption of the batch."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from tokenizers import ByteLevelBPETokenizer, Regex, normalizers, processors
+from tokenizers import Tokenizer as Backend
+from torch import Tensor
+
+from lightning_clip.errors import InputError, existing_path
+from lightning_clip.registry import Registry
+
+__all__ = ["ClipTokenizer", "JsonTokenizer", "Tokenizer", "tokenizers", "train_tokenizer"]
+
+_PAD, _START, _END = "<pad>", "<start_of_text>", "<end_of_text>"
+_TRAIN = "train one on your captions with `lightning-clip tokenizer train`"
+
+
+class Tokenizer(ABC):
+    """Captions to token ids, all below `vocab_size`, at most `context_length` a caption, `pad_id` to their right."""
+
+    vocab_size: int
+    context_length: int
+    pad_id: int
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """One row of ids per text, with start and end tokens; a text that is too long keeps its end token."""
+
+    @abstractmethod
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain types from which `tokenizers.build` makes this tokenizer again with no file at hand."""
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids int64 (B, L) and mask bool (B, L), L the longest row rounded up to 8, at most `context_length`."""
+        rows = self.encode(_checked(texts))
+        lengths, longest = torch.tensor([len(row) for row in rows]), max([1, *map(len, rows)])
+        mask = torch.arange(min(-(-longest // 8) * 8, self.context_length)) < lengths[:, None]
+        tokens = torch.full(mask.shape, self.pad_id, dtype=torch.int64)
+        tokens[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+        return tokens, mask
+
+
+def _by_name(name: str) -> Callable[..., JsonTokenizer] | None:
+    if name.startswith("hf:"):
+        return partial(_from_hugging_face, name.removeprefix("hf:"))
+    return partial(JsonTokenizer, path=name) if name.endswith(".json") else None
+
+
+tokenizers: Registry[Tokenizer] = Registry("tokenizer", fallback=_by_name)
+
+
+@tokenizers.register("clip")
+class ClipTokenizer(Tokenizer):
+    """The byte-pair encoding of CLIP (Radford et al. 2021, section 2.4) with the 49,408 ids that open_clip carries.
+
+    Example:
+        >>> tokens, mask = ClipTokenizer(context_length=77)(["a dog", "a red bus in the rain at night"])
+        >>> tokens.shape, tokens[0, :5].tolist(), mask.sum(dim=1).tolist()
+        (torch.Size([2, 16]), [49406, 320, 1929, 49407, 0], [4, 10])
+    """
+
+    def __init__(self, context_length: int = 77) -> None:
+        from open_clip.tokenizer import SimpleTokenizer  # here: open_clip imports all of its models
+
+        self.context_length, self.pad_id = _roomy(context_length, special_tokens=2), 0
+        self._bpe: Any = SimpleTokenizer(context_length=context_length)
+        self.vocab_size = int(self._bpe.vocab_size)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        start, end, room = self._bpe.sot_token_id, self._bpe.eot_token_id, self.context_length - 2
+        return [[start, *self._bpe.encode(text)[:room], end] for text in _checked(texts)]
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"name": "clip", "context_length": self.context_length}
+
+
+@tokenizers.register("json")
+class JsonTokenizer(Tokenizer):
+    """A tokenizer in the JSON format of the Hugging Face `tokenizers` library.
+
+    Args:
+        content, path: the JSON itself, or a file that holds it.
+        context_length: the most ids of a caption; None takes the truncation that the JSON asks for, or 77.
+        pad_id: None takes the padding that the JSON asks for, its `<pad>` or `[PAD]` token, or 0.
+
+    Raises:
+        InputError: no such file, not a tokenizer, or a `context_length` or `pad_id` that it cannot have.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a dog on the beach", "一只狗"])
+        >>> same = tokenizers.build(tokenizer.to_mapping())
+        >>> same.encode(["a dog"]) == tokenizer.encode(["a dog"]), same.decode(same.encode(["一只狗"]))
+        (True, ['一只狗'])
+    """
+
+    def __init__(
+        self,
+        content: str | None = None,
+        path: str | None = None,
+        context_length: int | None = None,
+        pad_id: int | None = None,
+    ) -> None:
+        # In loader workers the library's threads would compete, and older releases warn or hang after a fork.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if (content is None) == (path is None):
+            raise InputError("give tokenizer 'json' either its content or the path of a file, not both or neither")
+        try:
+            self._backend = backend = Backend.from_str(content or existing_path(path or "", "file").read_text("utf-8"))
+        except Exception as error:  # the library raises nothing more precise
+            reason = f"no tokenizer in {path or 'the content'!r}: {shorten(str(error), 300)}"
+            raise InputError(f"{reason} Give another, or {_TRAIN}") from error
+        self.path = None  # once read, the content is all that is needed
+        truncation, padding = backend.truncation or {}, backend.padding or {}
+        length = truncation.get("max_length", 77) if context_length is None else context_length
+        self.context_length = _roomy(length, backend.num_special_tokens_to_add(False))
+        self.vocab_size = max(backend.get_vocab().values(), default=0) + 1
+        known = (pad_id, padding.get("pad_id"), backend.token_to_id(_PAD), backend.token_to_id("[PAD]"), 0)
+        self.pad_id = next(token for token in known if token is not None)
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise InputError(f"pad_id {self.pad_id} is not one of the tokenizer's ids: use 0 to {self.vocab_size - 1}")
+        backend.enable_truncation(self.context_length, direction=truncation.get("direction", "right"))
+        backend.enable_padding(pad_id=self.pad_id, pad_token=backend.id_to_token(self.pad_id) or _PAD)
+        self.content: str = backend.to_str()  # the JSON alone knows both settings now
+        backend.no_padding()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in _checked(texts)]  # lone surrogates fail
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts behind rows of ids, as the tokenizer normalised them, without special tokens."""
+        return [text.strip() for text in self._backend.decode_batch([list(row) for row in rows])]
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"name": "json", "content": self.content, "context_length": self.context_length, "pad_id": self.pad_id}
+
+    def save(self, path: str | Path) -> None:
+        """Writes a file which `JsonTokenizer(path=path)` reads with the same context length and padding."""
+        target = Path(path).expanduser()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        beside.write_text(self.content, encoding="utf-8")
+        beside.replace(target)
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int = 8192, context_length: int = 77) -> JsonTokenizer:
+    """Learns byte-level pairs from captions of any language, lowercased; no captions or few ids are an InputError."""
+    if vocab_size < 259:
+        raise InputError(f"vocab_size {vocab_size} is below the 256 bytes and 3 special tokens: use at least 259")
+    texts = (caption.encode("utf-8", "replace").decode("utf-8") for caption in captions)
+    if (first := next(texts, None)) is None:
+        raise InputError("there are no captions to train a tokenizer on: give at least one")
+    spaces = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
+    bpe = ByteLevelBPETokenizer(add_prefix_space=True)  # so that the first word is a word like the others
+    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), spaces])
+    bpe.train_from_iterator(chain([first], texts), vocab_size, special_tokens=[_PAD, _START, _END], show_progress=False)
+    bpe.post_processor = processors.BertProcessing((_END, 2), (_START, 1))
+    return JsonTokenizer(bpe.to_str(), context_length=context_length)
+
+
+def _from_hugging_face(path: str, context_length: int | None = None, pad_id: int | None = None) -> JsonTokenizer:
+    from transformers import AutoTokenizer  # here: importing transformers is slow
+
+    try:
+        source: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a user's broken folder may raise any type
+        reason = f"no Hugging Face tokenizer {path!r}: {shorten(str(error), 300)}"
+        raise InputError(f"{reason} Without network give a folder written by save_pretrained, hf:FOLDER") from error
+    if not source.is_fast:
+        raise InputError(f"Hugging Face tokenizer {path!r} is slow only, no JSON holds it: choose another, or {_TRAIN}")
+    source.backend_tokenizer.enable_truncation(512, direction=source.truncation_side)
+    length = min(77, source.model_max_length) if context_length is None else context_length
+    pad_id = source.pad_token_id if pad_id is None else pad_id
+    found = JsonTokenizer(source.backend_tokenizer.to_str(), context_length=length, pad_id=pad_id)
+    probes = ["", "A photo of 2 Dogs!", "一只狗 ﬁé", "".join(source.all_special_tokens), "long " * length]
+    if source(probes, truncation=True, max_length=length)["input_ids"] != found.encode(probes):
+        raise InputError(f"Hugging Face tokenizer {path!r} does more than its JSON: wrap it in a Tokenizer of yours")
+    return found
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):  # a string would be read by letters
+        raise InputError(f"texts {str(texts)[:60]!r} is not a list of strings: give captions as ['a dog', 'a cat']")
+    return texts
+
+
+def _roomy(context_length: int, special_tokens: int) -> int:
+    if context_length > special_tokens:
+        return context_length
+    raise InputError(f"context_length {context_length} leaves no room for text: use at least {special_tokens + 1}")

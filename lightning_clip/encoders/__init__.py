@@ -1,0 +1,18 @@
+"""Image and text towers by name: registered ones, any timm name, any Hugging Face name or folder as `hf:NAME`."""
+
+from lightning_clip.encoders.base import ImageEncoder, TextEncoder, image_encoders, text_encoders
+from lightning_clip.encoders.huggingface import HuggingFaceTextEncoder
+from lightning_clip.encoders.projection import projections
+from lightning_clip.encoders.text_transformer import ClipTextTransformer
+from lightning_clip.encoders.timm_image import TimmImageEncoder
+
+__all__ = [
+    "ClipTextTransformer",
+    "HuggingFaceTextEncoder",
+    "ImageEncoder",
+    "TextEncoder",
+    "TimmImageEncoder",
+    "image_encoders",
+    "projections",
+    "text_encoders",
+]

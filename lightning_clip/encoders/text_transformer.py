@@ -1,0 +1,120 @@
+"""CLIP's causal text Transformer: token ids arrive, the feature at the end-of-text token leaves."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import QuickGELU
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from lightning_clip.encoders.base import TextEncoder, text_encoders
+from lightning_clip.errors import InputError
+
+__all__ = ["CLIP_TEXT_WIDTHS", "ClipTextTransformer", "last_text_position"]
+
+# width, layers, heads: `base` and `large` are the paper's towers of B and L, `huge` is open_clip's of H.
+CLIP_TEXT_WIDTHS = {
+    "clip_text_small": (256, 6, 4),
+    "clip_text_base": (512, 12, 8),
+    "clip_text_large": (768, 12, 12),
+    "clip_text_huge": (1024, 24, 16),
+}
+
+
+@text_encoders.register("clip_text")
+class ClipTextTransformer(TextEncoder):
+    """The text tower of CLIP (Radford et al. 2021, section 2.4): pre-norm blocks under a causal mask, read at the last token.
+
+    Because attention is causal, padding after the end of text changes nothing: captions may be padded to any length.
+
+    Args:
+        width, layers, heads: size of the Transformer; width must be a multiple of heads.
+        vocab_size: number of token ids, taken from the tokenizer by `ClipModule`.
+        context_length: the most tokens, 77 in the paper.
+        quick_gelu: x * sigmoid(1.702 x) as in OpenAI's weights instead of GELU.
+
+    Example:
+        >>> encoder = ClipTextTransformer(width=32, layers=1, heads=2, vocab_size=100)
+        >>> encoder(torch.ones(3, 8, dtype=torch.long), torch.ones(3, 8, dtype=torch.bool)).shape
+        torch.Size([3, 32])
+    """
+
+    def __init__(
+        self,
+        width: int = 512,
+        layers: int = 12,
+        *,
+        heads: int = 8,
+        vocab_size: int = 49408,
+        context_length: int = 77,
+        quick_gelu: bool = False,
+    ) -> None:
+        if width % heads:
+            raise InputError(f"text width {width} is not a multiple of heads {heads}")
+        super().__init__(output_dim=width, context_length=context_length)
+        self.width, self.layers, self.heads = width, layers, heads
+        self.vocab_size, self.quick_gelu = vocab_size, quick_gelu
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
+        activation = QuickGELU if quick_gelu else nn.GELU
+        self.transformer = nn.ModuleList(
+            Block(width, heads, qkv_bias=True, act_layer=activation, norm_layer=nn.LayerNorm) for _ in range(layers)
+        )
+        self.final_norm = nn.LayerNorm(width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The initialisation of OpenAI's code: residual branches shrink with depth."""
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        residual_std = self.width**-0.5 * (2 * self.layers) ** -0.5
+        for block in self.transformer:
+            assert isinstance(block, Block)
+            nn.init.normal_(block.attn.qkv.weight, std=self.width**-0.5)
+            nn.init.normal_(block.attn.proj.weight, std=residual_std)
+            nn.init.normal_(block.mlp.fc1.weight, std=(2 * self.width) ** -0.5)
+            nn.init.normal_(block.mlp.fc2.weight, std=residual_std)
+            for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        hidden = self._hidden(tokens)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        features: Tensor = self.final_norm(hidden[rows, last_text_position(mask)])
+        return features
+
+    def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        features: Tensor = self.final_norm(self._hidden(tokens))
+        return features
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.transformer)
+
+    def to_mapping(self) -> dict[str, Any]:
+        keys = ("width", "layers", "heads", "vocab_size", "context_length", "quick_gelu")
+        return {"name": "clip_text", **{key: getattr(self, key) for key in keys}}
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        if length > self.context_length:
+            raise InputError(f"tokens of length {length} exceed the text tower's context_length {self.context_length}")
+        hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding[:length]
+        for block in self.transformer:
+            hidden = block(hidden, is_causal=True)
+        return hidden
+
+
+def last_text_position(mask: Tensor) -> Tensor:
+    """Where the text of each row ends: (B, L) bool, padded on the right -> (B,) int64.
+
+    >>> last_text_position(torch.tensor([[True, True, False], [True, False, False]]))
+    tensor([1, 0])
+    """
+    return mask.sum(dim=1).clamp(min=1) - 1
+
+
+for _name, (_width, _layers, _heads) in CLIP_TEXT_WIDTHS.items():
+    text_encoders.register(_name)(partial(ClipTextTransformer, width=_width, layers=_layers, heads=_heads))

@@ -1,0 +1,96 @@
+"""Any timm backbone as an image tower: a timm name and its options arrive, an `ImageEncoder` leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from lightning_clip.encoders.base import ImageEncoder, image_encoders
+from lightning_clip.errors import InputError, nearest
+
+__all__ = ["TimmImageEncoder"]
+
+# Where timm's families keep their repeated layers.
+_BLOCK_ATTRIBUTES = ("blocks", "stages", "layers")
+
+
+class TimmImageEncoder(ImageEncoder):
+    """A timm model without its classification head.
+
+    Args:
+        architecture: any name timm knows, such as "vit_tiny_patch16_224" or "resnet50_clip".
+        image_size: side of the square input in pixels; None takes the architecture's own.
+        pretrained: load timm's published weights (needs the network once). A checkpoint never downloads them again.
+        options: handed on to `timm.create_model` (patch_size, drop_path_rate, depth, ...).
+
+    Raises:
+        InputError: timm does not know the name, or the architecture cannot take the options.
+
+    Example:
+        >>> import torch
+        >>> encoder = TimmImageEncoder("vit_tiny_patch16_224", image_size=32, patch_size=8, depth=1)
+        >>> encoder(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 192])
+    """
+
+    def __init__(
+        self, architecture: str, image_size: int | None = None, *, pretrained: bool = False, **options: Any
+    ) -> None:
+        if not timm.is_model(architecture):
+            raise InputError(
+                f"unknown image encoder {architecture!r}: it is neither registered nor a timm model; "
+                f"{_nearest_timm(architecture)}"
+            )
+        model = _create(architecture, image_size, pretrained, options)
+        size = image_size or int(model.pretrained_cfg["input_size"][-1])
+        super().__init__(output_dim=int(model.num_features), image_size=size)
+        self.architecture, self.options = architecture, options
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.model(image)
+        return features
+
+    def forward_tokens(self, image: Tensor) -> Tensor:
+        features: Tensor = self.model.forward_features(image)
+        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+
+    def blocks(self) -> list[nn.Module]:
+        for name in _BLOCK_ATTRIBUTES:
+            layers = getattr(self.model, name, None)
+            if isinstance(layers, nn.Sequential | nn.ModuleList):
+                return list(layers)
+        return [layer for name, layer in self.model.named_children() if name.startswith("layer")]
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"name": self.architecture, "image_size": self.image_size, **self.options}
+
+
+def _create(architecture: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """Builds the backbone; only architectures with position tables (ViT, Swin) need to be told the image size."""
+    sized = {"img_size": image_size, **options} if image_size else options
+    try:
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **sized)
+    except TypeError as error:
+        if "img_size" not in str(error) or not image_size:
+            raise InputError(f"timm's {architecture!r} does not take these options: {error}") from error
+    try:
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        raise InputError(f"timm's {architecture!r} does not take these options: {error}") from error
+
+
+def _nearest_timm(name: str) -> str:
+    matches = nearest(name, timm.list_models()).split(" Known:")[0]
+    return matches if matches.startswith("did you mean") else "timm.list_models() lists them all"
+
+
+def _by_timm_name(name: str) -> Callable[..., TimmImageEncoder]:
+    return partial(TimmImageEncoder, name)
+
+
+image_encoders.fallback = _by_timm_name

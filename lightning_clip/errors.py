@@ -1,0 +1,42 @@
+"""The one exception for mistakes a user can mend: the CLI prints it as a single line and exits with code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["InputError", "existing_path", "nearest"]
+
+
+class InputError(ValueError):
+    """A wrong value from outside: its message names the value, what was expected and the remedy."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Says which known names there are, and which is closest to a misspelt one.
+
+    >>> nearest("sofmax", ["sigmoid", "softmax"])
+    "did you mean 'softmax'? Known: sigmoid, softmax"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    listing = "Known: " + ", ".join(names)
+    return f"did you mean {close[0]!r}? {listing}" if close else listing
+
+
+def existing_path(path: str | Path, what: str) -> Path:
+    """Returns `path` with `~` expanded, or says which file of what kind is missing and what its folder holds.
+
+    Raises:
+        InputError: the path does not exist.
+    """
+    found = Path(path).expanduser()
+    if found.exists():
+        return found
+    parent = found.parent
+    if not parent.is_dir():
+        raise InputError(f"{what} {str(path)!r} does not exist: there is no folder {str(parent)!r} either. Check the path.")
+    beside = sorted(entry.name for entry in parent.iterdir())
+    hint = nearest(found.name, beside[:20]) if beside else "the folder is empty"
+    raise InputError(f"{what} {str(path)!r} does not exist. In {str(parent)!r}: {hint}")

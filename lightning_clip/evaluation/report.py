@@ -1,0 +1,88 @@
+"""One self-contained HTML page: sections of text, tables and figures arrive, a file without outside references leaves."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+__all__ = ["Section", "Table", "write_report"]
+
+_STYLE = """
+:root { color-scheme: light }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d232b; background: #f5f6f8; margin: 0 }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px }
+h1 { font-size: 26px; margin: 0 0 4px } h2 { font-size: 18px; margin: 0 0 10px }
+section { background: #fff; border: 1px solid #e3e6ea; border-radius: 10px; padding: 18px 20px; margin-top: 18px }
+table { border-collapse: collapse; margin: 4px 0 8px } th, td { padding: 4px 14px 4px 0; text-align: left }
+td + td, th + th { text-align: right; font-variant-numeric: tabular-nums } th { border-bottom: 1px solid #cfd4da }
+tr td { border-bottom: 1px solid #f0f1f3 } p { margin: 4px 0 10px; color: #444c56 }
+img { max-width: 100%; height: auto } .row { display: flex; flex-wrap: wrap; gap: 12px } .row > * { flex: 1 1 440px }
+pre { background: #f0f2f5; border-radius: 6px; padding: 10px 12px; overflow-x: auto; font-size: 13px }
+"""
+
+
+@dataclass
+class Table:
+    """Rows of text under a header."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass
+class Section:
+    """A heading with, in this order, text, a table, figures side by side and a command to copy."""
+
+    title: str
+    text: str = ""
+    table: Table | None = None
+    figures: Sequence[tuple[str, Figure]] = field(default_factory=list)
+    command: str = ""
+
+
+def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
+    """Writes the page beside its place, then moves it there; pictures are held in the page."""
+    body = "".join(_section(section) for section in sections)
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body><main><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p>{body}</main></body></html>"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(path.suffix + ".partial")
+    beside.write_text(page, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _section(section: Section) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    if section.text:
+        parts.append(f"<p>{html.escape(section.text)}</p>")
+    if section.table:
+        parts.append(_table(section.table))
+    if section.figures:
+        images = "".join(_image(alt, figure) for alt, figure in section.figures)
+        parts.append(f'<div class="row">{images}</div>')
+    if section.command:
+        parts.append(f"<pre>{html.escape(section.command)}</pre>")
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _image(alt: str, figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<div><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></div>'

@@ -1,0 +1,14 @@
+"""Contrastive losses: pure functions of tensors, and small modules that hold their settings."""
+
+from lightning_clip.losses.base import ContrastiveLoss, losses
+from lightning_clip.losses.sigmoid import SigmoidContrastiveLoss, sigmoid_contrastive_loss
+from lightning_clip.losses.softmax import SoftmaxContrastiveLoss, softmax_contrastive_loss
+
+__all__ = [
+    "ContrastiveLoss",
+    "SigmoidContrastiveLoss",
+    "SoftmaxContrastiveLoss",
+    "losses",
+    "sigmoid_contrastive_loss",
+    "softmax_contrastive_loss",
+]

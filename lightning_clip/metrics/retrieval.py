@@ -1,0 +1,279 @@
+"""Retrieval in both directions: unit features and who belongs to whom arrive, recall@k and median ranks leave."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_clip.errors import InputError
+
+__all__ = ["RetrievalRecall", "retrieval_chance", "retrieval_metrics", "retrieval_ranks"]
+
+
+def retrieval_ranks(
+    query_features: Tensor, target_features: Tensor, query_ids: Tensor, target_ids: Tensor, chunk_size: int = 512
+) -> Tensor:
+    """Rank of each query's best own target among all targets, 1 being first.
+
+    Targets of other ids that score the same as the best own one count as ranked before it, so a model that gives all
+    inputs the same feature comes last, not first. Own targets never count against each other. Scores are inner
+    products, summed in float64 and rounded to float32: ties, and so ranks, do not depend on `chunk_size`, on the order
+    of the rows or on TF32. At most `chunk_size` x M of them are held at a time.
+
+    Args:
+        query_features: (N, D), of unit length for cosine similarities.
+        target_features: (M, D), likewise.
+        query_ids: integers (N,).
+        target_ids: integers (M,); equal ids belong together, several targets may share one.
+        chunk_size: queries scored at a time, at least 1.
+
+    Returns:
+        int64 (N,) in [1, M].
+
+    Raises:
+        InputError: nothing to rank, shapes that do not fit, features that are not finite, or a query without a target.
+
+    Example:
+        >>> targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
+        >>> queries = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+        >>> retrieval_ranks(queries, targets, torch.tensor([5, 7]), torch.tensor([7, 7, 5]))
+        tensor([2, 2])
+    """
+    _check_features("query", query_features, query_ids)
+    _check_features("target", target_features, target_ids)
+    if query_features.shape[1] != target_features.shape[1]:
+        raise InputError(
+            f"query features are {query_features.shape[1]} wide and target features {target_features.shape[1]}: "
+            "both must come from one shared space"
+        )
+    if chunk_size < 1:
+        raise InputError(f"chunk_size {chunk_size} must be at least 1 query at a time")
+    precise = torch.float32 if target_features.device.type == "mps" else torch.float64  # MPS has no float64
+    targets = target_features.to(precise).T
+    query_ids, target_ids = query_ids.to(query_features.device), target_ids.to(query_features.device)
+    ranks = []
+    for features, ids in zip(torch.split(query_features, chunk_size), torch.split(query_ids, chunk_size), strict=True):
+        own = ids.unsqueeze(1) == target_ids.unsqueeze(0)
+        alone = ids[~own.any(dim=1)]
+        if len(alone):
+            raise InputError(f"query {alone[0].item()} has no target of the same id: leave it out or add its target")
+        similarity = (features.to(precise) @ targets).float()
+        best = similarity.masked_fill(~own, -math.inf).amax(dim=1, keepdim=True)
+        ranks.append(1 + ((similarity >= best) & ~own).sum(dim=1))
+    return torch.cat(ranks)
+
+
+def retrieval_metrics(
+    image_features: Tensor,
+    text_features: Tensor,
+    text_image_index: Tensor,
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    image_index: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Recall@k in [0, 1] and median rank, from 1, of both directions.
+
+    An image is found by any of its captions, a caption by its one image: Karpathy and Fei-Fei's protocol
+    (https://arxiv.org/abs/1412.2306) for Flickr30k and COCO. Ranks are those of `retrieval_ranks`, pessimistic on ties.
+
+    Args:
+        image_features: (N, D) of unit length.
+        text_features: (M, D) of unit length.
+        text_image_index: integers (M,), the image of each caption.
+        ks: cut-offs, at least 1 each.
+        image_index: integers (N,), the images' own numbers, all different; None counts 0 to N - 1.
+
+    Returns:
+        "image_to_text/recall@1", ..., "image_to_text/median_rank", and the same for "text_to_image"; float32 ().
+
+    Raises:
+        InputError: no images or captions, an image without captions or given twice, a caption without its image, shapes
+            that do not fit, or features that are not finite.
+
+    Example:
+        >>> metrics = retrieval_metrics(torch.eye(3), torch.eye(3)[[0, 1, 2, 1]], torch.tensor([0, 1, 2, 0]), ks=(1,))
+        >>> metrics["image_to_text/recall@1"].item(), metrics["text_to_image/recall@1"].item()
+        (0.6666666865348816, 0.75)
+    """
+    _check_ks(ks)
+    device = image_features.device
+    text_image_index = text_image_index.to(device)
+    index = torch.arange(len(image_features), device=device) if image_index is None else image_index.to(device)
+    _check_features("image", image_features, index)
+    _check_features("text", text_features, text_image_index)
+    _check_pairing(index, text_image_index)
+    ranks = {
+        "image_to_text": retrieval_ranks(image_features, text_features, index, text_image_index),
+        "text_to_image": retrieval_ranks(text_features, image_features, text_image_index, index),
+    }
+    result: dict[str, Tensor] = {}
+    for direction, found in ranks.items():
+        for k in ks:
+            result[f"{direction}/recall@{k}"] = (found <= k).float().mean()
+        ordered = found.sort().values
+        result[f"{direction}/median_rank"] = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    return result
+
+
+def retrieval_chance(text_image_index: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Expected recall of a random ranking, exactly.
+
+    Of M captions c belong to an image; none of them is among the first k with probability C(M - c, k) / C(M, k). A
+    caption finds its one image among N with probability k / N.
+
+    Args:
+        text_image_index: integers (M,), the image of each caption.
+        ks: cut-offs, at least 1 each.
+
+    Returns:
+        The recall keys of `retrieval_metrics`, in [0, 1].
+
+    Raises:
+        InputError: no captions, or a cut-off below 1.
+
+    Example:
+        >>> retrieval_chance(torch.arange(100), ks=(10,))
+        {'image_to_text/recall@10': 0.1, 'text_to_image/recall@10': 0.1}
+        >>> five_captions_each = torch.arange(1000).repeat_interleave(5)
+        >>> round(retrieval_chance(five_captions_each, ks=(10,))["image_to_text/recall@10"], 5)
+        0.00996
+    """
+    _check_ks(ks)
+    if len(text_image_index) == 0:
+        raise InputError("text_image_index is empty: give the image of at least one caption")
+    # Captions of an image -> number of such images.
+    captions: Counter[int] = Counter(torch.unique(text_image_index, return_counts=True)[1].tolist())
+    texts, images = len(text_image_index), sum(captions.values())
+    chance: dict[str, float] = {}
+    for k in ks:
+        draws = math.comb(texts, min(k, texts))
+        missed = sum(number * math.comb(texts - own, min(k, texts)) for own, number in captions.items())
+        chance[f"image_to_text/recall@{k}"] = (images * draws - missed) / (images * draws)
+    for k in ks:
+        chance[f"text_to_image/recall@{k}"] = min(k, images) / images
+    return chance
+
+
+class RetrievalRecall(Metric):
+    """`retrieval_metrics` over batches and ranks; ranks may hold different numbers of images, or none.
+
+    Features are kept in float32, 4 D bytes each, and every rank computes the result of all of them.
+
+    Args:
+        ks: cut-offs, at least 1 each.
+
+    Raises:
+        InputError: no cut-off or one below 1; in `update`, shapes that do not fit; in `compute`, what
+            `retrieval_metrics` refuses, an image that two ranks or batches added among it.
+
+    Example:
+        >>> metric = RetrievalRecall(ks=(1,))
+        >>> metric.update(torch.eye(2), torch.tensor([7, 9]), torch.eye(2), torch.tensor([7, 9]))
+        >>> metric.compute()["image_to_text/recall@1"].item()
+        1.0
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    image_features: Any
+    image_index: Any
+    text_features: Any
+    text_image_index: Any
+
+    def __init__(self, ks: Sequence[int] = (1, 5, 10)) -> None:
+        super().__init__()
+        _check_ks(ks)
+        self.ks = tuple(ks)
+        for name in ("image_features", "image_index", "text_features", "text_image_index"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self, image_features: Tensor, image_index: Tensor, text_features: Tensor, text_image_index: Tensor
+    ) -> None:
+        """Adds images (B, D) with their numbers (B,), and captions (T, D) with the numbers of their images (T,).
+
+        Numbers are any integers that tell images apart across all batches and ranks, such as places in the data set.
+        """
+        _check_shapes("image", image_features, image_index)
+        _check_shapes("text", text_features, text_image_index)
+        self.image_features.append(image_features.detach().float())
+        self.image_index.append(image_index.to(image_features.device, torch.int64))
+        self.text_features.append(text_features.detach().float())
+        self.text_image_index.append(text_image_index.to(text_features.device, torch.int64))
+
+    def compute(self) -> dict[str, Tensor]:
+        """See `retrieval_metrics`."""
+        whole = [
+            (torch.cat(state) if state else self._nothing(name)) if isinstance(state, list) else state
+            for name in ("image_features", "text_features", "text_image_index", "image_index")
+            for state in [getattr(self, name)]
+        ]
+        return retrieval_metrics(whole[0], whole[1], whole[2], self.ks, image_index=whole[3])
+
+    def _nothing(self, name: str) -> Tensor:
+        features = name.endswith("features")
+        shape, dtype = ((0, 0), torch.float32) if features else ((0,), torch.int64)
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., list[Tensor]] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
+        """Lets a rank without samples take part: torchmetrics' float (0,) fits neither features nor numbers."""
+        for name in self._defaults:
+            if not getattr(self, name):
+                setattr(self, name, [self._nothing(name)])
+
+        def gather(rows: Tensor, group: Any | None = None) -> list[Tensor]:
+            parts = dist_sync_fn(rows, group=group)
+            return [part for part in parts if len(part)] or parts[:1]
+
+        super()._sync_dist(gather, process_group)
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+    if not ks or min(ks) < 1:
+        raise InputError(f"ks {tuple(ks)} must be one or more cut-offs of at least 1, such as (1, 5, 10)")
+
+
+def _check_shapes(side: str, features: Tensor, ids: Tensor) -> None:
+    if features.ndim != 2 or ids.shape != features.shape[:1] or ids.is_floating_point():
+        raise InputError(
+            f"{side} features {tuple(features.shape)} and their ids {tuple(ids.shape)} of {ids.dtype} must be (N, D) "
+            "and integers (N,): give one id per row"
+        )
+
+
+def _check_features(side: str, features: Tensor, ids: Tensor) -> None:
+    _check_shapes(side, features, ids)
+    if len(features) == 0:
+        raise InputError(f"there are no {side} features to rank: give at least one image with a caption")
+    if not torch.isfinite(features).all():
+        raise InputError(
+            f"{side} features hold NaN or infinite values: the model has diverged, check its loss and weights"
+        )
+
+
+def _check_pairing(image_index: Tensor, text_image_index: Tensor) -> None:
+    images, times = torch.unique(image_index, return_counts=True)
+    if (times > 1).any():
+        raise InputError(
+            f"image {images[times > 1][0].item()} was given {int(times.max())} times: evaluate each image once "
+            "(a DistributedSampler pads its shares with repeats)"
+        )
+    silent = images[~torch.isin(images, text_image_index)]
+    if len(silent):
+        raise InputError(f"image {silent[0].item()} has no caption: leave it out or give it at least one")
+    stray = (~torch.isin(text_image_index, images)).nonzero().flatten()
+    if len(stray):
+        image = text_image_index[stray[0]].item()
+        raise InputError(
+            f"caption {stray[0].item()} belongs to image {image}, which is not given: add the image or leave it out"
+        )

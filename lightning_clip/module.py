@@ -1,0 +1,334 @@
+"""`ClipModule`: a `PairBatch` arrives, a loss leaves; it owns tokenizer and preprocessing, so a checkpoint is enough."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from PIL import Image
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
+from lightning_clip.data.batches import random_caption
+from lightning_clip.data.tokenizers import Tokenizer, tokenizers
+from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, from_pil, training_transform
+from lightning_clip.encoders import ImageEncoder, TextEncoder, image_encoders, text_encoders
+from lightning_clip.errors import InputError
+from lightning_clip.losses import ContrastiveLoss, losses
+from lightning_clip.model import CLIP_MEAN, CLIP_STD, ClipModel
+from lightning_clip.optim import OptimizerSettings, build_optimizer, build_scheduler, undecayed_names
+from lightning_clip.presets import preset
+from lightning_clip.prompts import zero_shot_classifier
+from lightning_clip.throughput import Throughput
+from lightning_clip.types import ClipOutput, Pair, PairBatch
+
+__all__ = ["ClipModule"]
+
+
+class ClipModule(pl.LightningModule):
+    """Contrastive image-text learning as a LightningModule.
+
+    Subclasses change a domain's particulars in five hooks and nothing else: `encode`, `compute_loss`, `image_transform`,
+    `choose_caption` and the constructor's defaults. `lightning_clip.variants.convirt` is a worked example.
+
+    Args:
+        image_encoder: a registered or timm name, a mapping {"name": ..., settings}, or an `ImageEncoder`.
+        text_encoder: "clip_text_small|base|large|huge", "hf:NAME_OR_FOLDER", a mapping, or a `TextEncoder`.
+        embed_dim: width D of the shared space.
+        loss: "softmax", "sigmoid", a mapping, or a `ContrastiveLoss`.
+        projection: head of both towers ("linear", "mlp", "none"), or {"image": ..., "text": ...}.
+        tokenizer: "clip", "hf:NAME_OR_FOLDER", a path written by `lightning-clip tokenizer train`, or a `Tokenizer`;
+            None takes the one of an `hf:` text encoder, otherwise CLIP's.
+        transform: crops, flips and normalisation, see `ImageTransformSettings`.
+        optimizer: learning rate and schedule, see `OptimizerSettings`.
+
+    Raises:
+        InputError: an unknown name or setting, or parts that do not fit together.
+
+    Example:
+        >>> module = ClipModule(
+        ...     {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 1},
+        ...     {"name": "clip_text", "width": 32, "layers": 1, "heads": 2},
+        ...     embed_dim=16,
+        ... )
+        >>> module.zero_shot_classifier(["cat", "dog"], ["a photo of a {}."]).shape
+        torch.Size([16, 2])
+    """
+
+    model: ClipModel
+
+    def __init__(
+        self,
+        image_encoder: str | dict[str, Any] | ImageEncoder = "vit_base_patch32_clip_224",
+        text_encoder: str | dict[str, Any] | TextEncoder = "clip_text_base",
+        *,
+        embed_dim: int = 512,
+        loss: str | dict[str, Any] | ContrastiveLoss = "softmax",
+        projection: str | dict[str, Any] = "linear",
+        tokenizer: str | dict[str, Any] | Tokenizer | None = None,
+        transform: dict[str, Any] | ImageTransformSettings | None = None,
+        optimizer: dict[str, Any] | OptimizerSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self._image_encoder, self._text_encoder = image_encoder, text_encoder
+        self.embed_dim, self._projection = embed_dim, projection
+        self.loss = losses.build(loss)
+        self.tokenizer = tokenizers.build(_default_tokenizer(text_encoder) if tokenizer is None else tokenizer)
+        self.transform_settings = ImageTransformSettings.of(transform)
+        self.optimizer_settings = OptimizerSettings.of(optimizer)
+        self._undecayed: set[str] = set()
+        self._throughput = Throughput()
+
+    @classmethod
+    def from_preset(cls, name: str, **arguments: Any) -> Self:
+        """One of the paper's models ("ViT-B/32", "ViT-L/14@336", "RN50", ...) with random weights.
+
+        Args:
+            name: see `lightning_clip.presets.PRESETS`.
+            arguments: any other argument of the constructor.
+        """
+        return cls(**{**preset(name), **arguments})
+
+    # -- hooks a subclass may override ------------------------------------------------------------------------------
+
+    def encode(self, batch: PairBatch) -> ClipOutput:
+        """Features of a batch; what `compute_loss` receives."""
+        output: ClipOutput = self.model(batch.image, batch.tokens, batch.mask)
+        return output
+
+    def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
+        """The key "loss" () is minimised; other keys are logged beside it."""
+        assert output.image_features is not None and output.text_features is not None
+        return {"loss": self.loss(output.image_features, output.text_features, output.scale, output.bias)}
+
+    def image_transform(self, train: bool) -> nn.Module:
+        """uint8 (3, H, W) of any size -> uint8 (3, S, S); runs in the loader's workers, draws from torch's generator."""
+        make = training_transform if train else evaluation_transform
+        return make(self.image_size, self.transform_settings)
+
+    @staticmethod
+    def choose_caption(pair: Pair, rng: random.Random) -> str:
+        """The text of a pair for this visit; static, so that workers need not receive the model."""
+        return random_caption(pair, rng)
+
+    # -- use --------------------------------------------------------------------------------------------------------
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self._built().image_encoder.image_size
+
+    def encode_image(self, images: Tensor | Image.Image | Sequence[Image.Image], batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) in evaluation mode, without gradients.
+
+        Args:
+            images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
+            batch_size: images encoded at a time.
+        """
+        transform = self.image_transform(train=False)
+        if isinstance(images, Tensor):
+            if images.ndim != 4 or images.dtype != torch.uint8:
+                raise InputError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+            pixels = images if images.shape[-2:] == (self.image_size,) * 2 else transform(images)
+        else:
+            pictures = [images] if isinstance(images, Image.Image) else images
+            pixels = torch.stack([transform(from_pil(picture)) for picture in pictures])
+        with self._evaluating() as model:
+            return torch.cat([model.encode_image(part.to(self.device)) for part in pixels.split(batch_size)])
+
+    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) in evaluation mode, without gradients.
+
+        Args:
+            texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id`.
+            batch_size: texts encoded at a time.
+        """
+        if isinstance(texts, Tensor):
+            parts = [(tokens, _text_mask(tokens, self.tokenizer.pad_id)) for tokens in texts.split(batch_size)]
+        else:
+            strings = [texts] if isinstance(texts, str) else list(texts)
+            parts = [self.tokenizer(strings[i : i + batch_size]) for i in range(0, len(strings), batch_size)]
+        with self._evaluating() as model:
+            return torch.cat([model.encode_text(t.to(self.device), m.to(self.device)) for t, m in parts])
+
+    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
+        """Class embeddings (D, num_classes), the mean over templates: image features times it are cosine similarities."""
+        return zero_shot_classifier(self.encode_text, class_names, templates)
+
+    # -- Lightning --------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Builds the towers, once, where the strategy wants them."""
+        if hasattr(self, "model"):
+            return
+        mean, std = self.transform_settings.mean, self.transform_settings.std
+        text_encoder = text_encoders.build(
+            self._text_encoder, vocab_size=self.tokenizer.vocab_size, context_length=self.tokenizer.context_length
+        )
+        self._check_tokenizer(text_encoder)
+        self.model = ClipModel(
+            image_encoders.build(self._image_encoder),
+            text_encoder,
+            embed_dim=self.embed_dim,
+            projection=self._projection,
+            initial_scale=self.loss.initial_scale,
+            initial_bias=self.loss.initial_bias,
+            mean=mean or CLIP_MEAN,
+            std=std or CLIP_STD,
+        )
+        self.model.logit_scale.requires_grad_(self.loss.learn_scale)
+        self._undecayed = undecayed_names(self.model)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed)
+        scheduler = build_scheduler(optimizer, self.optimizer_settings, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        output = self.encode(batch)
+        parts = self.compute_loss(output, batch)
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
+        self.log("train/scale", output.scale.detach())
+        self._throughput.add(len(batch.image))
+        return parts["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = self.trainer.global_step
+        if step and step % self.trainer.log_every_n_steps == 0:
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            speed = self._throughput.read() * self.trainer.world_size
+            if speed:
+                self.log("train/samples_per_second", speed, prog_bar=True)
+
+    def on_train_start(self) -> None:
+        self._throughput.restart()
+
+    def on_validation_end(self) -> None:
+        self._throughput.restart()
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Steps, then clamps the scale (Radford et al. 2021, section 2.5)."""
+        super().optimizer_step(*arguments, **options)
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=math.log(self.loss.max_scale))
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
+        """Logs the loss of the batch's own pairs and hands the features to the callbacks."""
+        return self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
+        return self._evaluation_step(batch, "test")
+
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
+        return self.encode(batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stores the arguments as names and plain mappings, complete without any file."""
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.to_mapping()
+        checkpoint[CLASS_KEY] = class_path(type(self))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Arguments that build this module again; live objects are noted by class, to be passed again."""
+        model = self._built()
+        image, text = model.image_encoder.to_mapping(), model.text_encoder.to_mapping()
+        return {
+            "image_encoder": image or _plain_spec(self._image_encoder),
+            "text_encoder": text or _plain_spec(self._text_encoder),
+            "embed_dim": self.embed_dim,
+            "loss": losses.describe(self.loss),
+            "projection": self._projection,
+            "tokenizer": self.tokenizer.to_mapping(),
+            "transform": _as_mapping(self.transform_settings),
+            "optimizer": _as_mapping(self.optimizer_settings),
+        }
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Self:  # type: ignore[override]
+        """As Lightning's, but safe by default (`weights_only=True`), on the CPU, in evaluation mode, as the class that wrote it.
+
+        Args:
+            checkpoint_path: a .ckpt of this class or a subclass.
+            arguments, options: Lightning's; constructor arguments among them replace the stored ones.
+
+        Raises:
+            InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
+        """
+        options = {"weights_only": True, "map_location": "cpu", **options}
+        with explain_loading(checkpoint_path, cls):
+            writer = class_of_checkpoint(checkpoint_path, cls, options["weights_only"])
+            load = super().load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
+            module: Self = load(checkpoint_path, *arguments, **options)
+        return module.eval()
+
+    # -- details ----------------------------------------------------------------------------------------------------
+
+    def _evaluation_step(self, batch: PairBatch, stage: str) -> ClipOutput:
+        output = self.encode(batch)
+        if batch.captions and all(batch.captions):
+            parts = self.compute_loss(output, batch)
+            size = len(batch.image)
+            self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=size)
+        return output
+
+    def _built(self) -> ClipModel:
+        if not hasattr(self, "model"):
+            self.configure_model()
+        return self.model
+
+    def _check_tokenizer(self, text_encoder: TextEncoder) -> None:
+        known = getattr(text_encoder, "vocab_size", None)
+        if known is not None and self.tokenizer.vocab_size > known:
+            raise InputError(
+                f"the tokenizer has {self.tokenizer.vocab_size} ids but the text encoder embeds {known}: "
+                f"set text_encoder.vocab_size to {self.tokenizer.vocab_size} or give the encoder's own tokenizer"
+            )
+        if self.tokenizer.context_length > text_encoder.context_length:
+            raise InputError(
+                f"the tokenizer's context_length {self.tokenizer.context_length} exceeds the text encoder's "
+                f"{text_encoder.context_length}: set tokenizer.context_length to at most that"
+            )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[ClipModel]:
+        """The model in evaluation mode without gradients; afterwards each submodule is as it was."""
+        model = self._built()
+        training = [layer for layer in model.modules() if layer.training]
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield model
+        finally:
+            for layer in training:
+                layer.training = True
+
+
+def _default_tokenizer(text_encoder: Any) -> str:
+    """An `hf:` tower brings its own tokenizer, everything else speaks CLIP's."""
+    name = text_encoder.get("name", "") if isinstance(text_encoder, Mapping) else text_encoder
+    if isinstance(name, str) and name.startswith("hf:"):
+        return name
+    path = text_encoder.get("path") if isinstance(text_encoder, Mapping) and name == "hf" else None
+    return f"hf:{path}" if path else "clip"
+
+
+def _text_mask(tokens: Tensor, pad_id: int) -> Tensor:
+    """True up to the last token that is no padding; the id of padding may also occur inside a text."""
+    return (tokens != pad_id).flip(1).cumsum(1).flip(1) > 0
+
+
+def _plain_spec(spec: Any) -> Any:
+    return dict(spec) if isinstance(spec, Mapping) else spec if isinstance(spec, str) else image_encoders.describe(spec)
+
+
+def _as_mapping(settings: Any) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(settings).items()}
+
+

@@ -1,0 +1,91 @@
+"""Zero-shot classifiers: class names and templates arrive, one unit vector per class leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lightning_clip.errors import InputError
+from lightning_clip.prompts.templates import resolve_templates
+
+__all__ = ["zero_shot_classifier"]
+
+
+def zero_shot_classifier(
+    encode_text: Callable[[list[str]], Tensor],
+    class_names: Sequence[str],
+    templates: str | Sequence[str] = "simple",
+    batch_size: int = 256,
+) -> Tensor:
+    """Text features of each class, averaged over templates in embedding space (Radford et al. 2021, section 3.1.4).
+
+    Column c is normalize(mean over templates t of normalize(encode_text(t with class name c))). Each distinct prompt is
+    encoded once; batches hold prompts of similar length, so that little of them is padding.
+
+    Args:
+        encode_text: strings -> features (B, D), of any length.
+        class_names: one name per class, all different; braces in them are left alone.
+        templates: a set's name, one template or several, each with {} where the class name goes.
+        batch_size: prompts encoded at a time, at least 1.
+
+    Returns:
+        (D, num_classes), unit columns, of the dtype and on the device of the features; averaged in float32 or better.
+
+    Raises:
+        InputError: no class, an empty or repeated class name, a wrong template, or an encoder whose output does not
+            fit.
+
+    Example:
+        >>> zero_shot_classifier(lambda texts: torch.ones(len(texts), 4), ["cat", "dog"])
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000],
+                [0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
+    patterns = resolve_templates(templates)
+    _check_names(class_names)
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size} must be at least 1 prompt at a time")
+    prompts = [[pattern.replace("{}", name) for name in class_names] for pattern in patterns]
+    distinct = sorted(
+        {prompt for of_pattern in prompts for prompt in of_pattern}, key=lambda prompt: (len(prompt), prompt)
+    )
+    batches = [distinct[start : start + batch_size] for start in range(0, len(distinct), batch_size)]
+    features = torch.cat([_encode(encode_text, batch) for batch in batches])
+    unit = normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)
+    row = {prompt: number for number, prompt in enumerate(distinct)}
+    # Template by template: gathering all at once would hold each prompt's feature twice.
+    total = unit.new_zeros(len(class_names), unit.shape[1])
+    for of_pattern in prompts:
+        total = total + unit[torch.tensor([row[prompt] for prompt in of_pattern], device=unit.device)]
+    return normalize(total, dim=-1).T.to(features.dtype)
+
+
+def _encode(encode_text: Callable[[list[str]], Tensor], prompts: list[str]) -> Tensor:
+    features = encode_text(prompts)
+    if features.ndim != 2 or len(features) != len(prompts):
+        raise InputError(
+            f"encode_text gave {tuple(features.shape)} for {len(prompts)} prompts: it must return (B, D) for B strings"
+        )
+    return features
+
+
+def _check_names(class_names: Sequence[str]) -> None:
+    if isinstance(class_names, str):
+        raise InputError(f"class_names {class_names!r} is one string: give a list, [{class_names!r}, ...]")
+    if len(class_names) == 0:
+        raise InputError("class_names is empty: give one name per class")
+    first: dict[str, int] = {}
+    for number, name in enumerate(class_names):
+        if not isinstance(name, str):
+            raise InputError(f"class name {number} is {name!r}, not a string: give the names, not class numbers")
+        if not name.strip():
+            raise InputError(f"class name {number} is empty: give each class a name")
+        if name in first:
+            raise InputError(
+                f"class name {name!r} occurs twice, as {first[name]} and {number}: name each class differently"
+            )
+        first[name] = number

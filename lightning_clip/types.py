@@ -1,0 +1,77 @@
+"""What travels between the rooms: a `Pair` leaves a source, a `PairBatch` leaves the loader, a `ClipOutput` leaves the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["ClipOutput", "Pair", "PairBatch", "Skipped"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image with its texts, still as it was stored.
+
+    Args:
+        image: encoded bytes (JPEG, PNG, ...) or uint8 pixels (3, H, W).
+        captions: the texts that describe it; at least one for training, may be empty for labelled images.
+        key: a name that finds the sample again, used in reports.
+        label: class index for labelled sets, otherwise None.
+        metadata: whatever else the source knows.
+    """
+
+    image: bytes | Tensor
+    captions: tuple[str, ...]
+    key: str
+    label: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Skipped(NamedTuple):
+    """A sample that could not be used, and why."""
+
+    key: str
+    reason: str
+
+
+class PairBatch(NamedTuple):
+    """A collated batch of B pairs.
+
+    Attributes:
+        image: uint8 (B, 3, H, W).
+        tokens: int64 (B, L), L being the longest caption of the batch rounded up to a multiple of 8.
+        mask: bool (B, L), True where `tokens` holds text.
+        label: int64 (B,), -1 where there is none.
+        index: int64 (B,), the sample's place in its source.
+        captions: per image all its captions; `tokens` holds the chosen one.
+        keys: per image its name.
+        skipped: samples of this batch that were dropped.
+    """
+
+    image: Tensor
+    tokens: Tensor
+    mask: Tensor
+    label: Tensor
+    index: Tensor
+    captions: list[tuple[str, ...]]
+    keys: list[str]
+    skipped: list[Skipped]
+
+
+class ClipOutput(NamedTuple):
+    """Features of unit length in the shared space; a modality that was not given is None.
+
+    Attributes:
+        image_features: (B, D) or None.
+        text_features: (B, D) or None.
+        scale: (1,), the exponential of `logit_scale`: the inverse temperature.
+        bias: (1,) or None, added to the logits by the sigmoid loss.
+    """
+
+    image_features: Tensor | None
+    text_features: Tensor | None
+    scale: Tensor
+    bias: Tensor | None = None

@@ -1,0 +1,68 @@
+"""ConVIRT (Zhang et al. 2020, arXiv 2010.00747): CLIP's forerunner on radiographs and their reports, as a subclass."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+from torch import nn
+from torchvision.transforms import InterpolationMode, v2
+
+from lightning_clip.losses import SoftmaxContrastiveLoss
+from lightning_clip.module import ClipModule
+from lightning_clip.types import Pair
+
+__all__ = ["ConvirtModule"]
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n+")
+
+
+class ConvirtModule(ClipModule):
+    """ConVIRT's particulars: MLP heads, a loss that favours image-to-text, a fixed temperature, one sentence per visit.
+
+    Args:
+        image_encoder: the paper's is a ResNet-50.
+        text_encoder: the paper's is BERT; "hf:emilyalsentzer/Bio_ClinicalBERT" is theirs.
+        embed_dim: width of the shared space and of the heads' hidden layer.
+        arguments: any other argument of `ClipModule`.
+
+    Example:
+        >>> ConvirtModule("resnet10t", {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}).loss.image_weight
+        0.75
+    """
+
+    def __init__(
+        self,
+        image_encoder: str | dict[str, Any] = "resnet50",
+        text_encoder: str | dict[str, Any] = "hf:emilyalsentzer/Bio_ClinicalBERT",
+        *,
+        embed_dim: int = 512,
+        **arguments: Any,
+    ) -> None:
+        arguments.setdefault("projection", "mlp")
+        # Temperature 0.1, not learned (section 4.1).
+        arguments.setdefault("loss", SoftmaxContrastiveLoss(image_weight=0.75, initial_scale=10.0, learn_scale=False))
+        arguments.setdefault("optimizer", {"lr": 1e-4, "weight_decay": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8})
+        super().__init__(image_encoder, text_encoder, embed_dim=embed_dim, **arguments)
+
+    @staticmethod
+    def choose_caption(pair: Pair, rng: random.Random) -> str:
+        """One sentence of the report, each as likely as the next (section 3.3)."""
+        report = rng.choice(pair.captions)
+        sentences = [part.strip() for part in _SENTENCE_END.split(report) if len(part.strip()) > 3]
+        return rng.choice(sentences or [report])
+
+    def image_transform(self, train: bool) -> nn.Module:
+        """The paper's five augmentations (section 4.1) in training, resize and centre crop otherwise."""
+        if not train:
+            return super().image_transform(train=False)
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(self.image_size, scale=(0.6, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True),
+                v2.RandomHorizontalFlip(0.5),
+                v2.RandomAffine(degrees=20, translate=(0.1, 0.1), scale=(0.95, 1.05)),
+                v2.ColorJitter(brightness=(0.6, 1.4), contrast=(0.6, 1.4)),
+                v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=(0.1, 3.0))]),
+            ]
+        )

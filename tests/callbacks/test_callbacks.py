@@ -1,0 +1,123 @@
+"""Callbacks: keys, figures against a separate computation, uneven ranks, and the files they write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import small_data, small_module, small_trainer, write_folder
+
+from lightning_clip import ClipDataModule, InputError, Report, Retrieval, WriteFeatures, ZeroShotClassification
+from lightning_clip.data.evaluation_sets import EvaluationSet, evaluation_sets, open_evaluation_set
+
+HELD_OUT = {"name": "synthetic", "held_out": True, "size": 48, "image_size": 32, "templates": ["a {}", "the {}"]}
+
+
+class TestZeroShot:
+    def test_keys_and_values(self, tmp_path: Path) -> None:
+        module, callback = small_module(), ZeroShotClassification({"held_out": HELD_OUT}, local_batch_size=20)
+        trainer = small_trainer(tmp_path, callbacks=[callback])
+        trainer.validate(module, small_data())
+        dataset = callback.datasets["held_out"]
+        classifier = module.zero_shot_classifier(list(dataset.class_names), dataset.templates)
+        images = torch.stack([dataset.source[i].image for i in range(48)])  # type: ignore[misc]
+        labels = torch.tensor([dataset.source[i].label for i in range(48)])
+        logits = module.encode_image(images) @ classifier
+        expected = {
+            "top1": (logits.argmax(1) == labels).float().mean(),
+            "top5": (logits.topk(5).indices == labels[:, None]).any(1).float().mean(),
+        }
+        for key, value in expected.items():
+            assert trainer.callback_metrics[f"val/zero_shot/held_out/{key}"] == pytest.approx(value.item(), abs=1e-6)
+        result = callback.results["held_out"]
+        assert result.chance == 1 / 16 and result.confusion.sum() == 48 and len(result.examples) == 32
+
+    def test_folder_of_classes_and_a_table(self, tmp_path: Path) -> None:
+        for name in ("cat", "dog"):
+            write_folder(tmp_path / "classes" / name, count=3)
+        write_folder(tmp_path / "table", count=3)
+        (tmp_path / "table/labels.csv").write_text("image,label\n0.jpg,dog\n1.jpg,cat\n2.jpg,dog\n")
+        table = {"name": str(tmp_path / "table/labels.csv"), "caption_column": None, "label_column": "label"}
+        sets = {"folder": str(tmp_path / "classes"), "table": table}
+        trainer = small_trainer(tmp_path, callbacks=[ZeroShotClassification(sets)])
+        trainer.test(small_module(), small_data(), verbose=False)
+        assert {"test/zero_shot/folder/top1", "test/zero_shot/table/mean_per_class"} <= set(trainer.callback_metrics)
+
+    def test_a_registered_set(self) -> None:
+        @evaluation_sets.register("tiny_test_set")
+        def tiny() -> EvaluationSet:
+            return open_evaluation_set(HELD_OUT)
+
+        assert ZeroShotClassification({"mine": "tiny_test_set"}).datasets["mine"].templates == ["a {}", "the {}"]
+
+    def test_errors(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="template 'a photo' must have one {}"):
+            ZeroShotClassification({"x": {**HELD_OUT, "templates": ["a photo"]}})
+        with pytest.raises(InputError, match="class_names has 2 entries but .* has 16 classes"):
+            ZeroShotClassification({"x": {**HELD_OUT, "class_names": ["a", "b"]}})
+        with pytest.raises(InputError, match="does not know its class names: give class_names"):
+            ZeroShotClassification({"x": {"name": str(write_folder(tmp_path))}})
+
+
+class TestRetrieval:
+    def test_keys_and_values(self, tmp_path: Path) -> None:
+        table = str(write_folder(tmp_path, count=20))
+        module = small_module()
+        trainer = small_trainer(tmp_path, callbacks=[Retrieval(ks=(1, 3))])
+        data = ClipDataModule(val=table, local_batch_size=6)
+        trainer.validate(module, data, verbose=False)
+        source = data.source("val")
+        texts = [(caption, i) for i in range(20) for caption in source.captions(i)]
+        prepared = [batch for batch in data.attach(module).val_dataloader()]
+        images = torch.cat([module.encode_image(batch.image) for batch in prepared])
+        similarity = module.encode_text([caption for caption, _ in texts]) @ images.T
+        own = torch.tensor([i for _, i in texts])
+        ranks = 1 + (similarity >= similarity.gather(1, own[:, None])).sum(1) - 1
+        expected = (ranks <= 3).float().mean().item()
+        assert trainer.callback_metrics["val/retrieval/text_to_image/recall@3"] == pytest.approx(expected, abs=1e-6)
+        assert "val/retrieval/image_to_text/median_rank" in trainer.callback_metrics
+
+    def test_two_ranks_with_uneven_shares_equal_one(self, tmp_path: Path) -> None:
+        module = small_module()
+        module.configure_model()
+        found = []
+        for arguments in ({}, {"strategy": "ddp_fork", "devices": 2}):
+            callbacks = [Retrieval(), ZeroShotClassification({"held_out": HELD_OUT})]
+            trainer = small_trainer(tmp_path, callbacks=callbacks, **arguments)
+            trainer.validate(module, small_data(21, batch=4), verbose=False)
+            found.append({key: value.item() for key, value in trainer.callback_metrics.items() if "/retr" in key or "/zero" in key})
+        assert found[0].keys() == found[1].keys() and len(found[0]) == 11
+        for key, value in found[0].items():
+            assert found[1][key] == pytest.approx(value, abs=1e-6), key
+
+
+class TestReport:
+    def test_page_and_table(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        callbacks: list[Any] = [
+            Report(str(tmp_path / "out/report.html"), "My run"),
+            ZeroShotClassification({"held_out": HELD_OUT}),
+            Retrieval(),
+        ]
+        trainer = small_trainer(tmp_path, callbacks=callbacks, log_every_n_steps=1, enable_checkpointing=True)
+        trainer.fit(small_module(), small_data())
+        page = (tmp_path / "out/report.html").read_text()
+        for heading in ("My run", "Result", "Curves", "Zero-shot: held out", "Confusion: held out", "Retrieval"):
+            assert heading in page
+        assert page.count("data:image/png;base64,") >= 6 and "http" not in page
+        printed = capsys.readouterr().out
+        assert "held out: zero-shot top-1" in printed and "6.2 %" in printed and "lightning-clip classify picture.jpg" in printed
+        trainer.test(small_module(), small_data(), verbose=False)
+        assert (tmp_path / "out/report_test.html").exists() and not list(tmp_path.glob("out/*.partial"))
+
+
+def test_features_are_written(tmp_path: Path) -> None:
+    module = small_module()
+    writer = WriteFeatures(str(tmp_path / "features.npz"))
+    small_trainer(tmp_path, callbacks=[writer]).predict(module, small_data(20, batch=8), return_predictions=False)
+    with np.load(tmp_path / "features.npz") as found:
+        assert found["image_features"].shape == found["text_features"].shape == (20, 16)
+        assert len(found["keys"]) == 20 and found["index"].tolist() == list(range(20))

@@ -1,0 +1,144 @@
+"""Decoding by rule and transforms: odd formats, shapes, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_clip import InputError
+from lightning_clip.data.transforms import ImageTransformSettings, decode, evaluation_transform, from_pil, training_transform
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int = 40, height: int = 30) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1).astype(np.uint8))
+
+
+class TestDecode:
+    @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "TIFF", "GIF"])
+    def test_formats(self, kind: str) -> None:
+        found = decode(encoded(gradient(), kind, **({"lossless": True} if kind == "WEBP" else {})))
+        expected = torch.from_numpy(np.array(gradient())).permute(2, 0, 1)
+        assert found.shape == (3, 30, 40) and found.dtype == torch.uint8
+        assert (found.int() - expected.int()).abs().max() <= (40 if kind == "GIF" else 0)
+
+    def test_jpeg_equals_pil(self) -> None:
+        data = encoded(gradient(), "JPEG", quality=95)
+        expected = torch.from_numpy(np.array(Image.open(io.BytesIO(data)))).permute(2, 0, 1)
+        assert (decode(data).int() - expected.int()).abs().max() <= 4  # chroma is upsampled slightly differently
+
+    def test_grey_and_cmyk_jpeg(self) -> None:
+        grey = decode(encoded(gradient().convert("L"), "JPEG"))
+        assert grey.shape[0] == 3 and torch.equal(grey[0], grey[1])
+        cmyk = decode(encoded(Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK"), "JPEG"))
+        assert cmyk.shape == (3, 16, 16) and cmyk[0].float().mean() > 150 > 90 > cmyk[1].float().mean()
+
+    def test_transparency_is_laid_on_white(self) -> None:
+        picture = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+        picture.putpixel((0, 0), (255, 0, 0, 255))
+        found = decode(encoded(picture, "PNG"))
+        assert found[:, 0, 0].tolist() == [255, 0, 0] and found[:, 1, 1].tolist() == [255, 255, 255]
+
+    def test_transparent_palette(self) -> None:
+        picture = Image.new("P", (4, 4), 1)
+        picture.putpalette([0, 0, 0, 10, 200, 30])
+        picture.putpixel((0, 0), 0)
+        found = decode(encoded(picture, "PNG", transparency=0))
+        assert found[:, 1, 1].tolist() == [10, 200, 30] and found[:, 0, 0].tolist() == [255, 255, 255]
+
+    def test_sixteen_bits(self) -> None:
+        picture = Image.fromarray(np.array([[0, 32768], [65535, 257]], dtype=np.uint16))
+        assert decode(encoded(picture, "PNG"))[0].tolist() == [[0, 127], [255, 1]]
+
+    def test_first_frame_of_an_animation(self) -> None:
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))[:, 0, 0].tolist() == [255, 0, 0]
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+    def test_orientation(self, kind: str) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the camera was turned: rows are columns
+        found = decode(encoded(gradient(40, 30), kind, exif=exif))
+        assert found.shape == (3, 40, 30)
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "empty file"),
+            (b"no picture at all", "not an image"),
+            (encoded(gradient(200, 200), "PNG")[:-300], "truncated image|undecodable image"),
+            (encoded(gradient(200, 200), "JPEG")[:600], "truncated image|undecodable image"),
+            (b"\xff\xd8\xff" + b"x" * 50, "not an image|undecodable"),
+        ],
+    )
+    def test_broken(self, data: bytes, reason: str) -> None:
+        with pytest.raises(ValueError, match=reason):
+            decode(data)
+
+    def test_decompression_bomb(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        with pytest.raises(ValueError, match="image too large"):
+            decode(encoded(gradient(), "PNG"))
+
+    def test_emoji_of_the_shared_data(self, shared_data: Path) -> None:
+        from lightning_clip.data import TableSource
+
+        source = TableSource(str(shared_data / "noto_emoji/captions.jsonl"), "images_72.tar", caption_column="zh")
+        for number in range(0, len(source), 97):
+            found = decode(source[number].image)
+            assert found.shape[0] == 3 and found[:, 0, 0].tolist() == [255, 255, 255]
+
+
+class TestTransforms:
+    def test_training_crop(self) -> None:
+        transform = training_transform(16, ImageTransformSettings(crop_scale=(0.2, 0.4), flip=0.5))
+        image = from_pil(gradient())
+        torch.manual_seed(0)
+        first, second = transform(image), transform(image)
+        torch.manual_seed(0)
+        assert first.shape == (3, 16, 16) and first.dtype == torch.uint8
+        assert torch.equal(transform(image), first) and not torch.equal(first, second)
+
+    @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+    def test_evaluation(self, resize: str) -> None:
+        found: Tensor = evaluation_transform(16, ImageTransformSettings(resize=resize))(from_pil(gradient(40, 20)))
+        assert found.shape == (3, 16, 16) and found.dtype == torch.uint8
+        # The red channel rises from left to right: how far says what became of the sides.
+        red = found[0, 8].float()
+        if resize == "pad":
+            assert found[:, 0, 0].tolist() == [127, 127, 127] and found[:, -1, -1].tolist() == [127, 127, 127]
+            assert 0 <= red[0] < 25 and red[-1] > 230
+        elif resize == "squash":
+            assert red[0] < 25 and red[-1] > 230
+        else:
+            assert red[0] > 55 and red[-1] < 200
+
+    def test_equal_to_open_clips_preprocessing(self) -> None:
+        """Resize and centre crop of the reference, on pixels that both decode alike."""
+        from open_clip.transform import image_transform
+
+        picture = gradient(97, 61)
+        theirs = image_transform(32, is_train=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(picture) * 255
+        ours = evaluation_transform(32, ImageTransformSettings())(from_pil(picture)).float()
+        error = (ours - theirs).pow(2).mean()
+        assert 10 * torch.log10(255**2 / error) > 45
+
+    def test_errors(self) -> None:
+        with pytest.raises(InputError, match=r"crop_scale \(0.0, 1.0\) must be two rising shares"):
+            ImageTransformSettings(crop_scale=(0.0, 1.0))
+        with pytest.raises(InputError, match="flip 2 is a probability"):
+            ImageTransformSettings(flip=2)
+        with pytest.raises(InputError, match="unknown resize 'sqash': did you mean 'squash'"):
+            ImageTransformSettings(resize="sqash")
