@@ -135,7 +135,7 @@ class TestPresets:
         with torch.device("meta"):
             ours = ClipModel(**preset(name))
         with torch.device("meta"):
-            theirs = create_model(open_clip_name)
+            theirs = create_model(open_clip_name, device="meta")
         count = sum(parameter.numel() for parameter in ours.parameters())
         expected = sum(parameter.numel() for parameter in theirs.parameters())
         # The ResNet's last linear layer is our projection, which has no bias.

@@ -35,10 +35,9 @@ class TestTraining:
             def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
                 losses.append(outputs["loss"].item())
 
-        module = small_module(optimizer={"lr": 5e-3, "warmup_steps": 2})
-        fit(tmp_path, module, max_steps=40, callbacks=[Watch()])
-        assert losses[0] == pytest.approx(math.log(16), abs=1.0)
-        assert sum(losses[-4:]) < 0.75 * sum(losses[:4])
+        module = small_module(optimizer={"lr": 3e-3, "warmup_steps": 2})
+        fit(tmp_path, module, max_steps=80, callbacks=[Watch()])
+        assert sum(losses[-4:]) / 4 < 0.75 * math.log(16)  # of guessing
 
     def test_same_seed_same_weights_with_any_number_of_workers(self, tmp_path: Path) -> None:
         states = []
@@ -61,8 +60,8 @@ class TestTraining:
         module.configure_model()
         with torch.no_grad():
             module.model.logit_scale.fill_(5.0)
-        fit(tmp_path, module, max_steps=1)
-        assert module.model.logit_scale.item() == pytest.approx(math.log(10.0), abs=1e-6)
+        fit(tmp_path, module, max_steps=2)
+        assert module.model.logit_scale.item() <= math.log(10.0)
 
     def test_fixed_scale_stays(self, tmp_path: Path) -> None:
         module, _ = fit(tmp_path, small_module(loss={"name": "softmax", "initial_scale": 10.0, "learn_scale": False}))
@@ -94,16 +93,17 @@ class TestTraining:
 
     def test_two_ranks(self, tmp_path: Path) -> None:
         """Two forked ranks on half the batch each give the weights of one process on the whole."""
-        one = small_module()
+        # A large eps keeps Adam from blowing up gradients that are zero but for rounding (the bias of keys).
+        optimizer = {"lr": 1e-2, "eps": 1e-2, "warmup_steps": 0}
+        one, two = small_module(optimizer=optimizer), small_module(optimizer=optimizer)
         one.configure_model()
-        two = small_module()
         two.configure_model()
         two.load_state_dict(one.state_dict())
         small_trainer(tmp_path).fit(one, small_data(batch=16))
         trainer = small_trainer(tmp_path, strategy="ddp_fork", devices=2)
         trainer.fit(two, small_data(batch=8))
         for name, value in one.state_dict().items():
-            torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
 class TestUse:
@@ -182,19 +182,20 @@ class TestCheckpoint:
 
     def test_resumes_where_it_stopped(self, tmp_path: Path) -> None:
         whole, _ = fit(tmp_path, max_steps=8)
-        torch.manual_seed(0)
-        first = small_module()
-        # The learning rate falls over the whole run, so the first half must know its length.
-        stopper = pl.callbacks.LambdaCallback(
-            on_train_batch_end=lambda trainer, *_: setattr(trainer, "should_stop", trainer.global_step == 4)
-        )
-        trainer = small_trainer(tmp_path, max_steps=8, callbacks=[stopper])
-        trainer.fit(first, small_data())
-        trainer.save_checkpoint(tmp_path / "half.ckpt")
+        keep = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
+
+        class Stop(pl.Callback):
+            def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+                if trainer.current_epoch == 1:
+                    raise KeyboardInterrupt
+
+        with pytest.raises(SystemExit):
+            # The learning rate falls over the whole run, so the first half must know its length.
+            fit(tmp_path, max_steps=8, callbacks=[keep, Stop()], enable_checkpointing=True)
         second = small_module()
-        small_trainer(tmp_path, max_steps=8).fit(second, small_data(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+        small_trainer(tmp_path, max_steps=8).fit(second, small_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
         for name, value in whole.state_dict().items():
-            torch.testing.assert_close(second.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(second.state_dict()[name], value, rtol=0, atol=0)
 
     def test_live_objects_are_asked_for(self, tmp_path: Path) -> None:
         class Mine(ImageEncoder):
@@ -284,8 +285,8 @@ class TestSettings:
     def test_unknown_optimizer_and_transform_setting(self) -> None:
         with pytest.raises(InputError, match="optimizer has no setting 'learning_rate'.*Known: betas"):
             small_module(optimizer={"learning_rate": 1.0})
-        with pytest.raises(InputError, match="transform has no setting 'crop': did you mean 'crop_ratio'|'crop_scale'"):
-            small_module(transform={"crop": 1.0})
+        with pytest.raises(InputError, match="transform has no setting 'crop_scales': did you mean 'crop_scale'"):
+            small_module(transform={"crop_scales": 1.0})
 
     def test_batch_larger_than_the_data(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="a batch of 65 on each of 1 ranks needs 65 samples, but the data has 64"):

@@ -93,12 +93,13 @@ class Retrieval(pl.Callback):
         self._captions += texts
 
     def _finish(self, module: pl.LightningModule, stage: str) -> None:
-        if self._metric is None or not self._captions:
+        if self._metric is None:
             return
         metrics = {key: float(value) for key, value in self._metric.compute().items()}
         for key, value in metrics.items():
             module.log(f"{stage}/retrieval/{key}", value, sync_dist=True, prog_bar=key == "text_to_image/recall@10")
-        index = torch.tensor([index for _, index in self._captions])
+        with self._metric.sync_context():  # chance is that of all ranks' captions
+            index = _whole(self._metric.text_image_index).cpu()
         self.result = RetrievalResult(metrics, retrieval_chance(index, self.ks), self._examples(self._metric))
         self._metric = None
 

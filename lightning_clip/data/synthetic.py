@@ -28,7 +28,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "crescent")
 SPLITS = ("train", "val", "test")
-_SIZES = {"small": (0.10, 0.13), "large": (0.19, 0.23)}
+_SIZES = {"small": (0.13, 0.155), "large": (0.215, 0.25)}
 _PLACES = {"on the left": (0.25, 0.5), "on the right": (0.75, 0.5), "at the top": (0.5, 0.25), "at the bottom": (0.5, 0.75)}
 _COUNTS = {1: "a", 2: "two", 3: "three"}
 _OPENINGS = ("", "a picture of ", "a photo of ", "a drawing of ", "there is ", "this image shows ")

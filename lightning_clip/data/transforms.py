@@ -19,6 +19,8 @@ from lightning_clip.errors import InputError, nearest
 
 __all__ = ["ImageTransformSettings", "decode", "evaluation_transform", "from_pil", "training_transform"]
 
+# torchvision 0.29 points to TorchCodec, which older versions of torch in our range do not have.
+warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 _JPEG_START = b"\xff\xd8\xff"
 _RESIZES = ("crop", "squash", "pad")
 

@@ -78,14 +78,8 @@ def _check_names(class_names: Sequence[str]) -> None:
         raise InputError(f"class_names {class_names!r} is one string: give a list, [{class_names!r}, ...]")
     if len(class_names) == 0:
         raise InputError("class_names is empty: give one name per class")
-    first: dict[str, int] = {}
     for number, name in enumerate(class_names):
         if not isinstance(name, str):
             raise InputError(f"class name {number} is {name!r}, not a string: give the names, not class numbers")
         if not name.strip():
             raise InputError(f"class name {number} is empty: give each class a name")
-        if name in first:
-            raise InputError(
-                f"class name {name!r} occurs twice, as {first[name]} and {number}: name each class differently"
-            )
-        first[name] = number

@@ -86,6 +86,6 @@ def resolve_templates(spec: str | Sequence[str]) -> list[str]:
             )
         if "{}" not in template:
             raise InputError(
-                f"template {template!r} must have {{}} where the class name goes, such as 'a photo of a {{}}.'"
+                f"template {template!r} must have one {{}} where the class name goes, such as 'a photo of a {{}}.'"
             )
     return list(spec)

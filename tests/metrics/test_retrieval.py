@@ -252,6 +252,7 @@ class TestMetric:
         for kept in (metric.image_features[0], metric.text_features[0]):
             assert not kept.requires_grad and kept.dtype == torch.float32
 
+    @pytest.mark.filterwarnings("ignore:The ``compute`` method")  # of a rank without images
     @pytest.mark.parametrize("sizes", [(3, 8), (11, 0), (0, 11), (2, 4, 5)], ids=str)
     def test_uneven_ranks_equal_one_process(self, sizes: tuple[int, ...]) -> None:
         image, text, belongs = pairs(11, 30)

@@ -136,6 +136,7 @@ def test_empty_batches_and_reset() -> None:
     assert_same(metric.compute(), loops(logits, label))
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # of a rank without images
 @pytest.mark.parametrize("sizes", [(5, 12), (17, 0)], ids=str)
 def test_uneven_ranks_equal_one_process(sizes: tuple[int, int]) -> None:
     logits, label = batch(sum(sizes), 9)

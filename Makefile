@@ -1,0 +1,42 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types docs bench format clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv: the first time takes some minutes, torch is large"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## render scenes, train a CLIP model on them in minutes, write demo/report.html
+	@$(BIN)/lightning-clip fit --config recipes/demo.yaml
+
+test: $(STAMP)  ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) lint types test docs  ## all that must pass: lint, types, tests, docs, the README's commands
+
+lint: $(STAMP)  ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy, strict
+	@$(BIN)/mypy
+
+docs: $(STAMP)  ## build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMP)  ## run the benchmarks
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+format: $(STAMP)  ## put the code into shape
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:  ## remove what commands wrote, but not .venv
+	@rm -rf demo runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
