@@ -55,9 +55,9 @@ def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
 @contextmanager
 def explain_loading(path: Any, wanted: type) -> Iterator[None]:
     """Turns the errors of loading `path` as `wanted` into an `InputError` with the remedy."""
-    if isinstance(path, str | Path) and "://" not in str(path):
-        if existing_path(path, "checkpoint").is_dir():
-            raise InputError(f"checkpoint {str(path)!r} is a folder: name the .ckpt file in it")
+    local = isinstance(path, str | Path) and "://" not in str(path)
+    if local and existing_path(path, "checkpoint").is_dir():
+        raise InputError(f"checkpoint {str(path)!r} is a folder: name the .ckpt file in it")
     try:
         yield
     except InputError:

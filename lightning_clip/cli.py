@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning_clip.errors import InputError
 
@@ -42,10 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train, evaluate and use CLIP models.",
         epilog="lightning-clip COMMAND --help tells more, e.g. lightning-clip fit --help",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in TRAINER_COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
-    groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
+    groups: dict[str, Any] = {}
     for command, (text, module, function) in _COMMANDS.items():
         group, _, action = command.partition(" ")
         if action and group not in groups:

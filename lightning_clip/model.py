@@ -67,9 +67,7 @@ class ClipModel(nn.Module):
         if heads is not None and set(heads) != {"image", "text"}:
             raise InputError(f"projection {projection!r} must have 'name', or both 'image' and 'text'")
         image_head, text_head = (heads["image"], heads["text"]) if heads else (projection, projection)
-        self.image_projection = projections.build(
-            image_head, input_dim=self.image_encoder.output_dim, embed_dim=embed_dim
-        )
+        self.image_projection = projections.build(image_head, input_dim=self.image_encoder.output_dim, embed_dim=embed_dim)
         self.text_projection = projections.build(text_head, input_dim=self.text_encoder.output_dim, embed_dim=embed_dim)
         # Shape (1,) because sharding strategies cannot split a 0-d parameter.
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(initial_scale)))

@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -142,7 +141,7 @@ class ClipModule(pl.LightningModule):
             pictures = [images] if isinstance(images, Image.Image) else images
             pixels = torch.stack([transform(from_pil(picture)) for picture in pictures])
         with self._evaluating() as model:
-            return torch.cat([model.encode_image(part.to(self.device)) for part in pixels.split(batch_size)])
+            return torch.cat([model.encode_image(part.to(self.device)) for part in torch.split(pixels, batch_size)])
 
     def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) in evaluation mode, without gradients.
@@ -152,7 +151,7 @@ class ClipModule(pl.LightningModule):
             batch_size: texts encoded at a time.
         """
         if isinstance(texts, Tensor):
-            parts = [(tokens, _text_mask(tokens, self.tokenizer.pad_id)) for tokens in texts.split(batch_size)]
+            parts = [(tokens, _text_mask(tokens, self.tokenizer.pad_id)) for tokens in torch.split(texts, batch_size)]
         else:
             strings = [texts] if isinstance(texts, str) else list(texts)
             parts = [self.tokenizer(strings[i : i + batch_size]) for i in range(0, len(strings), batch_size)]
@@ -202,7 +201,7 @@ class ClipModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = self.trainer.global_step
-        if step and step % self.trainer.log_every_n_steps == 0:
+        if step and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
             speed = self._throughput.read() * self.trainer.world_size
             if speed:
@@ -220,11 +219,11 @@ class ClipModule(pl.LightningModule):
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=math.log(self.loss.max_scale))
 
-    def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
         """Logs the loss of the batch's own pairs and hands the features to the callbacks."""
         return self._evaluation_step(batch, "val")
 
-    def test_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
+    def test_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
         return self._evaluation_step(batch, "test")
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
@@ -252,7 +251,7 @@ class ClipModule(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Self:  # type: ignore[override]
-        """As Lightning's, but safe by default (`weights_only=True`), on the CPU, in evaluation mode, as the class that wrote it.
+        """As Lightning's, but safe by default (`weights_only=True`), in evaluation mode, as the class that wrote it.
 
         Args:
             checkpoint_path: a .ckpt of this class or a subclass.
@@ -330,5 +329,3 @@ def _plain_spec(spec: Any) -> Any:
 
 def _as_mapping(settings: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(settings).items()}
-
-

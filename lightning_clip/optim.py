@@ -112,7 +112,5 @@ def build_scheduler(optimizer: Optimizer, settings: OptimizerSettings, total_ste
         total_steps = math.inf
     elif math.isinf(total_steps):
         raise InputError("a cosine schedule needs an end: set max_steps or max_epochs, or optimizer.schedule 'constant'")
-    factor = partial(
-        warmup_cosine, warmup_steps=warmup, total_steps=total_steps, final_ratio=settings.final_lr / settings.lr
-    )
+    factor = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps, final_ratio=settings.final_lr / settings.lr)
     return LambdaLR(optimizer, factor)

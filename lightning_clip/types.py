@@ -1,4 +1,4 @@
-"""What travels between the rooms: a `Pair` leaves a source, a `PairBatch` leaves the loader, a `ClipOutput` leaves the model."""
+"""What travels between the rooms: a source hands out a `Pair`, a loader a `PairBatch`, the model a `ClipOutput`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PairBatch(NamedTuple):
     tokens: Tensor
     mask: Tensor
     label: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
     captions: list[tuple[str, ...]]
     keys: list[str]
     skipped: list[Skipped]

@@ -55,7 +55,9 @@ class TestProjection:
         assert [tuple(p.shape) for p in model.text_projection.parameters()] == [(8, 32), (8,), (32, 8), (32,)]
 
     def test_widths_that_do_not_meet(self) -> None:
-        with pytest.raises(InputError, match="embed_dim 16 does not match the encoder's output_dim 32.*use projection 'linear'"):
+        with pytest.raises(
+            InputError, match="embed_dim 16 does not match the encoder's output_dim 32.*use projection 'linear'"
+        ):
             ClipModel(IMAGE, TEXT, embed_dim=16, projection="none")
 
     def test_half_a_mapping(self) -> None:

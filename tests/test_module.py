@@ -50,7 +50,7 @@ class TestTraining:
             torch.testing.assert_close(states[1][key], value, rtol=0, atol=0)
 
     def test_logged_values(self, tmp_path: Path) -> None:
-        module, trainer = fit(tmp_path, log_every_n_steps=1)
+        _module, trainer = fit(tmp_path, log_every_n_steps=1)
         found = trainer.callback_metrics
         assert {"train/loss", "train/scale", "train/learning_rate", "train/samples_per_second", "val/loss"} <= set(found)
         assert found["train/samples_per_second"] > 0
@@ -215,7 +215,7 @@ class TestCheckpoint:
     def test_subclass_comes_back_as_itself(self, tmp_path: Path) -> None:
         from lightning_clip.variants import ConvirtModule
 
-        module, trainer = fit(tmp_path, ConvirtModule(IMAGE, TEXT, embed_dim=16))
+        _module, trainer = fit(tmp_path, ConvirtModule(IMAGE, TEXT, embed_dim=16))
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")
         assert type(again) is ConvirtModule and again.loss.image_weight == 0.75

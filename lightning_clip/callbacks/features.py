@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
-from lightning_clip.types import ClipOutput, PairBatch
+from lightning_clip.types import PairBatch
 
 __all__ = ["WriteFeatures"]
 
@@ -30,7 +30,7 @@ class WriteFeatures(BasePredictionWriter):
     def __init__(self, path: str = "features.npz") -> None:
         super().__init__(write_interval="batch")
         self.path = Path(path)
-        self._parts: list[tuple[ClipOutput, PairBatch]] = []
+        self._parts: list[tuple[Tensor, Tensor, PairBatch]] = []
 
     def write_on_batch_end(
         self,
@@ -43,20 +43,21 @@ class WriteFeatures(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         small = batch._replace(image=torch.empty(0), tokens=torch.empty(0), mask=torch.empty(0))
-        self._parts.append((ClipOutput(*(None if t is None else t.float().cpu() for t in prediction)), small))
+        features = (prediction.image_features.float().cpu(), prediction.text_features.float().cpu())
+        self._parts.append((*features, small))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         path = self.path if trainer.global_rank == 0 else self.path.with_suffix(f".rank{trainer.global_rank}.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
-        outputs, batches = [output for output, _ in self._parts], [batch for _, batch in self._parts]
-        arrays = {
-            "image_features": np.concatenate([output.image_features.numpy() for output in outputs]),
-            "text_features": np.concatenate([output.text_features.numpy() for output in outputs]),
+        images, texts, batches = zip(*self._parts, strict=True)
+        arrays: dict[str, Any] = {
+            "image_features": torch.cat(images).numpy(),
+            "text_features": torch.cat(texts).numpy(),
             "index": np.concatenate([batch.index.cpu().numpy() for batch in batches]),
             "keys": np.array([key for batch in batches for key in batch.keys]),
         }
         beside = path.with_suffix(".partial.npz")
         np.savez(beside, **arrays)
-        os.replace(beside, path)
+        beside.replace(path)
         self._parts.clear()
         print(f"wrote {len(arrays['keys'])} pairs of features to {path}")

@@ -50,7 +50,7 @@ class Report(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._note(trainer, "train/")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -72,8 +72,10 @@ class Report(pl.Callback):
     def _note(self, trainer: pl.Trainer, prefix: str) -> None:
         for key, value in trainer.callback_metrics.items():
             curve = self.curves[key]
-            if key.startswith(prefix) and not key.endswith(("_step", "_epoch")) and (
-                not curve or curve[-1][0] != trainer.global_step
+            if (
+                key.startswith(prefix)
+                and not key.endswith(("_step", "_epoch"))
+                and (not curve or curve[-1][0] != trainer.global_step)
             ):
                 curve.append((trainer.global_step, float(value)))
 
@@ -112,7 +114,9 @@ class Report(pl.Callback):
                     label = f"{_DIRECTIONS[direction]} R@{measure.split('@')[1]}"
                     rows.append((label, _percent(value), "" if chance is None else _percent(chance)))
                 else:
-                    rows.append((f"{_DIRECTIONS[direction]} median rank", f"{value:g}", "" if chance is None else f"{chance:g}"))
+                    rows.append(
+                        (f"{_DIRECTIONS[direction]} median rank", f"{value:g}", "" if chance is None else f"{chance:g}")
+                    )
         if speed := self.curves.get("train/samples_per_second"):
             rows.append(("samples per second", f"{_median([value for _, value in speed]):.0f}", ""))
         return rows

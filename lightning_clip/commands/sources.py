@@ -33,9 +33,7 @@ def open_source(arguments: argparse.Namespace) -> PairSource:
     from lightning_clip.data import pair_sources  # here: --help must not wait for torch
 
     settings: dict[str, Any] = {
-        key: value
-        for key in ("images", "image_column", "caption_column")
-        if (value := getattr(arguments, key)) is not None
+        key: value for key in ("images", "image_column", "caption_column") if (value := getattr(arguments, key)) is not None
     }
     where = {}
     for condition in arguments.where:

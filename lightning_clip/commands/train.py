@@ -6,11 +6,12 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_clip.callbacks import WriteFeatures
@@ -64,7 +65,7 @@ class ClipCLI(LightningCLI):
             if argument.startswith(("--model.", "--data.")) and key.count(".") > 1:
                 # jsonargparse would drop the mapping's other keys without a word.
                 raise InputError(f"{argument!r} reaches more than one level into a mapping: set the mapping in a YAML file")
-        for flag, path in zip(args, args[1:], strict=False):
+        for flag, path in pairwise(args):
             if flag in ("--config", "-c", "--ckpt_path") and path not in ("last", "best", "hpc", "registry", "null"):
                 existing_path(path, "checkpoint" if flag == "--ckpt_path" else "recipe")
         try:

@@ -37,14 +37,12 @@ class FullHelp(argparse.Action):
     """`--help-all`."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(
-            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=options.get("help")
-        )
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=options.get("help"))
 
     def __call__(self, parser: Any, *_: Any) -> NoReturn:
         parser.full_help = True
         parser.print_help()
-        parser.exit()
+        raise SystemExit(0)
 
 
 class TrainerParser(LightningArgumentParser):
@@ -56,12 +54,12 @@ class TrainerParser(LightningArgumentParser):
         options.setdefault("formatter_class", _ShortHelp)
         super().__init__(*arguments, **options)
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter: Any) -> str:
         hidden = [(action, action.help) for action in self._actions if self._is_rare(action.dest)]
         for action, _ in hidden:  # only meanwhile: a suppressed option would also be left out of config.yaml
             action.help = argparse.SUPPRESS
         try:
-            text: str = super().format_help()
+            text: str = super().format_help(*formatter)
         finally:
             for action, help_text in hidden:
                 action.help = help_text

@@ -1,4 +1,4 @@
-"""From visits to batches, in the worker: a `Visit` arrives, transformed pixels and a chosen caption leave, then a `PairBatch`."""
+"""In the loader's worker: a `Visit` arrives, transformed pixels and a chosen caption leave, a `PairBatch` in the end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PreparedPair(NamedTuple):
     image: Tensor
     caption: str
     pair: Pair
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
 
 
 class PreparedPairs(Dataset["PreparedPair | Skipped"]):

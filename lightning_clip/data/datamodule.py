@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
-from lightning_clip.data.batches import ChooseCaption, PairCollator, PreparedPairs, first_caption
+from lightning_clip.data.batches import PairCollator, PreparedPairs, first_caption
 from lightning_clip.data.sampler import PairSampler
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.errors import InputError
-from lightning_clip.types import PairBatch
+from lightning_clip.types import Pair, PairBatch
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
         """What the data asks of a model: `ClipModule` and its subclasses have it."""
 
         tokenizer: Tokenizer
-        choose_caption: ChooseCaption
+
+        @staticmethod
+        def choose_caption(pair: Pair, rng: random.Random) -> str: ...
 
         def image_transform(self, train: bool) -> nn.Module: ...
 
@@ -184,4 +187,3 @@ class ClipDataModule(pl.LightningDataModule):
 def _one_thread(worker: int) -> None:
     """Workers are the parallelism: threads inside them would fight over the same cores."""
     torch.set_num_threads(1)
-

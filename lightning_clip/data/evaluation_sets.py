@@ -51,9 +51,7 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     source = pair_sources.build(settings)
     own = list(getattr(source, "class_names", []))
     if not own and not class_names:
-        raise InputError(
-            f"evaluation set {spec!r} does not know its class names: give class_names, in the order of its labels"
-        )
+        raise InputError(f"evaluation set {spec!r} does not know its class names: give class_names, in the order of its labels")
     if own and class_names and len(class_names) != len(own):
         raise InputError(f"class_names has {len(class_names)} entries but {spec!r} has {len(own)} classes: {', '.join(own)}")
     return EvaluationSet(source, list(class_names or own), templates)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -68,7 +67,7 @@ def pack_shards(source: PairSource, pattern: str, pairs_per_shard: int = 10_000,
                 if number + 1 == pairs_per_shard or (pair := next(good, None)) is None:  # type: ignore[assignment]
                     break
             writer.close()
-        os.replace(beside, path)
+        beside.replace(path)
         summary.shards.append(path)
         summary.bytes += path.stat().st_size
     if not summary.pairs:

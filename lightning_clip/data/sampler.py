@@ -18,7 +18,7 @@ class Visit(NamedTuple):
     """A sample and the epoch in which it is seen; workers draw captions and crops from both."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
 
 
 class PairSampler(DistributedSampler[Visit]):

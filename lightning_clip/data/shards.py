@@ -63,7 +63,7 @@ class TarReader:
 
     def _check_size(self) -> None:
         end = max((offset + size for offset, size in self._members.values()), default=0)
-        if end > os.path.getsize(self.path):
+        if end > Path(self.path).stat().st_size:
             raise InputError(f"shard {self.path!r} is truncated: its last file ends beyond the archive. Write it again.")
 
 

@@ -38,9 +38,8 @@ _SILENCE, _MENTION = 0.2, 0.8
 
 
 def held_out_combinations() -> list[tuple[str, str]]:
-    """The (colour, shape) pairs that training never shows; each colour and each shape is left out twice."""
-    colours = list(COLOURS)
-    return [(colours[(row + shift) % len(colours)], shape) for row, shape in enumerate(SHAPES) for shift in (0, 3)]
+    """The eight (colour, shape) pairs that training never shows: each colour and each shape is left out once."""
+    return list(zip(COLOURS, SHAPES, strict=True))
 
 
 def combination_names(*, held_out: bool | None = None) -> list[str]:
@@ -98,9 +97,7 @@ class SyntheticScenes(PairSource):
         split = SPLITS.index(self.split) + len(SPLITS) * self.held_out
         rng = random.Random(visit_seed(self.seed, split, index))
         # Labelled sets go round the combinations, so that each class is met equally often.
-        colour, shape = (
-            self._combinations[index % len(self._combinations)] if self.held_out else rng.choice(self._combinations)
-        )
+        colour, shape = self._combinations[index % len(self._combinations)] if self.held_out else rng.choice(self._combinations)
         count, size, place = rng.choice(list(_COUNTS)), rng.choice(list(_SIZES)), rng.choice(list(_PLACES))
         image = render(colour, shape, count=count, size=size, place=place, image_size=self.image_size, rng=rng)
         return Pair(

@@ -73,7 +73,7 @@ def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module
         interpolation=InterpolationMode.BICUBIC,
         antialias=True,
     )
-    return v2.Compose([crop, v2.RandomHorizontalFlip(settings.flip)] if settings.flip else [crop])
+    return _in_order(crop, v2.RandomHorizontalFlip(settings.flip)) if settings.flip else _in_order(crop)
 
 
 def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
@@ -82,7 +82,12 @@ def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Modu
         return _PadToSquare(size)
     target = size if settings.resize == "crop" else (size, size)
     resize = v2.Resize(target, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return v2.Compose([resize, v2.CenterCrop(size)] if settings.resize == "crop" else [resize])
+    return _in_order(resize, v2.CenterCrop(size)) if settings.resize == "crop" else _in_order(resize)
+
+
+def _in_order(*steps: nn.Module) -> nn.Module:
+    composed: nn.Module = v2.Compose(steps)
+    return composed
 
 
 class _PadToSquare(nn.Module):
@@ -99,7 +104,8 @@ class _PadToSquare(nn.Module):
         image = pixels.resize(image, shape, interpolation=InterpolationMode.BICUBIC, antialias=True)
         top, left = (self.size - shape[0]) // 2, (self.size - shape[1]) // 2
         borders = [left, top, self.size - shape[1] - left, self.size - shape[0] - top]
-        return pixels.pad(image, borders, fill=[127.0])
+        padded: Tensor = pixels.pad(image, borders, fill=[127.0])
+        return padded
 
 
 def decode(image: bytes | Tensor) -> Tensor:
@@ -118,7 +124,8 @@ def decode(image: bytes | Tensor) -> Tensor:
     if image.startswith(_JPEG_START):
         try:
             buffer = torch.frombuffer(bytearray(image), dtype=torch.uint8)
-            return decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            decoded: Tensor = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return decoded
         except RuntimeError:
             pass  # PIL reads some that torchvision refuses, and names the fault of the rest
     try:
@@ -137,7 +144,8 @@ def from_pil(image: Image.Image) -> Tensor:
         high = 65535.0 if image.mode.startswith("I") else 255.0
         values = pixels.pil_to_tensor(image.convert("F"))
         grey = (values * (255.0 / high)).clamp(0, 255).to(torch.uint8)
-        return grey.expand(3, -1, -1).contiguous()
+        three: Tensor = grey.expand(3, -1, -1).contiguous()
+        return three
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

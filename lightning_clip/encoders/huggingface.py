@@ -82,8 +82,8 @@ class HuggingFaceTextEncoder(TextEncoder):
         return hidden
 
     def blocks(self) -> list[nn.Module]:
-        lists = [layer for layer in self.model.modules() if isinstance(layer, nn.ModuleList)]
-        return list(max(lists, key=len)) if lists else []
+        lists = [list(layers) for layers in self.model.modules() if isinstance(layers, nn.ModuleList)]
+        return max(lists, key=len, default=[])
 
     def to_mapping(self) -> dict[str, Any]:
         return {"name": "hf", "pooling": self.pooling, "config": _plain(self.model.config.to_dict())}
@@ -97,10 +97,12 @@ def _load(path: str | None, pretrained: bool, config: Mapping[str, Any] | None) 
     try:
         if config is not None:
             settings = dict(config)
-            return AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+            return AutoModel.from_config(  # type: ignore[no-untyped-call]
+                AutoConfig.for_model(settings.pop("model_type"), **settings)
+            )
         assert path is not None
         if not pretrained:
-            return AutoModel.from_config(AutoConfig.from_pretrained(path))
+            return AutoModel.from_config(AutoConfig.from_pretrained(path))  # type: ignore[no-untyped-call]
         return AutoModel.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -71,8 +71,8 @@ class ClipTextTransformer(TextEncoder):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         residual_std = self.width**-0.5 * (2 * self.layers) ** -0.5
+        block: Any
         for block in self.transformer:
-            assert isinstance(block, Block)
             nn.init.normal_(block.attn.qkv.weight, std=self.width**-0.5)
             nn.init.normal_(block.attn.proj.weight, std=residual_std)
             nn.init.normal_(block.mlp.fc1.weight, std=(2 * self.width) ** -0.5)

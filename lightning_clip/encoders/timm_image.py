@@ -37,15 +37,13 @@ class TimmImageEncoder(ImageEncoder):
         torch.Size([2, 192])
     """
 
-    def __init__(
-        self, architecture: str, image_size: int | None = None, *, pretrained: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, architecture: str, image_size: int | None = None, *, pretrained: bool = False, **options: Any) -> None:
         if not timm.is_model(architecture):
             raise InputError(
                 f"unknown image encoder {architecture!r}: it is neither registered nor a timm model; "
                 f"{_nearest_timm(architecture)}"
             )
-        model = _create(architecture, image_size, pretrained, options)
+        model: Any = _create(architecture, image_size, pretrained, options)
         size = image_size or int(model.pretrained_cfg["input_size"][-1])
         super().__init__(output_dim=int(model.num_features), image_size=size)
         self.architecture, self.options = architecture, options
@@ -56,7 +54,8 @@ class TimmImageEncoder(ImageEncoder):
         return features
 
     def forward_tokens(self, image: Tensor) -> Tensor:
-        features: Tensor = self.model.forward_features(image)
+        model: Any = self.model
+        features: Tensor = model.forward_features(image)
         return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
     def blocks(self) -> list[nn.Module]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,8 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], most: int = 
         most: with more classes than this the names are left out.
     """
     counts = confusion.numpy().astype(float)
-    present = np.flatnonzero(counts.sum(axis=1))
-    answered = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    present: list[int] = np.flatnonzero(counts.sum(axis=1)).tolist()
+    answered: list[int] = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1)).tolist()
     shares = (counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))[np.ix_(present, answered)]
     size = min(9.0, 2.5 + 0.22 * len(answered))
     figure = Figure(figsize=(size, 1.2 + size * max(0.3, len(present) / max(1, len(answered)))), layout="constrained")
@@ -100,4 +99,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_stem(target.stem + ".partial")
     figure.savefig(beside, dpi=110)
-    os.replace(beside, target)
+    beside.replace(target)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +57,7 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(path.suffix + ".partial")
     beside.write_text(page, encoding="utf-8")
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def _section(section: Section) -> str:

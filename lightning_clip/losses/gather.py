@@ -44,6 +44,6 @@ def gather_rows(features: Tensor) -> Gathered:
     lengths = [int(size) for size in torch.cat(sizes).tolist()]
     # all_gather wants equal shapes: the shorter ranks bring rows of zeros, cut off again below.
     padded = torch.nn.functional.pad(features, (0, 0, 0, max(lengths) - len(features)))
-    parts = all_gather(padded.contiguous())
+    parts = all_gather(padded.contiguous())  # type: ignore[no-untyped-call]
     rows = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
     return Gathered(rows, sum(lengths[:rank]), world_size)

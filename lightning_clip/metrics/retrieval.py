@@ -195,9 +195,7 @@ class RetrievalRecall(Metric):
         for name in ("image_features", "image_index", "text_features", "text_image_index"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(
-        self, image_features: Tensor, image_index: Tensor, text_features: Tensor, text_image_index: Tensor
-    ) -> None:
+    def update(self, image_features: Tensor, image_index: Tensor, text_features: Tensor, text_image_index: Tensor) -> None:
         """Adds images (B, D) with their numbers (B,), and captions (T, D) with the numbers of their images (T,).
 
         Numbers are any integers that tell images apart across all batches and ranks, such as places in the data set.
@@ -256,9 +254,7 @@ def _check_features(side: str, features: Tensor, ids: Tensor) -> None:
     if len(features) == 0:
         raise InputError(f"there are no {side} features to rank: give at least one image with a caption")
     if not torch.isfinite(features).all():
-        raise InputError(
-            f"{side} features hold NaN or infinite values: the model has diverged, check its loss and weights"
-        )
+        raise InputError(f"{side} features hold NaN or infinite values: the model has diverged, check its loss and weights")
 
 
 def _check_pairing(image_index: Tensor, text_image_index: Tensor) -> None:

@@ -43,9 +43,7 @@ class ZeroShotAccuracy(MetricCollection):
 
     def __init__(self, num_classes: int) -> None:
         if num_classes < 2:
-            raise InputError(
-                f"num_classes {num_classes} is too few: zero-shot classification needs at least 2 class names"
-            )
+            raise InputError(f"num_classes {num_classes} is too few: zero-shot classification needs at least 2 class names")
         options: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
         super().__init__(
             {

@@ -50,9 +50,7 @@ def zero_shot_classifier(
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size} must be at least 1 prompt at a time")
     prompts = [[pattern.replace("{}", name) for name in class_names] for pattern in patterns]
-    distinct = sorted(
-        {prompt for of_pattern in prompts for prompt in of_pattern}, key=lambda prompt: (len(prompt), prompt)
-    )
+    distinct = sorted({prompt for of_pattern in prompts for prompt in of_pattern}, key=lambda prompt: (len(prompt), prompt))
     batches = [distinct[start : start + batch_size] for start in range(0, len(distinct), batch_size)]
     features = torch.cat([_encode(encode_text, batch) for batch in batches])
     unit = normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)

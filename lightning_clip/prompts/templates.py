@@ -81,9 +81,7 @@ def resolve_templates(spec: str | Sequence[str]) -> list[str]:
         raise InputError("templates is an empty list: give at least one, such as 'a photo of a {}.'")
     for template in spec:
         if not isinstance(template, str):
-            raise InputError(
-                f"template {template!r} must be a string such as 'a photo of a {{}}.': CLIP's own sets have names"
-            )
+            raise InputError(f"template {template!r} must be a string such as 'a photo of a {{}}.': CLIP's own sets have names")
         if "{}" not in template:
             raise InputError(
                 f"template {template!r} must have one {{}} where the class name goes, such as 'a photo of a {{}}.'"

@@ -57,12 +57,15 @@ class ConvirtModule(ClipModule):
         """The paper's five augmentations (section 4.1) in training, resize and centre crop otherwise."""
         if not train:
             return super().image_transform(train=False)
-        return v2.Compose(
+        augmentations: nn.Module = v2.Compose(
             [
-                v2.RandomResizedCrop(self.image_size, scale=(0.6, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True),
+                v2.RandomResizedCrop(
+                    self.image_size, scale=(0.6, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True
+                ),
                 v2.RandomHorizontalFlip(0.5),
                 v2.RandomAffine(degrees=20, translate=(0.1, 0.1), scale=(0.95, 1.05)),
                 v2.ColorJitter(brightness=(0.6, 1.4), contrast=(0.6, 1.4)),
                 v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=(0.1, 3.0))]),
             ]
         )
+        return augmentations

@@ -57,7 +57,9 @@ class TestBadSamples:
         table = write_folder(tmp_path, count=40)
         spoil(tmp_path, [3])
         data = ClipDataModule(str(table), local_batch_size=8, num_workers=workers)
-        with pytest.raises(InputError, match=r"1 train samples could not be used \(1 x not an image.*more than max_bad_share 0.01"):
+        with pytest.raises(
+            InputError, match=r"1 train samples could not be used \(1 x not an image.*more than max_bad_share 0.01"
+        ):
             small_trainer(tmp_path, max_epochs=1, max_steps=-1).fit(small_module(), data)
 
     def test_the_share_is_of_an_epoch(self, tmp_path: Path) -> None:

@@ -138,7 +138,14 @@ class TestShards:
 
     def test_layouts_of_others(self, tmp_path: Path) -> None:
         record = json.dumps({"caption": ["one", "two"]}).encode()
-        members = {"a/0.jpg": jpeg(), "a/0.txt": b" hello \n", "a/1.jpg": jpeg(), "a/1.json": record, "2.png": jpeg(), "2.cls": b"4"}
+        members = {
+            "a/0.jpg": jpeg(),
+            "a/0.txt": b" hello \n",
+            "a/1.jpg": jpeg(),
+            "a/1.json": record,
+            "2.png": jpeg(),
+            "2.cls": b"4",
+        }
         source = ShardSource(str(write_tar(tmp_path / "x.tar", members)))
         assert [source[i].captions for i in range(3)] == [("hello",), ("one", "two"), ()]
         assert source[2].label == 4 and source[0].key == "a/0"

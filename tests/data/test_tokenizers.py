@@ -124,9 +124,7 @@ def _clip_style(**options: Any) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     special = ["<|startoftext|>", "<|endoftext|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, end_of_word_suffix="</w>"
-    )
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet, end_of_word_suffix="</w>")
     backend.train_from_iterator(CAPTIONS * 5, trainer)
     backend.post_processor = processors.RobertaProcessing(("<|endoftext|>", 1), ("<|startoftext|>", 0))
     names = {"bos_token": special[0], "eos_token": special[1], "pad_token": special[1]}
@@ -160,9 +158,7 @@ def test_hugging_face_ids_equal_auto_tokenizer(tmp_path: Path, style: str, conte
     texts = [*WELL_FORMED, *CAPTIONS, "[SEP] <|endoftext|> [MASK] <|startoftext|>"]
     expected = reference(texts, truncation=True, max_length=context_length)["input_ids"]
     assert ours.encode(texts) == expected
-    assert ours.encode(texts) == [
-        reference(text, truncation=True, max_length=context_length).input_ids for text in texts
-    ]
+    assert ours.encode(texts) == [reference(text, truncation=True, max_length=context_length).input_ids for text in texts]
     assert ours.vocab_size == len(reference)
     assert ours.pad_id == (reference.pad_token_id or 0)
     again = tokenizers.build(ours.to_mapping())
@@ -196,9 +192,7 @@ def test_hugging_face_slow_only_is_refused(tmp_path: Path) -> None:
 def test_hugging_face_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(name: str, **options: Any) -> None:
         assert options["trust_remote_code"] is False
-        raise OSError(
-            "We couldn't connect to 'https://huggingface.co' to load the files.\nCheck your connection " + "x " * 999
-        )
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.\nCheck your connection " + "x " * 999)
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", offline)
     with pytest.raises(InputError, match="'some/model'.*couldn't connect.*Without network give a folder") as caught:
@@ -245,14 +239,12 @@ def test_trained_normalises() -> None:
 
 def test_trained_words_are_the_same_first_and_later() -> None:
     trained = train_tokenizer(["dog dog"] * 3, vocab_size=300)
-    start, first, second, end = trained.encode(["dog dog"])[0]
+    _start, first, second, _end = trained.encode(["dog dog"])[0]
     assert first == second
 
 
 def test_trained_is_deterministic() -> None:
-    captions = [
-        f"{adjective} {noun} {place}" for adjective in "abcdef" for noun in ("dog", "狗") for place in ("雪地", "sea")
-    ]
+    captions = [f"{adjective} {noun} {place}" for adjective in "abcdef" for noun in ("dog", "狗") for place in ("雪地", "sea")]
     contents = {train_tokenizer(iter(captions), vocab_size=350).content for _ in range(5)}
     assert len(contents) == 1
 
@@ -408,7 +400,5 @@ def test_training_needs_captions() -> None:
 
 
 def test_training_needs_room_for_the_bytes() -> None:
-    with pytest.raises(
-        InputError, match="vocab_size 258 is below the 256 bytes and 3 special tokens: use at least 259"
-    ):
+    with pytest.raises(InputError, match="vocab_size 258 is below the 256 bytes and 3 special tokens: use at least 259"):
         train_tokenizer(CAPTIONS, vocab_size=258)

@@ -83,7 +83,7 @@ def _rank(
         answers.put((rank, True, pickle.dumps(result)))
         dist.barrier()
         dist.destroy_process_group()
-    except BaseException:  # noqa: BLE001 - pytest's own failures derive from it
+    except BaseException:
         # The first to fail must be heard before its peers notice that it is gone.
         answers.put((rank, False, traceback.format_exc()))
         answers.close()

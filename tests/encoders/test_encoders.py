@@ -106,7 +106,9 @@ def test_hugging_face_folder(tmp_path: Path) -> None:
 
 class TestErrors:
     def test_unknown_image_encoder(self) -> None:
-        with pytest.raises(InputError, match="unknown image encoder 'vit_tiny_patch16_225'.*did you mean 'vit_tiny_patch16_224'"):
+        with pytest.raises(
+            InputError, match="unknown image encoder 'vit_tiny_patch16_225'.*did you mean 'vit_tiny_patch16_224'"
+        ):
             image_encoders.build("vit_tiny_patch16_225")
 
     def test_option_that_timm_does_not_take(self) -> None:

@@ -79,9 +79,7 @@ class TestRanks:
         found = retrieval_ranks(image, text, index, belongs, chunk_size=chunk_size)
         assert found.dtype == torch.int64
         assert found.tolist() == rank_loops(image, text, index, belongs)
-        assert retrieval_ranks(text, image, belongs, index, chunk_size).tolist() == rank_loops(
-            text, image, belongs, index
-        )
+        assert retrieval_ranks(text, image, belongs, index, chunk_size).tolist() == rank_loops(text, image, belongs, index)
 
     @pytest.mark.parametrize(("count", "width", "chunk_size"), [(37, 5, 4), (301, 129, 64), (515, 512, 512)])
     def test_a_collapsed_model_comes_last(self, count: int, width: int, chunk_size: int) -> None:
@@ -152,9 +150,7 @@ class TestMetrics:
     def test_order_and_numbers_change_nothing(self) -> None:
         image, text, belongs = pairs(10, 30)
         images, texts, numbers = torch.randperm(10), torch.randperm(30), torch.randint(-(2**62), 2**62, (10,))
-        found = retrieval_metrics(
-            image[images], text[texts], numbers[belongs][texts], (1, 5, 10), image_index=numbers[images]
-        )
+        found = retrieval_metrics(image[images], text[texts], numbers[belongs][texts], (1, 5, 10), image_index=numbers[images])
         assert_same(found, metric_loops(image, text, belongs))
 
     def test_one_caption_each_is_symmetric(self) -> None:

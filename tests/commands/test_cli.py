@@ -1,0 +1,182 @@
+"""The command line as a user meets it: in a process of its own, with its exit code and what it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from small import IMAGE, TEXT, write_folder
+
+LIMIT = 100  # seconds
+
+
+def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lightning_clip.cli", *arguments]
+    settings = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=LIMIT, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str], pattern: str) -> None:
+    """Exit code 2, one line that says why, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith("lightning-clip")]
+    assert len(lines) == 1 and re.search(pattern, lines[0]), done.stderr
+
+
+@pytest.fixture(scope="module")
+def recipe() -> dict[str, object]:
+    synthetic = {"name": "synthetic", "size": 40, "image_size": 32}
+    return {
+        "model": {"image_encoder": IMAGE, "text_encoder": TEXT, "embed_dim": 16, "optimizer": {"warmup_steps": 1}},
+        "data": {
+            "train": synthetic,
+            "val": {**synthetic, "split": "val"},
+            "test": {**synthetic, "split": "test"},
+            "local_batch_size": 8,
+        },
+        "trainer": {
+            "max_steps": 3,
+            "accelerator": "cpu",
+            "logger": False,
+            "num_sanity_val_steps": 0,
+            "enable_progress_bar": False,
+            "callbacks": [
+                {"class_path": "lightning_clip.Retrieval"},
+                {"class_path": "lightning_clip.Report", "init_args": {"path": "report.html"}},
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {"dirpath": ".", "save_last": True, "save_top_k": 0},
+                },
+            ],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `fit` ran: recipe.yaml, last.ckpt, report.html."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = run("fit", "--config", "recipe.yaml", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "text → image R@10" in done.stdout and "classify a picture of your own" in done.stdout
+    return folder
+
+
+class TestRoad:
+    def test_fit_leaves_a_checkpoint_and_a_report(self, trained: Path) -> None:
+        assert (trained / "last.ckpt").exists() and (trained / "report.html").exists()
+
+    def test_validate_test_and_predict(self, trained: Path) -> None:
+        for command in ("validate", "test", "predict"):
+            done = run(command, "--config", "recipe.yaml", "--ckpt_path", "last.ckpt", folder=trained)
+            assert done.returncode == 0, done.stderr
+        assert (trained / "features.npz").exists() and "wrote 40 pairs of features" in done.stdout
+
+    def test_classify_by_the_checkpoint_alone(self, trained: Path, tmp_path: Path) -> None:
+        for colour in ("red", "blue"):
+            Image.new("RGBA", (50, 40), colour).save(tmp_path / f"{colour}.png")
+        checkpoint = str(trained / "last.ckpt")
+        labels = "red circle, blue circle,green star"
+        done = run("classify", "red.png", "blue.png", "--labels", labels, "--checkpoint", checkpoint, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        shares = [float(share) for share in re.findall(r"([\d.]+) %", done.stdout)]
+        assert len(shares) == 6 and sum(shares[:3]) == pytest.approx(100, abs=0.2) and "red.png" in done.stdout
+
+    def test_subclass_by_class_path(self, recipe: dict[str, object], tmp_path: Path) -> None:
+        path = "lightning_clip.variants.ConvirtModule"
+        mine = {**recipe, "model": {"class_path": path, "init_args": recipe["model"]}}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(mine))
+        done = run("fit", "--config", "recipe.yaml", "--model.embed_dim=8", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    def test_data_and_tokenizer(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "pairs", count=12)
+        done = run("data", "pack", "--data", "pairs", "--output", "s-%04d.tar", "--pairs-per-shard", "5", folder=tmp_path)
+        assert done.returncode == 0 and "wrote 12 pairs" in done.stdout and "s-0002.tar" in done.stdout
+        done = run("data", "inspect", "--data", "s-*.tar", "--output", "sheet.png", folder=tmp_path)
+        assert done.returncode == 0 and "18" in done.stdout and "40 x 30 pixels" in done.stdout
+        assert Image.open(tmp_path / "sheet.png").size[0] > 400
+        arguments = ("--data", "pairs", "--where", "split=train", "--vocab-size", "300", "--output", "t.json")
+        done = run("tokenizer", "train", *arguments, folder=tmp_path)
+        assert done.returncode == 0 and "wrote t.json: " in done.stdout and (tmp_path / "t.json").exists()
+
+
+class TestHelp:
+    def test_all_commands_are_listed(self, tmp_path: Path) -> None:
+        done = run("--help", folder=tmp_path)
+        assert done.returncode == 0
+        for name in ("fit", "validate", "test", "predict", "classify", "tokenizer", "data"):
+            assert re.search(rf"^\s+{name}\s", done.stdout, re.M), name
+
+    @pytest.mark.parametrize("command", ["classify", "data pack", "data inspect", "tokenizer train"])
+    def test_of_a_command(self, command: str, tmp_path: Path) -> None:
+        done = run(*command.split(), "--help", folder=tmp_path)
+        assert done.returncode == 0 and f"usage: lightning-clip {command}" in done.stdout
+
+    def test_of_fit_is_short_and_names_the_settings(self, tmp_path: Path) -> None:
+        done = run("fit", "--help", folder=tmp_path)
+        assert done.returncode == 0 and len(done.stdout.splitlines()) < 160
+        assert "--data.local_batch_size" in done.stdout and "--trainer.max_steps" in done.stdout
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("arguments", "pattern"),
+        [
+            (("fit", "--config", "recipes.yaml"), "recipe 'recipes.yaml' does not exist.*did you mean 'recipe.yaml'"),
+            (("fit", "--config", "recipe.yaml", "--model.embed_dims=3"), "embed_dims.*did you mean.*embed_dim"),
+            (("fit", "--config", "recipe.yaml", "--model.loss=sofmax"), "unknown loss 'sofmax': did you mean 'softmax'"),
+            (("fit", "--config", "recipe.yaml", "--model.image_encoder=vit_tinny"), "unknown image encoder 'vit_tinny'"),
+            (("fit", "--config", "recipe.yaml", "--model.tokenizer=klip"), "unknown tokenizer 'klip': did you mean 'clip'"),
+            (("fit", "--config", "recipe.yaml", "--data.train=nowhere"), "data .*'nowhere' does not exist"),
+            (("fit", "--config", "recipe.yaml", "--data.local_batch_size=50"), "needs 50 samples, but the data has 40"),
+            (
+                ("fit", "--config", "recipe.yaml", "--model.optimizer.warmup_steps=9"),
+                "warmup_steps 9 is not shorter",
+            ),
+            (("fit", "--config", "recipe.yaml", "--model.projection=none"), "embed_dim 16 does not match .* output_dim 32"),
+            (("fit", "--config", "recipe.yaml", "--model.image_encoder.a.b=1"), "reaches more than one level into a mapping"),
+            (("test", "--config", "recipe.yaml", "--ckpt_path", "lost.ckpt"), "checkpoint 'lost.ckpt' does not exist"),
+            (("classify", "x.png", "--labels", "a,b", "--checkpoint", "last.ckpt"), "image 'x.png' does not exist"),
+            (("classify", "recipe.yaml", "--labels", "a,b", "--checkpoint", "last.ckpt"), "cannot be read: not an image"),
+            (("classify", "red.png", "--labels", "a", "--checkpoint", "last.ckpt"), "names 1 class: give at least two"),
+            (("classify", "red.png", "--labels", "a,b", "--checkpoint", "lost.ckpt"), "checkpoint 'lost.ckpt' does not exist"),
+            (("classify", "red.png", "--labels", "a,b", "--checkpoint", "recipe.yaml"), "checkpoint 'recipe.yaml'"),
+            (("data", "pack", "--data", "nowhere", "--output", "s-%d.tar"), "data .*'nowhere' does not exist"),
+            (("data", "inspect", "--data", "synthetic", "--where", "split"), "--where 'split' must be COLUMN=VALUE"),
+            (("fitt",), "invalid choice: 'fitt'"),
+        ],
+        ids=lambda value: " ".join(value)[-60:] if isinstance(value, tuple) else "",
+    )
+    def test_one_line(self, arguments: tuple[str, ...], pattern: str, trained: Path) -> None:
+        Image.new("RGB", (9, 9)).save(trained / "red.png")
+        refused(run(*arguments, folder=trained), pattern)
+
+    def test_unknown_key_in_a_recipe(self, recipe: dict[str, object], tmp_path: Path) -> None:
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "data": {"trian": "synthetic"}}))
+        refused(run("fit", "--config", "recipe.yaml", folder=tmp_path), "trian.*did you mean.*train")
+
+    def test_shards_without_text(self, recipe: dict[str, object], tmp_path: Path) -> None:
+        import tarfile
+
+        Image.new("RGB", (9, 9)).save(tmp_path / "0.jpg")
+        with tarfile.open(tmp_path / "s.tar", "w") as archive:
+            archive.add(tmp_path / "0.jpg", "0.jpg")
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        done = run("fit", "--config", "recipe.yaml", "--data.train=s.tar", folder=tmp_path)
+        refused(done, "hold no sample with an image and a text")
+
+    def test_too_many_bad_images_in_a_worker(self, recipe: dict[str, object], tmp_path: Path) -> None:
+        write_folder(tmp_path / "pairs", count=20)
+        (tmp_path / "pairs/3.jpg").write_bytes(b"spoilt")
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        arguments = ("--data.train=pairs", "--data.num_workers=1", "--trainer.max_steps=20")
+        refused(run("fit", "--config", "recipe.yaml", *arguments, folder=tmp_path), "1 train samples could not be used")

@@ -1,0 +1,62 @@
+"""The README's commands do what it says, in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from small import write_folder
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```\w+\n(.*?)```", README, re.S))
+# The package's own program, wherever the environment put it.
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PATH": PATH, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=settings, capture_output=True, text=True, timeout=110, check=False
+    )
+
+
+def test_commands_on_a_folder_of_pairs(tmp_path: Path) -> None:
+    write_folder(tmp_path / "my_pairs", count=30)
+    for command in BLOCKS["folder"].strip().splitlines():
+        done = shell(command, tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    assert (tmp_path / "tokenizer.json").exists() and (tmp_path / "shards/train-000000.tar").exists()
+
+
+def test_python_example(tmp_path: Path) -> None:
+    """As it stands, but for two steps instead of 500 and a batch of 8 instead of 256."""
+    code = (
+        BLOCKS["python"]
+        .replace("max_steps=500", "max_steps=2, limit_val_batches=2")
+        .replace("local_batch_size=256", "local_batch_size=8")
+    )
+    code = code.replace('"size": 640', '"size": 16')
+    assert "max_steps=2" in code and "local_batch_size=8" in code
+    (tmp_path / "example.py").write_text(code + "\nprint(module.encode_image(images).shape)\n")
+    done = shell(f"{sys.executable} example.py", tmp_path)
+    assert done.returncode == 0 and "torch.Size([8, 64])" in done.stdout, done.stderr
+
+
+def test_make_lists_its_goals() -> None:
+    listing = shell("make", ROOT).stdout
+    for goal in ("demo", "test", "check", "format", "docs", "bench"):
+        assert re.search(rf"^{goal}\s", listing, re.M)
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_constraints_hold_versions_only() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r'[\w.-]+==[\w.+]+( ; python_version >= "3.11")?', line) for line in lines)

@@ -1,0 +1,80 @@
+"""Every recipe builds its model and data, and has its page in the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from small import write_folder
+
+from lightning_clip.commands.train import ClipCLI
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+class _OnlyBuild(ClipCLI):
+    """Parses and instantiates, without running; what needs a GPU in a recipe is built for a CPU."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def build(recipe: Path, *overrides: str) -> Any:
+    return _OnlyBuild(["fit", "--config", str(recipe), "--trainer.accelerator=cpu", "--trainer.num_nodes=1", *overrides])
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for the files that recipes name, of the same columns."""
+    import json
+
+    from lightning_clip.data import pair_sources, train_tokenizer
+    from lightning_clip.data.pack import pack_shards
+
+    for folder, images, columns in (
+        ("flickr8k", "images_144.tar", ("en", "zh_human")),
+        ("cxr_covid", "images_224.tar", ("clinical_notes",)),
+    ):
+        table = write_folder(tmp_path / folder, count=9)
+        rows = [json.loads(line) for line in table.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row |= {"split": ("train", "val", "test")[number % 3], "modality": "X-ray"}
+            row |= dict.fromkeys(columns, row["caption"])
+        table.write_text("\n".join(map(json.dumps, rows)))
+        (tmp_path / folder / images).mkdir()
+    pack_shards(pair_sources.build(str(tmp_path / "flickr8k")), str(tmp_path / "train-%06d.tar"))
+    train_tokenizer(["一只狗"] * 3, 300).save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setenv("LIGHTNING_CLIP_DATA", str(tmp_path))
+    monkeypatch.setenv("LIGHTNING_CLIP_SHARDS", str(tmp_path / "train-{000000..000000}.tar"))
+    monkeypatch.setenv("LIGHTNING_CLIP_TOKENIZER", str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_builds(recipe: Path, data_folder: Path) -> None:
+    cli = build(recipe, "--trainer.devices=1", "--trainer.precision=32")
+    with torch.device("meta"):
+        cli.model.configure_model()
+    if recipe.stem != "demo":
+        assert len(cli.datamodule.source("train")) == (9 if recipe.stem in ("clip_vit_b32", "siglip_vit_b16") else 3)
+    assert cli.model.image_size == cli.model.model.image_encoder.image_size
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_has_a_page_that_names_its_command(recipe: Path) -> None:
+    page = ROOT / "docs/recipes" / f"{recipe.stem}.md"
+    assert f"recipes/{recipe.name}" in page.read_text()
+    assert page.name in (ROOT / "README.md").read_text()
+
+
+def test_paper_recipe_has_the_papers_figures() -> None:
+    recipe = yaml.safe_load((ROOT / "recipes/clip_vit_b32.yaml").read_text())
+    trainer, model = recipe["trainer"], recipe["model"]
+    assert recipe["data"]["local_batch_size"] * trainer["devices"] * trainer["num_nodes"] == 32768
+    assert trainer["max_epochs"] == 32 and model["embed_dim"] == 512
+    expected = {"lr": 5e-4, "weight_decay": 0.2, "betas": [0.9, 0.98], "eps": 1e-6, "warmup_steps": 2000}
+    assert model["optimizer"] == expected

@@ -1,0 +1,57 @@
+"""ConVIRT: the particulars of the paper, and that it trains on real radiographs."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from small import TEXT, small_trainer
+
+from lightning_clip import ClipDataModule, Pair
+from lightning_clip.variants import ConvirtModule
+
+SMALL = {"name": "resnet10t", "image_size": 32}
+
+
+def test_settings_of_the_paper() -> None:
+    module = ConvirtModule(SMALL, TEXT, embed_dim=16)
+    module.configure_model()
+    assert module.loss.image_weight == 0.75 and not module.model.logit_scale.requires_grad
+    assert module.model.logit_scale.exp().item() == pytest.approx(10.0)
+    assert [type(layer).__name__ for layer in module.model.image_projection] == ["Linear", "ReLU", "Linear"]  # type: ignore[union-attr]
+    assert module.optimizer_settings.lr == 1e-4 and module.optimizer_settings.weight_decay == 1e-6
+
+
+def test_a_sentence_is_drawn() -> None:
+    report = "No effusion. Heart size is 1.5 times normal. Lungs are clear!"
+    drawn = {ConvirtModule.choose_caption(Pair(b"", (report,), "x"), random.Random(seed)) for seed in range(50)}
+    assert drawn == {"No effusion.", "Heart size is 1.5 times normal.", "Lungs are clear!"}
+    assert ConvirtModule.choose_caption(Pair(b"", ("OK",), "x"), random.Random(0)) == "OK"
+
+
+def test_augmentations_vary_in_training_only() -> None:
+    module = ConvirtModule(SMALL, TEXT, embed_dim=16)
+    image = torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8)
+    train, test = module.image_transform(True), module.image_transform(False)
+    assert train(image).shape == test(image).shape == (3, 32, 32) and train(image).dtype == torch.uint8
+    assert not torch.equal(train(image), train(image)) and torch.equal(test(image), test(image))
+
+
+def test_trains_on_radiographs(shared_data: Path, tmp_path: Path) -> None:
+    table = {
+        "name": str(shared_data / "cxr_covid/captions.jsonl"),
+        "images": "images_224.tar",
+        "caption_column": "clinical_notes",
+        "where": {"split": "val", "modality": "X-ray"},
+    }
+    trainer = small_trainer(tmp_path, max_steps=2)
+    trainer.fit(ConvirtModule(SMALL, TEXT, embed_dim=16), ClipDataModule(table, local_batch_size=8))  # type: ignore[arg-type]
+    assert trainer.global_step == 2
+
+
+def test_it_is_short() -> None:
+    import lightning_clip.variants.convirt as convirt
+
+    assert len(Path(convirt.__file__).read_text().splitlines()) < 80
