@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,9 +17,10 @@ from typing_extensions import Self
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.data.batches import random_caption
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
-from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, from_pil, training_transform
+from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
 from lightning_clip.encoders import ImageEncoder, TextEncoder, image_encoders, text_encoders
 from lightning_clip.errors import InputError
+from lightning_clip.inference import evaluating, pixel_batches, token_batches
 from lightning_clip.losses import ContrastiveLoss, losses
 from lightning_clip.model import CLIP_MEAN, CLIP_STD, ClipModel
 from lightning_clip.optim import OptimizerSettings, build_optimizer, build_scheduler, undecayed_names
@@ -132,16 +132,10 @@ class ClipModule(pl.LightningModule):
             images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
             batch_size: images encoded at a time.
         """
-        transform = self.image_transform(train=False)
-        if isinstance(images, Tensor):
-            if images.ndim != 4 or images.dtype != torch.uint8:
-                raise InputError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-            pixels = images if images.shape[-2:] == (self.image_size,) * 2 else transform(images)
-        else:
-            pictures = [images] if isinstance(images, Image.Image) else images
-            pixels = torch.stack([transform(from_pil(picture)) for picture in pictures])
-        with self._evaluating() as model:
-            return torch.cat([model.encode_image(part.to(self.device)) for part in torch.split(pixels, batch_size)])
+        model, transform = self._built(), self.image_transform(train=False)
+        with evaluating(model):
+            batches = pixel_batches(images, transform, self.image_size, batch_size)
+            return torch.cat([model.encode_image(pixels.to(self.device)) for pixels in batches])
 
     def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) in evaluation mode, without gradients.
@@ -150,13 +144,10 @@ class ClipModule(pl.LightningModule):
             texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id`.
             batch_size: texts encoded at a time.
         """
-        if isinstance(texts, Tensor):
-            parts = [(tokens, _text_mask(tokens, self.tokenizer.pad_id)) for tokens in torch.split(texts, batch_size)]
-        else:
-            strings = [texts] if isinstance(texts, str) else list(texts)
-            parts = [self.tokenizer(strings[i : i + batch_size]) for i in range(0, len(strings), batch_size)]
-        with self._evaluating() as model:
-            return torch.cat([model.encode_text(t.to(self.device), m.to(self.device)) for t, m in parts])
+        model = self._built()
+        with evaluating(model):
+            batches = token_batches(texts, self.tokenizer, batch_size)
+            return torch.cat([model.encode_text(tokens.to(self.device), mask.to(self.device)) for tokens, mask in batches])
 
     def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
         """Class embeddings (D, num_classes), the mean over templates: image features times it are cosine similarities."""
@@ -295,19 +286,6 @@ class ClipModule(pl.LightningModule):
                 f"{text_encoder.context_length}: set tokenizer.context_length to at most that"
             )
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[ClipModel]:
-        """The model in evaluation mode without gradients; afterwards each submodule is as it was."""
-        model = self._built()
-        training = [layer for layer in model.modules() if layer.training]
-        model.eval()
-        try:
-            with torch.no_grad():
-                yield model
-        finally:
-            for layer in training:
-                layer.training = True
-
 
 def _default_tokenizer(text_encoder: Any) -> str:
     """An `hf:` tower brings its own tokenizer, everything else speaks CLIP's."""
@@ -316,11 +294,6 @@ def _default_tokenizer(text_encoder: Any) -> str:
         return name
     path = text_encoder.get("path") if isinstance(text_encoder, Mapping) and name == "hf" else None
     return f"hf:{path}" if path else "clip"
-
-
-def _text_mask(tokens: Tensor, pad_id: int) -> Tensor:
-    """True up to the last token that is no padding; the id of padding may also occur inside a text."""
-    return (tokens != pad_id).flip(1).cumsum(1).flip(1) > 0
 
 
 def _plain_spec(spec: Any) -> Any:

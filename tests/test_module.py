@@ -35,8 +35,10 @@ class TestTraining:
             def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
                 losses.append(outputs["loss"].item())
 
-        module = small_module(optimizer={"lr": 3e-3, "warmup_steps": 2})
-        fit(tmp_path, module, max_steps=80, callbacks=[Watch()])
+        torch.manual_seed(0)
+        tower = {"name": "resnet10t", "image_size": 32, "channels": [16, 16, 32, 32], "stem_width": 8}
+        module = small_module(image_encoder=tower, optimizer={"lr": 3e-3, "warmup_steps": 2})
+        small_trainer(tmp_path, max_steps=60, callbacks=[Watch()]).fit(module, small_data(size=16))
         assert sum(losses[-4:]) / 4 < 0.75 * math.log(16)  # of guessing
 
     def test_same_seed_same_weights_with_any_number_of_workers(self, tmp_path: Path) -> None:

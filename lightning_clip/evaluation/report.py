@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from lightning_clip.evaluation.figures import save_figure
 
 __all__ = ["Section", "Table", "write_report"]
 
@@ -47,7 +50,10 @@ class Section:
 
 
 def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
-    """Writes the page beside its place, then moves it there; pictures are held in the page."""
+    """Writes the page beside its place, then moves it there; pictures are held in the page.
+
+    The same pictures lie beside it as PNG, in `<name>_figures/`, for slides and papers.
+    """
     body = "".join(_section(section) for section in sections)
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -58,6 +64,10 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
     beside = path.with_suffix(path.suffix + ".partial")
     beside.write_text(page, encoding="utf-8")
     beside.replace(path)
+    for section in sections:
+        for name, figure in section.figures:
+            stem = re.sub(r"\W+", "_", f"{section.title} {name}".lower())
+            save_figure(figure, path.parent / f"{path.stem}_figures" / f"{stem}.png")
 
 
 def _section(section: Section) -> str:
