@@ -1,7 +1,7 @@
 """One training step beside open_clip's: the same towers, loss, batch and optimizer, interleaved in one process, one thread.
 
-What differs: captions are padded to the longest of the batch here, to 77 tokens there; the text Transformer is timm's block with
-a causal flag here, nn.MultiheadAttention with a mask there. Prints the medians and their ratio.
+What differs: captions are padded to the longest of the batch here, to 77 tokens there; and the code of the towers.
+Prints the medians and their ratio.
 
     python benchmarks/training_step.py --batch 64 --rounds 7
 """

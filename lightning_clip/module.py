@@ -196,7 +196,7 @@ class ClipModule(pl.LightningModule):
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
             speed = self._throughput.read() * self.trainer.world_size
             if speed:
-                self.log("train/samples_per_second", speed, prog_bar=True)
+                self.log("train/samples_per_second", speed)
 
     def on_train_start(self) -> None:
         self._throughput.restart()

@@ -32,6 +32,15 @@ def test_commands_on_a_folder_of_pairs(tmp_path: Path) -> None:
     assert (tmp_path / "tokenizer.json").exists() and (tmp_path / "shards/train-000000.tar").exists()
 
 
+def test_recipe_on_a_folder_of_pairs(tmp_path: Path) -> None:
+    """As it stands, for one epoch in the place of fourteen."""
+    write_folder(tmp_path / "my_pairs", count=40)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    done = shell(BLOCKS["fit"].strip() + " --trainer.max_epochs=1 --model.optimizer.warmup_steps=1", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/flickr8k/last.ckpt").exists()
+
+
 def test_python_example(tmp_path: Path) -> None:
     """As it stands, but for two steps instead of 500 and a batch of 8 instead of 256."""
     code = (

@@ -95,7 +95,7 @@ class Retrieval(pl.Callback):
             return
         metrics = {key: float(value) for key, value in self._metric.compute().items()}
         for key, value in metrics.items():
-            module.log(f"{stage}/retrieval/{key}", value, sync_dist=True, prog_bar=key == "text_to_image/recall@10")
+            module.log(f"{stage}/retrieval/{key}", value, sync_dist=True)
         with self._metric.sync_context():  # chance is that of all ranks' captions
             index = _whole(self._metric.text_image_index).cpu()
         self.result = RetrievalResult(metrics, retrieval_chance(index, self.ks), self._examples(self._metric))

@@ -80,8 +80,7 @@ class ZeroShotClassification(pl.Callback):
         for name, dataset in self.datasets.items():
             result = self.results[name] = self.evaluate(module, dataset)
             for key, value in result.metrics.items():
-                bar = key == "top1"
-                module.log(f"{stage}/zero_shot/{name}/{key}", value, sync_dist=True, prog_bar=bar)
+                module.log(f"{stage}/zero_shot/{name}/{key}", value, sync_dist=True)
 
     def evaluate(self, module: ClipModule, dataset: EvaluationSet) -> ZeroShotResult:
         """Zero-shot accuracy of `module` on one set."""

@@ -1,0 +1,140 @@
+"""What a report says of each callback: results and curves arrive, sections, rows and lines of text leave."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import statistics
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_clip.callbacks.retrieval import Retrieval
+from lightning_clip.callbacks.zero_shot import ZeroShotClassification
+from lightning_clip.data.batches import PreparedPair, PreparedPairs
+from lightning_clip.data.sampler import Visit
+from lightning_clip.evaluation.figures import confusion_figure, contact_sheet, curves_figure
+from lightning_clip.evaluation.report import Section
+
+__all__ = [
+    "classify_command",
+    "curve_sections",
+    "progress_line",
+    "result_rows",
+    "retrieval_sections",
+    "zero_shot_sections",
+]
+
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+_DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
+
+
+def progress_line(metrics: Mapping[str, Tensor]) -> str:
+    """The figures that one looks at while it trains."""
+    parts = [f"loss {metrics['val/loss']:.2f}"] if "val/loss" in metrics else []
+    for key, value in metrics.items():
+        if key.startswith("val/zero_shot/") and key.endswith("/top1"):
+            parts.append(f"{_words(key.split('/')[2])} top-1 {_percent(float(value))}")
+        if key == "val/retrieval/text_to_image/recall@10":
+            parts.append(f"{_DIRECTIONS['text_to_image']} R@10 {_percent(float(value))}")
+    return ", ".join(parts)
+
+
+def result_rows(
+    zero_shot: Sequence[ZeroShotClassification], retrieval: Sequence[Retrieval], curves: Curves
+) -> list[tuple[str, str, str]]:
+    """Measure, value and chance of everything that was evaluated last."""
+    rows: list[tuple[str, str, str]] = []
+    for name, result in ((name, result) for callback in zero_shot for name, result in callback.results.items()):
+        for key, label in (("top1", "zero-shot top-1"), ("mean_per_class", "mean per class")):
+            rows.append((f"{_words(name)}: {label}", _percent(result.metrics[key]), _percent(result.chance)))
+    for found in (callback.result for callback in retrieval if callback.result):
+        for key, value in found.metrics.items():
+            direction, measure = key.split("/")
+            name, _, k = measure.partition("@")
+            label = f"{_DIRECTIONS[direction]} " + (f"R@{k}" if k else _words(name))
+            chance = found.chance.get(key)
+            rows.append((label, _percent(value) if k else f"{value:g}", "" if chance is None else _percent(chance)))
+    if speed := curves.get("train/samples_per_second"):
+        rows.append(("samples per second", f"{statistics.median(value for _, value in speed):.0f}", ""))
+    return rows
+
+
+def curve_sections(curves: Curves) -> list[Section]:
+    """Loss, zero-shot accuracy and recall over the optimizer steps, of what there is."""
+    losses = {key: curve for key, curve in curves.items() if key in ("train/loss", "val/loss") and curve}
+    top1 = {_words(key.split("/")[2]): curve for key, curve in curves.items() if key.endswith("/top1") and curve}
+    recall = {_DIRECTIONS[key.split("/")[2]]: curve for key, curve in curves.items() if key.endswith("recall@10") and curve}
+    figures = [("loss", curves_figure(losses, "Loss"))] if losses else []
+    if top1:
+        figures.append(("accuracy", curves_figure(top1, "Zero-shot top-1", percent=True)))
+    if recall:
+        figures.append(("recall", curves_figure(recall, "Retrieval R@10", percent=True)))
+    return [Section("Curves", figures=figures)] if figures else []
+
+
+def zero_shot_sections(callbacks: Sequence[ZeroShotClassification]) -> list[Section]:
+    """Pictures with predictions and a confusion matrix for each set."""
+    sections = []
+    for name, result in ((name, result) for callback in callbacks for name, result in callback.results.items()):
+        captions, colours = [], []
+        for _, label, predicted, probability in result.examples:
+            truth = "" if label == predicted else f"\n(is {result.class_names[label]})"
+            captions.append(f"{result.class_names[predicted]} {100 * probability:.0f}%{truth}")
+            colours.append("good" if label == predicted else "bad")
+        sheet = contact_sheet([image for image, *_ in result.examples], captions, colours)
+        confusion = confusion_figure(result.confusion, result.class_names)
+        text = f"{len(result.class_names)} candidate classes, top-1 {_percent(result.metrics['top1'])}."
+        sections.append(Section(f"Zero-shot: {_words(name)}", text, figures=[("predictions", sheet)]))
+        sections.append(Section(f"Confusion: {_words(name)}", figures=[("confusion matrix", confusion)]))
+    return sections
+
+
+def retrieval_sections(callbacks: Sequence[Retrieval], pairs: PreparedPairs) -> list[Section]:
+    """For some captions the images that the model ranks first; `pairs` reads them again by index."""
+    sections = []
+    for result in (callback.result for callback in callbacks if callback.result):
+        images: list[Tensor] = []
+        captions: list[str] = []
+        colours: list[str] = []
+        for example in result.examples:
+            for place, index in enumerate((example.own, *example.found)):
+                sample = pairs[Visit(0, index)]
+                if isinstance(sample, PreparedPair):
+                    images.append(sample.image)
+                    captions.append("\n".join(textwrap.wrap(example.caption, 24)[:3]) if place == 0 else f"#{place}")
+                    colours.append("plain" if place == 0 else "good" if index == example.own else "bad")
+        if images:
+            sheet = contact_sheet(images, captions, colours, columns=1 + len(result.examples[0].found))
+            text = "First column: a caption with its own image; then the images the model ranks first for the caption."
+            sections.append(Section("Retrieval", text, figures=[("retrieved images", sheet)]))
+    return sections
+
+
+def classify_command(checkpoint: Any, zero_shot: Sequence[ZeroShotClassification]) -> str:
+    """The command that classifies a picture with the checkpoint just saved, or "" if none was."""
+    saved = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+    if not saved:
+        return ""
+    names = sorted({name for callback in zero_shot for result in callback.results.values() for name in result.class_names})
+    labels = random.Random(0).sample(names, min(3, len(names))) or ["a dog", "a child", "a boat"]
+    program = sys.argv[0] if Path(sys.argv[0]).name == "lightning-clip" else "lightning-clip"
+    words = [_from_here(program), "classify", "picture.jpg", "--labels", ",".join(labels)]
+    return shlex.join([*words, "--checkpoint", _from_here(saved)])
+
+
+def _from_here(path: str) -> str:
+    here = str(Path.cwd()) + "/"
+    return path.removeprefix(here)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
