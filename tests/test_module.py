@@ -184,7 +184,7 @@ class TestCheckpoint:
 
     def test_resumes_where_it_stopped(self, tmp_path: Path) -> None:
         whole, _ = fit(tmp_path, max_steps=8)
-        keep = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
+        keep = pl.callbacks.ModelCheckpoint(tmp_path, "last")
 
         class Stop(pl.Callback):
             def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -94,7 +94,7 @@ class Report(pl.Callback):
         table = Table(("measure", "value", "chance"), result_rows(zero_shot, retrieval, self.curves))
         sections = [Section("Result", table=table), *curve_sections(self.curves), *zero_shot_sections(zero_shot)]
         data = getattr(trainer, "datamodule", None)
-        if isinstance(data, ClipDataModule):
+        if isinstance(data, ClipDataModule) and any(callback.result for callback in retrieval):
             split = "test" if stage == "test" else "val"
             prepared = PreparedPairs(data.source(split), module.image_transform(train=False), first_caption, data.seed)
             sections += retrieval_sections(retrieval, prepared)

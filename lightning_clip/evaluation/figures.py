@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from torch import Tensor
 
 __all__ = ["confusion_figure", "contact_sheet", "curves_figure", "save_figure"]
 
 Curve = Sequence[tuple[int, float]]
-_BLUE, _GREEN, _RED, _GREY = "#2c6fbb", "#2e8b57", "#c0392b", "#8a8f98"
+_GREEN, _RED, _GREY = "#2e8b57", "#c0392b", "#8a8f98"
+_WIDE_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Microsoft YaHei",
+)
 
 
 def curves_figure(curves: Mapping[str, Curve], title: str, *, percent: bool = False, chance: float | None = None) -> Figure:
@@ -57,6 +66,7 @@ def contact_sheet(
     """
     palette = {"good": _GREEN, "bad": _RED, "plain": "black"}
     rows = max(1, -(-len(images) // columns))
+    fonts = _fonts()
     figure = Figure(figsize=(1.45 * columns, 1.75 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
@@ -64,7 +74,7 @@ def contact_sheet(
         if number < len(images):
             axes.imshow(np.asarray(images[number]).transpose(1, 2, 0), interpolation="nearest")
             colour = palette[colours[number] if colours else "plain"]
-            axes.set_title(captions[number], fontsize=6.5, color=colour, y=-0.02, va="top")
+            axes.set_title(captions[number], fontsize=6.5, color=colour, y=0, pad=-3, va="top", fontfamily=fonts)
     return figure
 
 
@@ -91,6 +101,12 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], most: int = 
         axes.set_yticks(range(len(present)), [class_names[i] for i in present], fontsize=7)
     figure.colorbar(image, ax=axes, shrink=0.7, label="% of the true class")
     return figure
+
+
+def _fonts() -> list[str]:
+    """Matplotlib's own font, then those installed here that have Chinese, Japanese or Korean letters."""
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -54,7 +54,7 @@ class TestZeroShot:
         assert ZeroShotClassification({"mine": "tiny_test_set"}).datasets["mine"].templates == ["a {}", "the {}"]
 
     def test_errors(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="template 'a photo' must have {}"):
+        with pytest.raises(InputError, match="template 'a photo' must have one {}"):
             ZeroShotClassification({"x": {**HELD_OUT, "templates": ["a photo"]}})
         with pytest.raises(InputError, match="class_names has 2 entries but .* has 8 classes"):
             ZeroShotClassification({"x": {**HELD_OUT, "class_names": ["a", "b"]}})

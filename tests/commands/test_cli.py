@@ -52,7 +52,7 @@ def recipe() -> dict[str, object]:
                 {"class_path": "lightning_clip.Report", "init_args": {"path": "report.html"}},
                 {
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {"dirpath": ".", "save_last": True, "save_top_k": 0},
+                    "init_args": {"dirpath": ".", "filename": "last"},
                 },
             ],
         },
