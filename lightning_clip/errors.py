@@ -16,8 +16,9 @@ class InputError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Says which known names there are, and which is closest to a misspelt one.
 
-    >>> nearest("sofmax", ["sigmoid", "softmax"])
-    "did you mean 'softmax'? Known: sigmoid, softmax"
+    Examples:
+        >>> nearest("sofmax", ["sigmoid", "softmax"])
+        "did you mean 'softmax'? Known: sigmoid, softmax"
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)

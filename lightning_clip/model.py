@@ -24,17 +24,19 @@ class ClipModel(nn.Module):
     """Two encoders, two heads and a learned temperature (Radford et al. 2021, Figure 3).
 
     Args:
-        image_encoder, text_encoder: names, mappings or instances.
+        image_encoder: name, mapping or instance.
+        text_encoder: name, mapping or instance.
         embed_dim: width D of the shared space.
         projection: head of both towers ("linear", "mlp", "none"), or {"image": ..., "text": ...}.
         initial_scale: inverse temperature at the start.
         initial_bias: start of a learned logit bias, or None for no bias.
-        mean, std: per channel, for pixels in [0, 1].
+        mean: per channel, for pixels in [0, 1].
+        std: likewise.
 
     Raises:
         InputError: an unknown name or setting, or widths that the projection cannot bridge.
 
-    Example:
+    Examples:
         >>> model = ClipModel(
         ...     {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 1},
         ...     {"name": "clip_text", "width": 32, "layers": 1, "heads": 2, "vocab_size": 100},

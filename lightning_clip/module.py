@@ -52,7 +52,7 @@ class ClipModule(pl.LightningModule):
     Raises:
         InputError: an unknown name or setting, or parts that do not fit together.
 
-    Example:
+    Examples:
         >>> module = ClipModule(
         ...     {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 1},
         ...     {"name": "clip_text", "width": 32, "layers": 1, "heads": 2},
@@ -92,7 +92,7 @@ class ClipModule(pl.LightningModule):
 
         Args:
             name: see `lightning_clip.presets.PRESETS`.
-            arguments: any other argument of the constructor.
+            **arguments: any other argument of the constructor.
         """
         return cls(**{**preset(name), **arguments})
 
@@ -246,7 +246,8 @@ class ClipModule(pl.LightningModule):
 
         Args:
             checkpoint_path: a .ckpt of this class or a subclass.
-            arguments, options: Lightning's; constructor arguments among them replace the stored ones.
+            *arguments: Lightning's.
+            **options: Lightning's, and constructor arguments, which replace the stored ones.
 
         Raises:
             InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.

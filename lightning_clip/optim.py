@@ -83,8 +83,9 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings, undecayed: Co
 def warmup_cosine(step: int, warmup_steps: int, total_steps: float, final_ratio: float = 0.0) -> float:
     """Learning rate at optimizer step `step` (0-based) as a share of the peak.
 
-    >>> [round(warmup_cosine(step, 2, 6), 3) for step in range(7)]
-    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    Examples:
+        >>> [round(warmup_cosine(step, 2, 6), 3) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -36,7 +36,7 @@ def preset(name: str) -> dict[str, Any]:
     Raises:
         InputError: no such preset.
 
-    Example:
+    Examples:
         >>> preset("ViT-B/32")["embed_dim"]
         512
     """

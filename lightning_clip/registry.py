@@ -23,7 +23,7 @@ class Registry(Generic[T]):
         kind: what it holds, as it reads in an error ("loss", "image encoder").
         fallback: asked for names that are not registered; returns a factory or None (any timm name, `hf:` names).
 
-    Example:
+    Examples:
         >>> losses: Registry[object] = Registry("loss")
         >>> @losses.register("constant")
         ... class Constant:
@@ -73,7 +73,7 @@ class Registry(Generic[T]):
 
         Args:
             spec: what the user gave. An instance is handed back untouched.
-            defaults: settings used where the mapping does not give them and the factory takes them.
+            **defaults: settings used where the mapping does not give them and the factory takes them.
 
         Raises:
             InputError: unknown name or setting, a mapping without "name", or a checkpoint that held a live object.

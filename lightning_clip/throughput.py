@@ -10,7 +10,7 @@ __all__ = ["Throughput"]
 class Throughput:
     """Counts samples and the time they took; a restart leaves out what is no training (validation, start-up).
 
-    Example:
+    Examples:
         >>> meter = Throughput()
         >>> meter.read()
         0.0

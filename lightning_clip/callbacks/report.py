@@ -39,7 +39,7 @@ class Report(pl.Callback):
         path: the HTML file.
         title: its heading.
 
-    Example:
+    Examples:
         >>> Report("runs/mine/report.html").path.name
         'report.html'
     """

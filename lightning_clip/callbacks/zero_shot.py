@@ -57,7 +57,7 @@ class ZeroShotClassification(pl.Callback):
     Raises:
         InputError: a set that does not open.
 
-    Example:
+    Examples:
         >>> callback = ZeroShotClassification({"held_out": {"name": "synthetic", "held_out": True, "size": 64}})
         >>> list(callback.datasets)
         ['held_out']

@@ -48,8 +48,9 @@ class ClipDataModule(pl.LightningDataModule):
     cannot be used are skipped, counted by reason and reported when the run ends.
 
     Args:
-        train, val, test: sources; only those that the run needs must be given. "synthetic" alone as `train` also gives
-            validation and test scenes.
+        train: source of the training pairs. "synthetic" alone also gives validation and test scenes.
+        val: source of the validation pairs; without one a fit runs without validation.
+        test: source for `Trainer.test` and `Trainer.predict`.
         local_batch_size: pairs per rank and step, at least 1.
         num_workers: loader processes per rank, 0 loads in the main process.
         seed: of order, captions and crops.
@@ -58,7 +59,7 @@ class ClipDataModule(pl.LightningDataModule):
     Raises:
         InputError: no data for the stage, a source that does not open, a batch larger than the data, too many bad samples.
 
-    Example:
+    Examples:
         >>> data = ClipDataModule(train="synthetic", local_batch_size=8)
         >>> len(data.source("train")) > 0
         True

@@ -36,7 +36,7 @@ class PairSampler(DistributedSampler[Visit]):
     Raises:
         InputError: one full batch per rank needs more samples than there are.
 
-    Example:
+    Examples:
         >>> [visit.index for visit in PairSampler(4, shuffle=False)]
         [0, 1, 2, 3]
     """
@@ -77,8 +77,9 @@ class PairSampler(DistributedSampler[Visit]):
 def visit_seed(seed: int, epoch: int, index: int) -> int:
     """Mixes three numbers into a seed of 63 bits (splitmix64), so that neighbours share nothing.
 
-    >>> visit_seed(0, 0, 1) != visit_seed(0, 1, 0)
-    True
+    Examples:
+        >>> visit_seed(0, 0, 1) != visit_seed(0, 1, 0)
+        True
     """
     mixed = 0
     for value in (seed, epoch, index):

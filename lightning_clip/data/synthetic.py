@@ -61,7 +61,7 @@ class SyntheticScenes(PairSource):
         held_out: True shows only the combinations that training never shows, each equally often.
         all_classes: True has all 64 combinations as classes, False only those that occur where `held_out` is set.
 
-    Example:
+    Examples:
         >>> scenes = SyntheticScenes(size=10)
         >>> scenes[3].image.shape, scenes[3].captions == SyntheticScenes(size=10)[3].captions
         (torch.Size([3, 64, 64]), True)

@@ -63,7 +63,7 @@ tokenizers: Registry[Tokenizer] = Registry("tokenizer", fallback=_by_name)
 class ClipTokenizer(Tokenizer):
     """The byte-pair encoding of CLIP (Radford et al. 2021, section 2.4) with the 49,408 ids that open_clip carries.
 
-    Example:
+    Examples:
         >>> tokens, mask = ClipTokenizer(context_length=77)(["a dog", "a red bus in the rain at night"])
         >>> tokens.shape, tokens[0, :5].tolist(), mask.sum(dim=1).tolist()
         (torch.Size([2, 16]), [49406, 320, 1929, 49407, 0], [4, 10])
@@ -89,14 +89,15 @@ class JsonTokenizer(Tokenizer):
     """A tokenizer in the JSON format of the Hugging Face `tokenizers` library.
 
     Args:
-        content, path: the JSON itself, or a file that holds it.
+        content: the JSON itself.
+        path: a file that holds it; give one of both.
         context_length: the most ids of a caption; None takes the truncation that the JSON asks for, or 77.
         pad_id: None takes the padding that the JSON asks for, its `<pad>` or `[PAD]` token, or 0.
 
     Raises:
         InputError: no such file, not a tokenizer, or a `context_length` or `pad_id` that it cannot have.
 
-    Example:
+    Examples:
         >>> tokenizer = train_tokenizer(["a dog on the beach", "一只狗"])
         >>> same = tokenizers.build(tokenizer.to_mapping())
         >>> same.encode(["a dog"]) == tokenizer.encode(["a dog"]), same.decode(same.encode(["一只狗"]))

@@ -34,7 +34,8 @@ class ImageTransformSettings:
         crop_ratio: aspect ratios of training crops.
         flip: probability of a horizontal flip in training; 0 because captions speak of left and right.
         resize: for evaluation: "crop" (shorter side, then centre crop), "squash" or "pad" (longer side, then borders).
-        mean, std: per channel for pixels in [0, 1]; None takes CLIP's.
+        mean: per channel for pixels in [0, 1]; None takes CLIP's.
+        std: likewise.
     """
 
     crop_scale: tuple[float, float] = (0.9, 1.0)

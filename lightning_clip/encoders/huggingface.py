@@ -49,7 +49,7 @@ class HuggingFaceTextEncoder(TextEncoder):
     Raises:
         InputError: unknown pooling, no such model, or a model without token output.
 
-    Example:
+    Examples:
         >>> tiny = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
         ...         "intermediate_size": 32, "vocab_size": 50}
         >>> encoder = HuggingFaceTextEncoder(config=tiny, pooling="mean")

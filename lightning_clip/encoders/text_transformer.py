@@ -31,12 +31,14 @@ class ClipTextTransformer(TextEncoder):
     Because attention is causal, padding after the end of text changes nothing: captions may be padded to any length.
 
     Args:
-        width, layers, heads: size of the Transformer; width must be a multiple of heads.
+        width: of the Transformer, a multiple of `heads`.
+        layers: number of blocks.
+        heads: of each block's attention.
         vocab_size: number of token ids, taken from the tokenizer by `ClipModule`.
         context_length: the most tokens, 77 in the paper.
         quick_gelu: x * sigmoid(1.702 x) as in OpenAI's weights instead of GELU.
 
-    Example:
+    Examples:
         >>> encoder = ClipTextTransformer(width=32, layers=1, heads=2, vocab_size=100)
         >>> encoder(torch.ones(3, 8, dtype=torch.long), torch.ones(3, 8, dtype=torch.bool)).shape
         torch.Size([3, 32])
@@ -110,8 +112,9 @@ class ClipTextTransformer(TextEncoder):
 def last_text_position(mask: Tensor) -> Tensor:
     """Where the text of each row ends: (B, L) bool, padded on the right -> (B,) int64.
 
-    >>> last_text_position(torch.tensor([[True, True, False], [True, False, False]]))
-    tensor([1, 0])
+    Examples:
+        >>> last_text_position(torch.tensor([[True, True, False], [True, False, False]]))
+        tensor([1, 0])
     """
     return mask.sum(dim=1).clamp(min=1) - 1
 

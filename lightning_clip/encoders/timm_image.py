@@ -25,12 +25,12 @@ class TimmImageEncoder(ImageEncoder):
         architecture: any name timm knows, such as "vit_tiny_patch16_224" or "resnet50_clip".
         image_size: side of the square input in pixels; None takes the architecture's own.
         pretrained: load timm's published weights (needs the network once). A checkpoint never downloads them again.
-        options: handed on to `timm.create_model` (patch_size, drop_path_rate, depth, ...).
+        **options: handed on to `timm.create_model` (patch_size, drop_path_rate, depth, ...).
 
     Raises:
         InputError: timm does not know the name, or the architecture cannot take the options.
 
-    Example:
+    Examples:
         >>> import torch
         >>> encoder = TimmImageEncoder("vit_tiny_patch16_224", image_size=32, patch_size=8, depth=1)
         >>> encoder(torch.zeros(2, 3, 32, 32)).shape

@@ -28,7 +28,8 @@ def sigmoid_contrastive_loss(
     Source: Zhai et al. 2023, equation 1 and algorithm 1.
 
     Args:
-        image_features, text_features: (B, D) of unit length; row i of both is pair i.
+        image_features: (B, D) of unit length.
+        text_features: (B, D) of unit length; row i of both is pair i.
         scale: inverse temperature s, () or (1,).
         bias: b, () or (1,); None is 0.
         all_text_features: the text features of all ranks; None means there is one.
@@ -52,10 +53,12 @@ class SigmoidContrastiveLoss(ContrastiveLoss):
     """SigLIP's loss as settings of `sigmoid_contrastive_loss`.
 
     Args:
-        initial_scale, initial_bias: 10 and -10 in the paper, so that the many negatives start near zero loss.
-        learn_scale, max_scale: see `ContrastiveLoss`; the paper has no bound, `max_scale` is a wide guard.
+        initial_scale: inverse temperature at the start, 10 in the paper.
+        initial_bias: of the logits at the start; -10 in the paper, so that the many negatives start near zero loss.
+        learn_scale: False keeps the scale where it starts.
+        max_scale: the paper has no bound, this is a wide guard.
 
-    Example:
+    Examples:
         >>> zeros = torch.zeros(4, 8)
         >>> loss = SigmoidContrastiveLoss()(zeros, zeros, torch.tensor([10.0]), torch.tensor([-10.0]))
         >>> round(loss.item(), 3)

@@ -31,11 +31,13 @@ def softmax_contrastive_loss(
     Source: Radford et al. 2021, Figure 3 (w = 1/2); Zhang et al. 2020, equation 4 (w = 3/4).
 
     Args:
-        image_features, text_features: (B, D) of unit length; row i of both is pair i.
+        image_features: (B, D) of unit length.
+        text_features: (B, D) of unit length; row i of both is pair i.
         scale: inverse temperature s, () or (1,).
         bias: added to all logits; a softmax does not feel it.
         image_weight: w in [0, 1], the share of the image-to-text direction.
-        all_image_features, all_text_features: the same features of all ranks; None means there is one.
+        all_image_features: the image features of all ranks; None means there is one.
+        all_text_features: the text features of all ranks.
 
     Returns:
         (), float32 for half-precision inputs. Over ranks its mean is the loss of the concatenated batch.
@@ -60,12 +62,14 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
 
     Args:
         image_weight: share of the image-to-text direction in [0, 1]; 0.5 in CLIP, 0.75 in ConVIRT.
-        initial_scale, learn_scale, max_scale: see `ContrastiveLoss`; the paper learns it from 1/0.07, at most 100.
+        initial_scale: inverse temperature at the start, 1/0.07 in CLIP.
+        learn_scale: False keeps it there.
+        max_scale: bound of the learned scale, 100 in CLIP.
 
     Raises:
         InputError: a setting out of its range, or features that are not pairs.
 
-    Example:
+    Examples:
         >>> features = torch.eye(3)
         >>> loss = SoftmaxContrastiveLoss()(features, features, torch.tensor([100.0]))
         >>> round(loss.item(), 4)

@@ -40,7 +40,7 @@ def retrieval_ranks(
     Raises:
         InputError: nothing to rank, shapes that do not fit, features that are not finite, or a query without a target.
 
-    Example:
+    Examples:
         >>> targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
         >>> queries = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
         >>> retrieval_ranks(queries, targets, torch.tensor([5, 7]), torch.tensor([7, 7, 5]))
@@ -97,7 +97,7 @@ def retrieval_metrics(
         InputError: no images or captions, an image without captions or given twice, a caption without its image, shapes
             that do not fit, or features that are not finite.
 
-    Example:
+    Examples:
         >>> metrics = retrieval_metrics(torch.eye(3), torch.eye(3)[[0, 1, 2, 1]], torch.tensor([0, 1, 2, 0]), ks=(1,))
         >>> metrics["image_to_text/recall@1"].item(), metrics["text_to_image/recall@1"].item()
         (0.6666666865348816, 0.75)
@@ -138,7 +138,7 @@ def retrieval_chance(text_image_index: Tensor, ks: Sequence[int] = (1, 5, 10)) -
     Raises:
         InputError: no captions, or a cut-off below 1.
 
-    Example:
+    Examples:
         >>> retrieval_chance(torch.arange(100), ks=(10,))
         {'image_to_text/recall@10': 0.1, 'text_to_image/recall@10': 0.1}
         >>> five_captions_each = torch.arange(1000).repeat_interleave(5)
@@ -173,7 +173,7 @@ class RetrievalRecall(Metric):
         InputError: no cut-off or one below 1; in `update`, shapes that do not fit; in `compute`, what
             `retrieval_metrics` refuses, an image that two ranks or batches added among it.
 
-    Example:
+    Examples:
         >>> metric = RetrievalRecall(ks=(1,))
         >>> metric.update(torch.eye(2), torch.tensor([7, 9]), torch.eye(2), torch.tensor([7, 9]))
         >>> metric.compute()["image_to_text/recall@1"].item()

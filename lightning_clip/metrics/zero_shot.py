@@ -31,7 +31,7 @@ class ZeroShotAccuracy(MetricCollection):
         InputError: fewer than two classes; in `update`, scores that are not finite, shapes that do not fit or labels
             outside [0, C); in `compute`, no image at all.
 
-    Example:
+    Examples:
         >>> metric = ZeroShotAccuracy(3)
         >>> metric.update(torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.1, 0.8]]), torch.tensor([0, 1]))
         >>> values = metric.compute()

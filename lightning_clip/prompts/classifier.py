@@ -38,7 +38,7 @@ def zero_shot_classifier(
         InputError: no class, an empty or repeated class name, a wrong template, or an encoder whose output does not
             fit.
 
-    Example:
+    Examples:
         >>> zero_shot_classifier(lambda texts: torch.ones(len(texts), 4), ["cat", "dog"])
         tensor([[0.5000, 0.5000],
                 [0.5000, 0.5000],

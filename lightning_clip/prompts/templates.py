@@ -45,7 +45,7 @@ def templates(name: str) -> list[str]:
     Raises:
         InputError: no such set; the message lists the known ones and the nearest.
 
-    Example:
+    Examples:
         >>> templates("simple")
         ['a photo of a {}.']
     """
@@ -69,7 +69,7 @@ def resolve_templates(spec: str | Sequence[str]) -> list[str]:
     Raises:
         InputError: an unknown set, an empty list, or a template without {}.
 
-    Example:
+    Examples:
         >>> resolve_templates("a drawing of a {}")
         ['a drawing of a {}']
         >>> resolve_templates(["{}的照片", "一张{}的图片"])

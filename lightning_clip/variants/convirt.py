@@ -25,9 +25,9 @@ class ConvirtModule(ClipModule):
         image_encoder: the paper's is a ResNet-50.
         text_encoder: the paper's is BERT; "hf:emilyalsentzer/Bio_ClinicalBERT" is theirs.
         embed_dim: width of the shared space and of the heads' hidden layer.
-        arguments: any other argument of `ClipModule`.
+        **arguments: any other argument of `ClipModule`.
 
-    Example:
+    Examples:
         >>> ConvirtModule("resnet10t", {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}).loss.image_weight
         0.75
     """
