@@ -182,7 +182,8 @@ class TestCheckpoint:
         assert done.returncode == 0, done.stderr
         assert "red circle" in done.stdout and "%" in done.stdout
 
-    def test_resumes_where_it_stopped(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_resumes_where_it_stopped(self, tmp_path: Path, workers: int) -> None:
         whole, _ = fit(tmp_path, max_steps=8)
         keep = pl.callbacks.ModelCheckpoint(tmp_path, "last")
 
@@ -195,7 +196,8 @@ class TestCheckpoint:
             # The learning rate falls over the whole run, so the first half must know its length.
             fit(tmp_path, max_steps=8, callbacks=[keep, Stop()], enable_checkpointing=True)
         second = small_module()
-        small_trainer(tmp_path, max_steps=8).fit(second, small_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+        data = small_data(num_workers=workers)
+        small_trainer(tmp_path, max_steps=8).fit(second, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
         for name, value in whole.state_dict().items():
             torch.testing.assert_close(second.state_dict()[name], value, rtol=0, atol=0)
 

@@ -115,7 +115,8 @@ class ClipDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         source = self.source("train")
-        sampler = PairSampler(len(source), self.seed, batch_size=self.local_batch_size)
+        epoch_of_run = self._epoch if self.trainer is not None else None
+        sampler = PairSampler(len(source), self.seed, batch_size=self.local_batch_size, epoch_of_run=epoch_of_run)
         return self._loader(source, sampler, train=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -143,6 +144,19 @@ class ClipDataModule(pl.LightningDataModule):
                 listing = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
                 log.warning("%s data: %d samples were skipped: %s", split, sum(reasons.values()), listing)
                 reasons.clear()
+
+    def _epoch(self) -> int:
+        """The epoch whose order is due.
+
+        Lightning opens the loader of a resumed run before it has put its own count of epochs right, so that a run that
+        goes on counts the batches that are done.
+        """
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        if not loop.restarting:
+            return self.trainer.current_epoch
+        per_epoch = PairSampler(len(self.source("train")), batch_size=self.local_batch_size)
+        return loop.epoch_loop.batch_progress.total.completed // (len(per_epoch) // self.local_batch_size)
 
     def _count(self, batch: PairBatch) -> None:
         state = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ class PairSampler(DistributedSampler[Visit]):
         seed: chooses the permutations.
         shuffle: False keeps the source's order.
         batch_size: with a number, each rank gets the same count of full batches and the remainder is left out.
+        epoch_of_run: asked for the epoch when an iteration starts, instead of what `set_epoch` was told last.
 
     Raises:
         InputError: one full batch per rank needs more samples than there are.
@@ -41,9 +42,17 @@ class PairSampler(DistributedSampler[Visit]):
         [0, 1, 2, 3]
     """
 
-    def __init__(self, length: int, seed: int = 0, *, shuffle: bool = True, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+        batch_size: int | None = None,
+        epoch_of_run: Callable[[], int] | None = None,
+    ) -> None:
         self.length, self.seed, self.shuffle, self.batch_size = length, seed, shuffle, batch_size
-        self.epoch = 0
+        self.epoch, self.epoch_of_run = 0, epoch_of_run
         if len(self) == 0:
             world = _world()[1]
             raise InputError(
@@ -60,6 +69,8 @@ class PairSampler(DistributedSampler[Visit]):
 
     def __iter__(self) -> Iterator[Visit]:
         rank, world_size = _world()
+        if self.epoch_of_run is not None:
+            self.epoch = self.epoch_of_run()
         order = range(self.length) if not self.shuffle else self._permutation()
         for position in range(len(self)):
             yield Visit(self.epoch, order[position * world_size + rank])

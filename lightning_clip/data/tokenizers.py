@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from tokenizers import ByteLevelBPETokenizer, Regex, normalizers, processors
+from tokenizers import ByteLevelBPETokenizer, Regex, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
@@ -22,6 +22,8 @@ from lightning_clip.registry import Registry
 __all__ = ["ClipTokenizer", "JsonTokenizer", "Tokenizer", "tokenizers", "train_tokenizer"]
 
 _PAD, _START, _END = "<pad>", "<start_of_text>", "<end_of_text>"
+# Scripts that put no spaces between words: letter by letter, or whole sentences would be learned as words.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _TRAIN = "train one on your captions with `lightning-clip tokenizer train`"
 
 
@@ -162,8 +164,12 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 8192, context_len
     if (first := next(texts, None)) is None:
         raise InputError("there are no captions to train a tokenizer on: give at least one")
     spaces = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
-    bpe = ByteLevelBPETokenizer(add_prefix_space=True)  # so that the first word is a word like the others
-    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), spaces])
+    bpe = ByteLevelBPETokenizer()
+    # A space in front, so that the first word is a word like the others.
+    steps = [normalizers.NFKC(), normalizers.Lowercase(), spaces, normalizers.Prepend(" ")]
+    bpe.normalizer = normalizers.Sequence(steps)
+    letters = pre_tokenizers.Split(Regex(_UNSPACED), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([letters, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     bpe.train_from_iterator(chain([first], texts), vocab_size, special_tokens=[_PAD, _START, _END], show_progress=False)
     bpe.post_processor = processors.BertProcessing((_END, 2), (_START, 1))
     return JsonTokenizer(bpe.to_str(), context_length=context_length)
