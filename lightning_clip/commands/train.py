@@ -127,5 +127,10 @@ def _quiet() -> None:
     for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
-    for message in ("does not have many workers", "treespec, LeafSpec", "smaller than the logging interval"):
+    for message in (
+        "does not have many workers",
+        "treespec, LeafSpec",
+        "exists and is not empty",
+        "smaller than the logging interval",
+    ):
         warnings.filterwarnings("ignore", f".*{message}")
