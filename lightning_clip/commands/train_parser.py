@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -84,6 +86,9 @@ class TrainerParser(LightningArgumentParser):
             key = unknown[1] or unknown[2]
             known = self._options_of(key.rpartition(".")[0])
             message += f" ({nearest(key, known)})" if known else ""
+        refused = re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message)
+        if refused:
+            message += f" ({nearest(refused[2], _arguments_of(refused[1]))})"
         return message
 
     def _options_of(self, section: str) -> set[str]:
@@ -94,3 +99,11 @@ class TrainerParser(LightningArgumentParser):
             for action in parser._actions
             if action.dest.rpartition(".")[0] == section and not action.dest.endswith("help")
         }
+
+
+def _arguments_of(class_path: str) -> set[str]:
+    """The arguments of a class and of those it inherits from."""
+    module, _, name = class_path.rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    signatures = [inspect.signature(base.__init__) for base in found.__mro__ if "__init__" in vars(base)]  # type: ignore[misc]
+    return {key for signature in signatures[:2] for key in signature.parameters} - {"self", "args", "kwargs", "arguments"}
