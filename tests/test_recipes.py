@@ -59,6 +59,9 @@ def test_builds(recipe: Path, data_folder: Path) -> None:
     cli = build(recipe, "--trainer.devices=1", "--trainer.precision=32")
     with torch.device("meta"):
         cli.model.configure_model()
+    if recipe.stem == "convirt":  # the subclass's own defaults hold on the command line too
+        assert cli.model.loss.image_weight == 0.75 and not cli.model.model.logit_scale.requires_grad
+        assert type(cli.model.model.image_projection).__name__ == "MlpProjection"
     if recipe.stem != "demo":
         assert len(cli.datamodule.source("train")) == (9 if recipe.stem in ("clip_vit_b32", "siglip_vit_b16") else 3)
     assert cli.model.image_size == cli.model.model.image_encoder.image_size

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
-from lightning_clip.losses import SoftmaxContrastiveLoss
+from lightning_clip.losses import ContrastiveLoss, SoftmaxContrastiveLoss
 from lightning_clip.module import ClipModule
 from lightning_clip.types import Pair
 
@@ -25,6 +25,9 @@ class ConvirtModule(ClipModule):
         image_encoder: the paper's is a ResNet-50.
         text_encoder: the paper's is BERT; "hf:emilyalsentzer/Bio_ClinicalBERT" is theirs.
         embed_dim: width of the shared space and of the heads' hidden layer.
+        loss: None takes the paper's.
+        projection: head of both towers.
+        optimizer: None takes the paper's.
         **arguments: any other argument of `ClipModule`.
 
     Examples:
@@ -38,13 +41,17 @@ class ConvirtModule(ClipModule):
         text_encoder: str | dict[str, Any] = "hf:emilyalsentzer/Bio_ClinicalBERT",
         *,
         embed_dim: int = 512,
+        loss: dict[str, Any] | ContrastiveLoss | None = None,
+        projection: str | dict[str, Any] = "mlp",
+        optimizer: dict[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
-        arguments.setdefault("projection", "mlp")
         # Temperature 0.1, not learned (section 4.1).
-        arguments.setdefault("loss", SoftmaxContrastiveLoss(image_weight=0.75, initial_scale=10.0, learn_scale=False))
-        arguments.setdefault("optimizer", {"lr": 1e-4, "weight_decay": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8})
-        super().__init__(image_encoder, text_encoder, embed_dim=embed_dim, **arguments)
+        loss = loss or SoftmaxContrastiveLoss(image_weight=0.75, initial_scale=10.0, learn_scale=False)
+        optimizer = optimizer or {"lr": 1e-4, "weight_decay": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8}
+        super().__init__(
+            image_encoder, text_encoder, embed_dim=embed_dim, loss=loss, projection=projection, optimizer=optimizer, **arguments
+        )
 
     @staticmethod
     def choose_caption(pair: Pair, rng: random.Random) -> str:
