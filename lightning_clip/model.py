@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightning_clip.encoders import ImageEncoder, TextEncoder, image_encoders, projections, text_encoders
+from lightning_clip.encoders.chunks import encode_in_chunks
 from lightning_clip.errors import InputError
 from lightning_clip.types import ClipOutput
 
@@ -63,6 +65,8 @@ class ClipModel(nn.Module):
         std: tuple[float, ...] = CLIP_STD,
     ) -> None:
         super().__init__()
+        self.text_chunks = 4
+        self.memory_format = torch.contiguous_format
         self.image_encoder = image_encoders.build(image_encoder)
         self.text_encoder = text_encoders.build(text_encoder)
         heads = projection if isinstance(projection, dict) and "name" not in projection else None
@@ -81,18 +85,30 @@ class ClipModel(nn.Module):
         """Uint8 pixels, or float ones already normalised, (B, 3, H, W) -> unit features (B, D)."""
         if image.dtype == torch.uint8:
             image = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+        image = image.contiguous(memory_format=self.memory_format)
         return normalize(self.image_projection(self.image_encoder(image)), dim=-1)
 
-    def encode_text(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Token ids int64 (B, L) and mask bool (B, L), None meaning no padding -> unit features (B, D)."""
-        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-        return normalize(self.text_projection(self.text_encoder(tokens, mask)), dim=-1)
+    def encode_text(self, tokens: Tensor, mask: Tensor | None = None, lengths: Sequence[int] | None = None) -> Tensor:
+        """Token ids int64 (B, L) and mask bool (B, L), None meaning no padding -> unit features (B, D).
 
-    def forward(self, image: Tensor | None = None, tokens: Tensor | None = None, mask: Tensor | None = None) -> ClipOutput:
+        Captions are encoded in `text_chunks` chunks by length; `lengths` of the captions, where they are known, save
+        waiting for the device.
+        """
+        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+        features = encode_in_chunks(self.text_encoder, tokens, mask, lengths, self.text_chunks)
+        return normalize(self.text_projection(features), dim=-1)
+
+    def forward(
+        self,
+        image: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> ClipOutput:
         """Encodes what is given; a modality that is None stays None in the output."""
         return ClipOutput(
             image_features=None if image is None else self.encode_image(image),
-            text_features=None if tokens is None else self.encode_text(tokens, mask),
+            text_features=None if tokens is None else self.encode_text(tokens, mask, lengths),
             scale=self.logit_scale.exp(),
             bias=self.logit_bias,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,15 +14,19 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.data.batches import random_caption
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
-from lightning_clip.encoders import ImageEncoder, TextEncoder, image_encoders, text_encoders
+from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.errors import InputError
+from lightning_clip.execution import ExecutionSettings, prepare
+from lightning_clip.guard import FiniteGuard, drop_gradients, gradient_norm
 from lightning_clip.inference import evaluating, pixel_batches, token_batches
-from lightning_clip.losses import ContrastiveLoss, losses
-from lightning_clip.model import CLIP_MEAN, CLIP_STD, ClipModel
+from lightning_clip.losses import ContrastiveLoss, caption_ids, losses
+from lightning_clip.micro_batches import check_micro_batches, encode_in_slices
+from lightning_clip.model import ClipModel
 from lightning_clip.optim import OptimizerSettings, build_optimizer, build_scheduler, undecayed_names
 from lightning_clip.presets import preset
 from lightning_clip.prompts import zero_shot_classifier
@@ -48,6 +52,9 @@ class ClipModule(pl.LightningModule):
             None takes the one of an `hf:` text encoder, otherwise CLIP's.
         transform: crops, flips and normalisation, see `ImageTransformSettings`.
         optimizer: learning rate and schedule, see `OptimizerSettings`.
+        micro_batch_size: pairs encoded at a time; memory then holds the activations of so many, for a third more time.
+            The gradient stays that of the whole batch. None encodes the batch at once.
+        execution: compilation, activation checkpointing and other things that change speed only, see `ExecutionSettings`.
 
     Raises:
         InputError: an unknown name or setting, or parts that do not fit together.
@@ -75,14 +82,23 @@ class ClipModule(pl.LightningModule):
         tokenizer: str | dict[str, Any] | Tokenizer | None = None,
         transform: dict[str, Any] | ImageTransformSettings | None = None,
         optimizer: dict[str, Any] | OptimizerSettings | None = None,
+        micro_batch_size: int | None = None,
+        execution: dict[str, Any] | ExecutionSettings | None = None,
     ) -> None:
         super().__init__()
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise InputError(f"micro_batch_size {micro_batch_size} must be at least 1, or None to encode the batch at once")
         self._image_encoder, self._text_encoder = image_encoder, text_encoder
         self.embed_dim, self._projection = embed_dim, projection
         self.loss = losses.build(loss)
-        self.tokenizer = tokenizers.build(_default_tokenizer(text_encoder) if tokenizer is None else tokenizer)
+        self.tokenizer = tokenizers.build(default_tokenizer(text_encoder) if tokenizer is None else tokenizer)
         self.transform_settings = ImageTransformSettings.of(transform)
         self.optimizer_settings = OptimizerSettings.of(optimizer)
+        self.micro_batch_size = micro_batch_size
+        self.execution_settings = ExecutionSettings.of(execution)
+        self.loss.check_finite = self.execution_settings.non_finite == "stop"
+        self._guard = FiniteGuard(self.execution_settings.non_finite)
+        self._skip_step = False
         self._undecayed: set[str] = set()
         self._throughput = Throughput()
 
@@ -100,13 +116,21 @@ class ClipModule(pl.LightningModule):
 
     def encode(self, batch: PairBatch) -> ClipOutput:
         """Features of a batch; what `compute_loss` receives."""
-        output: ClipOutput = self.model(batch.image, batch.tokens, batch.mask)
+        output: ClipOutput = self.model(batch.image, batch.tokens, batch.mask, batch.lengths)
         return output
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         """The key "loss" () is minimised; other keys are logged beside it."""
         assert output.image_features is not None and output.text_features is not None
-        return {"loss": self.loss(output.image_features, output.text_features, output.scale, output.bias)}
+        options = {"positives": self.positives(batch)} if self.loss.duplicates else {}
+        return {"loss": self.loss(output.image_features, output.text_features, output.scale, output.bias, **options)}
+
+    def positives(self, batch: PairBatch) -> Tensor:
+        """Ids int64 (B, K) for losses with `duplicates`: rows equal in any column count as pairs of each other.
+
+        Here the image's place in its source, and a hash of the caption's tokens.
+        """
+        return torch.stack([batch.index, caption_ids(batch.tokens, batch.mask)], dim=1)
 
     def image_transform(self, train: bool) -> nn.Module:
         """uint8 (3, H, W) of any size -> uint8 (3, S, S); runs in the loader's workers, draws from torch's generator."""
@@ -159,32 +183,29 @@ class ClipModule(pl.LightningModule):
         """Builds the towers, once, where the strategy wants them."""
         if hasattr(self, "model"):
             return
-        mean, std = self.transform_settings.mean, self.transform_settings.std
-        text_encoder = text_encoders.build(
-            self._text_encoder, vocab_size=self.tokenizer.vocab_size, context_length=self.tokenizer.context_length
-        )
-        self._check_tokenizer(text_encoder)
-        self.model = ClipModel(
-            image_encoders.build(self._image_encoder),
-            text_encoder,
+        self.model = build_model(
+            self._image_encoder,
+            self._text_encoder,
             embed_dim=self.embed_dim,
             projection=self._projection,
-            initial_scale=self.loss.initial_scale,
-            initial_bias=self.loss.initial_bias,
-            mean=mean or CLIP_MEAN,
-            std=std or CLIP_STD,
+            loss=self.loss,
+            tokenizer=self.tokenizer,
+            transform=self.transform_settings,
         )
-        self.model.logit_scale.requires_grad_(self.loss.learn_scale)
+        prepare(self.model, self.execution_settings)
         self._undecayed = undecayed_names(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed)
+        # A fused step under float16 scaling would rule out clipping by norm.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed, fused)
         scheduler = build_scheduler(optimizer, self.optimizer_settings, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        output = self.encode(batch)
+        output = encode_in_slices(self.encode, batch, self.micro_batch_size or len(batch.image))
         parts = self.compute_loss(output, batch)
+        self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
         self.log("train/scale", output.scale.detach())
         self._throughput.add(len(batch.image))
@@ -199,7 +220,19 @@ class ClipModule(pl.LightningModule):
                 self.log("train/samples_per_second", speed)
 
     def on_train_start(self) -> None:
+        if self.micro_batch_size is not None:
+            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
+            check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
         self._throughput.restart()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Logs the norm of the gradients before clipping, and drops them where the step is skipped."""
+        if self._skip_step:
+            drop_gradients(self.model.parameters())
+            self._skip_step = False
+            self.log("train/skipped_steps", float(self._guard.skipped))
+        elif self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/gradient_norm", gradient_norm(self.model.parameters()))
 
     def on_validation_end(self) -> None:
         self._throughput.restart()
@@ -230,14 +263,16 @@ class ClipModule(pl.LightningModule):
         model = self._built()
         image, text = model.image_encoder.to_mapping(), model.text_encoder.to_mapping()
         return {
-            "image_encoder": image or _plain_spec(self._image_encoder),
-            "text_encoder": text or _plain_spec(self._text_encoder),
+            "image_encoder": image or plain_spec(self._image_encoder),
+            "text_encoder": text or plain_spec(self._text_encoder),
             "embed_dim": self.embed_dim,
             "loss": losses.describe(self.loss),
             "projection": self._projection,
             "tokenizer": self.tokenizer.to_mapping(),
-            "transform": _as_mapping(self.transform_settings),
-            "optimizer": _as_mapping(self.optimizer_settings),
+            "transform": plain_settings(self.transform_settings),
+            "optimizer": plain_settings(self.optimizer_settings),
+            "micro_batch_size": self.micro_batch_size,
+            "execution": plain_settings(self.execution_settings),
         }
 
     @classmethod
@@ -273,33 +308,3 @@ class ClipModule(pl.LightningModule):
         if not hasattr(self, "model"):
             self.configure_model()
         return self.model
-
-    def _check_tokenizer(self, text_encoder: TextEncoder) -> None:
-        known = getattr(text_encoder, "vocab_size", None)
-        if known is not None and self.tokenizer.vocab_size > known:
-            raise InputError(
-                f"the tokenizer has {self.tokenizer.vocab_size} ids but the text encoder embeds {known}: "
-                f"set text_encoder.vocab_size to {self.tokenizer.vocab_size} or give the encoder's own tokenizer"
-            )
-        if self.tokenizer.context_length > text_encoder.context_length:
-            raise InputError(
-                f"the tokenizer's context_length {self.tokenizer.context_length} exceeds the text encoder's "
-                f"{text_encoder.context_length}: set tokenizer.context_length to at most that"
-            )
-
-
-def _default_tokenizer(text_encoder: Any) -> str:
-    """An `hf:` tower brings its own tokenizer, everything else speaks CLIP's."""
-    name = text_encoder.get("name", "") if isinstance(text_encoder, Mapping) else text_encoder
-    if isinstance(name, str) and name.startswith("hf:"):
-        return name
-    path = text_encoder.get("path") if isinstance(text_encoder, Mapping) and name == "hf" else None
-    return f"hf:{path}" if path else "clip"
-
-
-def _plain_spec(spec: Any) -> Any:
-    return dict(spec) if isinstance(spec, Mapping) else spec if isinstance(spec, str) else image_encoders.describe(spec)
-
-
-def _as_mapping(settings: Any) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(settings).items()}

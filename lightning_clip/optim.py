@@ -70,14 +70,23 @@ def undecayed_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings, undecayed: Collection[str]) -> Optimizer:
-    """AdamW over the trainable parameters in a decayed and an undecayed group."""
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, undecayed: Collection[str], fused: bool = True) -> Optimizer:
+    """AdamW over the trainable parameters in a decayed and an undecayed group.
+
+    Args:
+        model: its parameters, wherever they are now.
+        settings: rates and decay.
+        undecayed: names of parameters without decay.
+        fused: one kernel for all parameters where the device has it.
+    """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for name, parameter in named if name not in undecayed], "weight_decay": settings.weight_decay},
         {"params": [parameter for name, parameter in named if name in undecayed], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, eps=settings.eps)
+    fused = fused and all(parameter.device.type in ("cpu", "cuda") for _, parameter in named)
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: float, final_ratio: float = 0.0) -> float:

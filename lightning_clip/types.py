@@ -49,6 +49,7 @@ class PairBatch(NamedTuple):
         captions: per image all its captions; `tokens` holds the chosen one.
         keys: per image its name.
         skipped: samples of this batch that were dropped.
+        lengths: per row the place after its last token; known to the loader, so that no device is waited for.
     """
 
     image: Tensor
@@ -59,6 +60,7 @@ class PairBatch(NamedTuple):
     captions: list[tuple[str, ...]]
     keys: list[str]
     skipped: list[Skipped]
+    lengths: list[int] | None = None
 
 
 class ClipOutput(NamedTuple):

@@ -95,4 +95,5 @@ class PairCollator:
             captions=[sample.pair.captions for sample in good],
             keys=[sample.pair.key for sample in good],
             skipped=[sample for sample in samples if isinstance(sample, Skipped)],
+            lengths=mask.sum(dim=1).tolist(),
         )

@@ -24,6 +24,14 @@ class _Encoder(nn.Module, ABC):
         """The repeated layers in order, first to last; sharding, checkpointing and freezing by depth ask for them."""
         return []
 
+    def checkpoint_blocks(self) -> None:
+        """From now on the blocks keep no activations in training and compute them again in backward.
+
+        Raises:
+            InputError: this tower cannot.
+        """
+        raise InputError(f"{type(self).__name__} cannot checkpoint its activations: leave it out of execution.checkpoint")
+
     def to_mapping(self) -> dict[str, Any] | None:
         """A plain mapping that builds this encoder again with no file at hand, or None to use the user's own spec."""
         return None

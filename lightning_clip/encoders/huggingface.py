@@ -85,6 +85,15 @@ class HuggingFaceTextEncoder(TextEncoder):
         lists = [list(layers) for layers in self.model.modules() if isinstance(layers, nn.ModuleList)]
         return max(lists, key=len, default=[])
 
+    def checkpoint_blocks(self) -> None:
+        try:
+            # Renamed in transformers 5.
+            name = "activation_checkpointing_enable"
+            enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        except ValueError as error:
+            raise InputError(f"{error} Leave 'text' out of execution.checkpoint.") from error
+
     def to_mapping(self) -> dict[str, Any]:
         return {"name": "hf", "pooling": self.pooling, "config": _plain(self.model.config.to_dict())}
 

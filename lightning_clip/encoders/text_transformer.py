@@ -9,6 +9,7 @@ import torch
 from timm.layers import QuickGELU
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_clip.encoders.base import TextEncoder, text_encoders
 from lightning_clip.errors import InputError
@@ -59,6 +60,7 @@ class ClipTextTransformer(TextEncoder):
         super().__init__(output_dim=width, context_length=context_length)
         self.width, self.layers, self.heads = width, layers, heads
         self.vocab_size, self.quick_gelu = vocab_size, quick_gelu
+        self.checkpointed = False
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         activation = QuickGELU if quick_gelu else nn.GELU
@@ -95,6 +97,9 @@ class ClipTextTransformer(TextEncoder):
     def blocks(self) -> list[nn.Module]:
         return list(self.transformer)
 
+    def checkpoint_blocks(self) -> None:
+        self.checkpointed = True
+
     def to_mapping(self) -> dict[str, Any]:
         keys = ("width", "layers", "heads", "vocab_size", "context_length", "quick_gelu")
         return {"name": "clip_text", **{key: getattr(self, key) for key in keys}}
@@ -105,7 +110,10 @@ class ClipTextTransformer(TextEncoder):
             raise InputError(f"tokens of length {length} exceed the text tower's context_length {self.context_length}")
         hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding[:length]
         for block in self.transformer:
-            hidden = block(hidden, is_causal=True)
+            if self.checkpointed and self.training:
+                hidden = checkpoint(block, hidden, is_causal=True, use_reentrant=False)
+            else:
+                hidden = block(hidden, is_causal=True)
         return hidden
 
 

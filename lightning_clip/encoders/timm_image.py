@@ -65,6 +65,14 @@ class TimmImageEncoder(ImageEncoder):
                 return list(layers)
         return [layer for name, layer in self.model.named_children() if name.startswith("layer")]
 
+    def checkpoint_blocks(self) -> None:
+        try:
+            self.model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise InputError(
+                f"timm's {self.architecture!r} cannot checkpoint its activations: leave 'image' out of execution.checkpoint"
+            ) from error
+
     def to_mapping(self) -> dict[str, Any]:
         return {"name": self.architecture, "image_size": self.image_size, **self.options}
 

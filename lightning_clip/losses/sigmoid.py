@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from lightning_clip.losses.base import ContrastiveLoss, check_features, losses
-from lightning_clip.losses.gather import Gathered, gather_rows
+from lightning_clip.losses.base import ContrastiveLoss, check_exchange, losses, open_exchange
+from lightning_clip.losses.gather import Alone, Exchange
+from lightning_clip.losses.sigmoid_tiles import SigmoidTiles
+from lightning_clip.losses.targets import other_positives, sigmoid_positives
+from lightning_clip.losses.tiling import check_tile_size, full_precision
 
 __all__ = ["SigmoidContrastiveLoss", "sigmoid_contrastive_loss"]
 
@@ -18,7 +20,9 @@ def sigmoid_contrastive_loss(
     scale: Tensor,
     bias: Tensor | None = None,
     *,
-    all_text_features: Gathered | None = None,
+    positives: Tensor | None = None,
+    exchange: Exchange | None = None,
+    tile_size: int | None = None,
 ) -> Tensor:
     r"""Binary cross-entropy of every image with every text: is this a pair?
 
@@ -26,26 +30,33 @@ def sigmoid_contrastive_loss(
               \quad z_{ij} = 1 \text{ if } i = j \text{ else } -1
 
     Source: Zhai et al. 2023, equation 1 and algorithm 1.
+    Exact in tiles, forward and backward, with O(B d) memory: see `lightning_clip.losses.sigmoid_tiles`.
 
     Args:
         image_features: (B, D) of unit length.
         text_features: (B, D) of unit length; row i of both is pair i.
         scale: inverse temperature s, () or (1,).
         bias: b, () or (1,); None is 0.
-        all_text_features: the text features of all ranks; None means there is one.
+        positives: int64 (B,) or (B, K), K <= 2: rows that agree in any column count as pairs of each other.
+        exchange: how the columns of all ranks come by; None means there is one rank.
+        tile_size: rows and columns of a tile; None takes 1024.
 
     Returns:
         (), float32 for half-precision inputs. Over ranks its mean is the loss of the concatenated batch.
+
+    Raises:
+        InputError: from backward, if a second derivative is asked for.
     """
-    texts = all_text_features or Gathered(text_features, 0, 1)
-    dtype = torch.promote_types(image_features.dtype, torch.float32)
-    logits = (scale * image_features.to(dtype)) @ texts.rows.to(dtype).T
-    if bias is not None:
-        logits = logits + bias
-    # -z * logits: negatives keep their sign, the pairs on this rank's diagonal change it.
-    signed = logits.clone()
-    signed.diagonal(texts.offset).neg_()
-    return softplus(signed).sum() * (texts.world_size / len(texts.rows))
+    exchange = exchange or Alone(len(image_features))
+    offset = torch.zeros_like(scale) if bias is None else bias
+    loss: Tensor = SigmoidTiles.apply(image_features, text_features, scale, offset, exchange, tile_size)  # type: ignore[no-untyped-call]
+    if positives is None:
+        return loss
+    with full_precision(image_features.device):
+        images, texts = image_features.to(loss.dtype), text_features.to(loss.dtype)
+        others = other_positives(images, texts, positives, exchange)
+        added = sigmoid_positives(images, scale.to(loss.dtype), offset.to(loss.dtype), others)
+        return loss + added * (exchange.world_size / exchange.total)
 
 
 @losses.register("sigmoid")
@@ -57,6 +68,9 @@ class SigmoidContrastiveLoss(ContrastiveLoss):
         initial_bias: of the logits at the start; -10 in the paper, so that the many negatives start near zero loss.
         learn_scale: False keeps the scale where it starts.
         max_scale: the paper has no bound, this is a wide guard.
+        duplicates: True counts equal captions and equal images of a batch as pairs too.
+        exchange: "gather" brings all ranks' texts to each rank; "ring" passes them round, which needs less memory.
+        tile_size: rows and columns of a tile; None chooses. It changes speed and memory only.
 
     Examples:
         >>> zeros = torch.zeros(4, 8)
@@ -69,12 +83,34 @@ class SigmoidContrastiveLoss(ContrastiveLoss):
         self,
         initial_scale: float = 10.0,
         initial_bias: float = -10.0,
+        *,
         learn_scale: bool = True,
         max_scale: float = 1000.0,
+        duplicates: bool = False,
+        exchange: str = "gather",
+        tile_size: int | None = None,
     ) -> None:
         super().__init__(initial_scale, learn_scale, max_scale, initial_bias)
+        check_tile_size(tile_size)
+        self.duplicates, self.exchange, self.tile_size = duplicates, check_exchange(exchange), tile_size
 
-    def forward(self, image_features: Tensor, text_features: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-        check_features(image_features, text_features)
-        gathered = gather_rows(text_features) if self.training else None
-        return sigmoid_contrastive_loss(image_features, text_features, scale, bias, all_text_features=gathered)
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        positives: Tensor | None = None,
+    ) -> Tensor:
+        """As the base class."""
+        return sigmoid_contrastive_loss(
+            image_features,
+            text_features,
+            scale,
+            bias,
+            positives=positives,
+            exchange=open_exchange(
+                image_features, text_features, self.exchange, alone=not self.training, check_finite=self.check_finite
+            ),
+            tile_size=self.tile_size,
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from lightning_clip.errors import InputError
-from lightning_clip.losses.base import ContrastiveLoss, check_features, losses
-from lightning_clip.losses.gather import Gathered, gather_rows
+from lightning_clip.losses.base import ContrastiveLoss, check_exchange, losses, open_exchange
+from lightning_clip.losses.gather import Alone, Exchange
+from lightning_clip.losses.softmax_tiles import SoftmaxTiles
+from lightning_clip.losses.targets import other_positives, softmax_positives, softmax_smoothing
+from lightning_clip.losses.tiling import check_tile_size, full_precision
 
 __all__ = ["SoftmaxContrastiveLoss", "softmax_contrastive_loss"]
 
@@ -17,11 +18,12 @@ def softmax_contrastive_loss(
     image_features: Tensor,
     text_features: Tensor,
     scale: Tensor,
-    bias: Tensor | None = None,
     *,
     image_weight: float = 0.5,
-    all_image_features: Gathered | None = None,
-    all_text_features: Gathered | None = None,
+    positives: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    exchange: Exchange | None = None,
+    tile_size: int | None = None,
 ) -> Tensor:
     r"""Cross-entropy of each image against all texts and of each text against all images.
 
@@ -29,31 +31,38 @@ def softmax_contrastive_loss(
                                   + (1 - w) \left(\log \sum_j e^{s u_j v_i} - s u_i v_i\right)
 
     Source: Radford et al. 2021, Figure 3 (w = 1/2); Zhang et al. 2020, equation 4 (w = 3/4).
+    Exact in tiles, forward and backward, with O(B d) memory: see `lightning_clip.losses.softmax_tiles`.
 
     Args:
         image_features: (B, D) of unit length.
         text_features: (B, D) of unit length; row i of both is pair i.
         scale: inverse temperature s, () or (1,).
-        bias: added to all logits; a softmax does not feel it.
         image_weight: w in [0, 1], the share of the image-to-text direction.
-        all_image_features: the image features of all ranks; None means there is one.
-        all_text_features: the text features of all ranks.
+        positives: int64 (B,) or (B, K), K <= 2: rows that agree in any column are positives of each other, and a row's
+            target is spread evenly over its positives (Khosla et al. 2020, equation 2). None: each row has its own pair.
+        label_smoothing: share in [0, 1) of the target that is spread over all N columns.
+        exchange: how the columns of all ranks come by; None means there is one rank.
+        tile_size: rows and columns of a tile; None keeps a small matrix whole, which is faster, and tiles a large one.
 
     Returns:
         (), float32 for half-precision inputs. Over ranks its mean is the loss of the concatenated batch.
+
+    Raises:
+        InputError: from backward, if a second derivative is asked for.
     """
-    images = all_image_features or Gathered(image_features, 0, 1)
-    texts = all_text_features or Gathered(text_features, 0, 1)
-    dtype = torch.promote_types(image_features.dtype, torch.float32)
-    target = torch.arange(len(image_features), device=image_features.device) + images.offset
-    logits_per_image = (scale * image_features.to(dtype)) @ texts.rows.to(dtype).T
-    logits_per_text = (scale * text_features.to(dtype)) @ images.rows.to(dtype).T
-    if bias is not None:
-        logits_per_image, logits_per_text = logits_per_image + bias, logits_per_text + bias
-    image_to_text = cross_entropy(logits_per_image, target, reduction="sum")
-    text_to_image = cross_entropy(logits_per_text, target, reduction="sum")
-    total = image_weight * image_to_text + (1 - image_weight) * text_to_image
-    return total * (images.world_size / len(images.rows))
+    exchange = exchange or Alone(len(image_features))
+    loss: Tensor = SoftmaxTiles.apply(image_features, text_features, scale, exchange, image_weight, tile_size)  # type: ignore[no-untyped-call]
+    if positives is None and not label_smoothing:
+        return loss
+    with full_precision(image_features.device):
+        images, texts, scale = (value.to(loss.dtype) for value in (image_features, text_features, scale))
+        added = loss.new_zeros(())
+        if positives is not None:
+            others = other_positives(images, texts, positives, exchange)
+            added = (1 - label_smoothing) * softmax_positives(images, texts, scale, others, image_weight)
+        if label_smoothing:
+            added = added + label_smoothing * softmax_smoothing(images, texts, scale, exchange)
+        return loss + added * (exchange.world_size / exchange.total)
 
 
 @losses.register("softmax")
@@ -65,11 +74,16 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
         initial_scale: inverse temperature at the start, 1/0.07 in CLIP.
         learn_scale: False keeps it there.
         max_scale: bound of the learned scale, 100 in CLIP.
+        duplicates: True counts equal captions and equal images of a batch as positives instead of false negatives.
+        label_smoothing: share in [0, 1) of the target that is spread over all pairs.
+        exchange: "gather" brings all ranks' texts to each rank; "ring" passes them round, which needs less memory.
+        tile_size: rows and columns of a tile; None chooses by size. It changes speed and memory only.
 
     Raises:
         InputError: a setting out of its range, or features that are not pairs.
 
     Examples:
+        >>> import torch
         >>> features = torch.eye(3)
         >>> loss = SoftmaxContrastiveLoss()(features, features, torch.tensor([100.0]))
         >>> round(loss.item(), 4)
@@ -80,23 +94,41 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
         self,
         image_weight: float = 0.5,
         initial_scale: float = 1 / 0.07,
+        *,
         learn_scale: bool = True,
         max_scale: float = 100.0,
+        duplicates: bool = False,
+        label_smoothing: float = 0.0,
+        exchange: str = "gather",
+        tile_size: int | None = None,
     ) -> None:
         super().__init__(initial_scale, learn_scale, max_scale)
         if not 0 <= image_weight <= 1:
             raise InputError(f"image_weight {image_weight} must be in [0, 1]: the text-to-image direction gets the rest")
-        self.image_weight = image_weight
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing {label_smoothing} must be in [0, 1): the pairs get the rest")
+        check_tile_size(tile_size)
+        self.image_weight, self.label_smoothing, self.duplicates = image_weight, label_smoothing, duplicates
+        self.exchange, self.tile_size = check_exchange(exchange), tile_size
 
-    def forward(self, image_features: Tensor, text_features: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-        check_features(image_features, text_features)
-        gathered = (gather_rows(image_features), gather_rows(text_features)) if self.training else (None, None)
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        positives: Tensor | None = None,
+    ) -> Tensor:
+        """As the base class; a softmax does not feel a bias."""
         return softmax_contrastive_loss(
             image_features,
             text_features,
             scale,
-            bias,
             image_weight=self.image_weight,
-            all_image_features=gathered[0],
-            all_text_features=gathered[1],
+            positives=positives,
+            label_smoothing=self.label_smoothing,
+            exchange=open_exchange(
+                image_features, text_features, self.exchange, alone=not self.training, check_finite=self.check_finite
+            ),
+            tile_size=self.tile_size,
         )

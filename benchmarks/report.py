@@ -1,0 +1,56 @@
+"""Where the benchmarks' figures go: each script replaces its own section of docs/benchmarks.md and prints it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+
+
+class Row(NamedTuple):
+    """A line of a table: what was measured, the peer's figure, ours, and the ratio."""
+
+    what: str
+    peer: str
+    ours: str
+    ratio: str
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def machine(threads: int, rounds: int) -> str:
+    """The circumstances in a sentence."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {os.cpu_count()} shared cores"
+    return f"{device}; {threads} thread{'s' * (threads > 1)}; torch {torch.__version__}; medians of {rounds} rounds."
+
+
+def write_section(name: str, title: str, circumstances: str, rows: list[Row], peer: str = "open_clip") -> None:
+    """Replaces the section `name` of the page, or adds it at the end, and prints it."""
+    lines = [f"## {title}", "", f"`python benchmarks/{name}.py`: {circumstances}", ""]
+    lines += [f"| | {peer} | lightning_clip | ratio |", "|---|---|---|---|"]
+    lines += [f"| {row.what} | {row.peer} | {row.ours} | {row.ratio} |" for row in rows]
+    section = "\n".join(lines)
+    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+    text = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
+    block = f"{begin}\n{section}\n{end}"
+    if begin in text:
+        text = re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _: block, text, flags=re.S)
+    else:
+        text = text.rstrip() + f"\n\n{block}\n"
+    beside = PAGE.with_suffix(".md.new")
+    beside.write_text(text)
+    beside.replace(PAGE)
+    print(section)

@@ -1,0 +1,149 @@
+r"""The pairwise sigmoid loss in tiles, with its gradient: exact, and each tile is computed once where one process runs.
+
+With logits :math:`z_{ij} = s\,u_i v_j + b` the loss is
+
+.. math:: L = \frac{1}{N} \sum_i \operatorname{softplus}(-z_{ii}) + \frac{1}{N} \sum_{i \ne j} \operatorname{softplus}(z_{ij})
+
+and its gradient by a logit needs nothing but that logit: a tile gives its share of loss and gradients at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from lightning_clip.losses.gather import Exchange
+from lightning_clip.losses.tiling import TILE_SIZE, Tile, Tiles, full_precision, refuse_double_backward, row_products, wide
+
+__all__ = ["SigmoidTiles"]
+
+
+class _Gradients(NamedTuple):
+    """Of images (B, D), texts (B, D), scale () and bias ()."""
+
+    images: Tensor
+    texts: Tensor
+    scale: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The operands in the type of the logits, and how columns come by."""
+
+    images: Tensor
+    texts: Tensor
+    scale: Tensor
+    bias: Tensor
+    exchange: Exchange
+
+    @property
+    def share(self) -> float:
+        """Weight of a term of this rank's loss."""
+        return self.exchange.world_size / self.exchange.total
+
+    def pair_logits(self) -> Tensor:
+        """z_ii (B,) in wide precision."""
+        high = wide(self.images.device)
+        return self.scale.to(high) * row_products(self.images, self.texts) + self.bias.to(high)
+
+    def loss(self, tiles: Tiles) -> Tensor:
+        """Of this rank, without gradients."""
+        total = softplus(-self.pair_logits()).sum()
+
+        def body(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
+            for tile in tiles.of(len(carried[0]), diagonal):
+                total.add_(_softplus(self.logits(carried[0], tile, tiles), tiles))
+
+        self.exchange.visit([self.texts], [], body)
+        return total * self.share
+
+    def loss_and_gradients(self, tiles: Tiles, upstream: Tensor | None = None) -> tuple[Tensor, _Gradients]:
+        """Of this rank; the texts' gradients collect every rank's loss, each times its own `upstream` (None: 1)."""
+        high, pair = wide(self.images.device), self.pair_logits()
+        total = softplus(-pair).sum()
+        pulled, bias = torch.zeros_like(self.images), torch.zeros_like(total)
+        weight = torch.ones_like(self.scale) if upstream is None else upstream.to(self.scale.dtype)
+        rows = self.images if upstream is None else self.images * weight
+
+        def body(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
+            (texts,), (pushed,) = carried, added
+            for tile in tiles.of(len(texts), diagonal):
+                values = self.logits(texts, tile, tiles)
+                total.add_(_softplus(values, tiles))
+                values.sigmoid_()
+                bias.add_(values.sum())
+                pulled[tile.rows].addmm_(values, texts[tile.columns])
+                pushed[tile.columns].addmm_(values.t(), rows[tile.rows])
+
+        (pushed,) = self.exchange.visit([self.texts], [torch.zeros_like(self.texts)], body)
+        own = (-pair).sigmoid()
+        bias.sub_(own.sum())
+        own = own.to(self.images.dtype)[:, None]
+        pulled.addcmul_(own, self.texts, value=-1)
+        pushed.addcmul_(own, rows, value=-1)
+        share = (weight * self.share).to(high)
+        scale = row_products(pulled, self.images).sum() * share
+        pulled.mul_(self.scale * weight * self.share)
+        pushed.mul_(self.scale * self.share)
+        return total * self.share, _Gradients(pulled, pushed, scale, bias * share)
+
+    def logits(self, texts: Tensor, tile: Tile, tiles: Tiles) -> Tensor:
+        """Logits z of a tile, minus infinity at the pairs."""
+        out = tiles.buffer(tile)
+        torch.mm(self.images[tile.rows] * self.scale, texts[tile.columns].t(), out=out)
+        out.add_(self.bias)
+        if (pairs := tile.pairs(out)) is not None:
+            pairs.fill_(-torch.inf)
+        return out
+
+
+def _softplus(values: Tensor, tiles: Tiles) -> Tensor:
+    """The sum of log(1 + e^z) over a tile."""
+    sums = [torch.ops.aten.softplus.out(band, 1, 40, out=spare).sum() for _, band, spare in tiles.bands(values)]
+    return torch.stack(sums).sum()
+
+
+class SigmoidTiles(torch.autograd.Function):
+    """The loss () of features (B, D), scale (1,), bias (1,), an `Exchange` and a tile size (None: by size)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, exchange: Exchange, tile_size: int | None
+    ) -> Tensor:
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        with full_precision(images.device):
+            s, b = (value.detach().to(dtype).view(()) for value in (scale, bias))
+            problem = _Problem(images.to(dtype), texts.to(dtype), s, b, exchange)
+            tiles = Tiles(len(images), problem.images, tile_size or TILE_SIZE)
+            ctx.problem, ctx.tiles, ctx.gradients = problem, tiles, None
+            ctx.save_for_backward(images, texts, scale, bias)
+            if any(ctx.needs_input_grad) and exchange.world_size == 1:
+                loss, ctx.gradients = problem.loss_and_gradients(tiles)
+            else:  # texts of other ranks want gradients weighted by the upstream gradient, known in backward
+                loss = problem.loss(tiles)
+            return loss.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        refuse_double_backward("sigmoid")
+        images, texts, scale, bias = ctx.saved_tensors
+        with full_precision(images.device):
+            if ctx.gradients is None:
+                gradients = ctx.problem.loss_and_gradients(ctx.tiles, upstream[0])[1]
+            else:
+                gradients = _Gradients(*(value * upstream[0] for value in ctx.gradients))
+        image_gradient, text_gradient, scale_gradient, bias_gradient = gradients
+        return (
+            image_gradient.to(images.dtype),
+            text_gradient.to(texts.dtype),
+            scale_gradient.to(scale.dtype).view(scale.shape),
+            bias_gradient.to(bias.dtype).view(bias.shape),
+            None,
+            None,
+        )
