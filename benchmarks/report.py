@@ -37,10 +37,12 @@ def machine(threads: int, rounds: int) -> str:
     return f"{device}; {threads} thread{'s' * (threads > 1)}; torch {torch.__version__}; medians of {rounds} rounds."
 
 
-def write_section(name: str, title: str, circumstances: str, rows: list[Row], peer: str = "open_clip") -> None:
+def write_section(
+    name: str, title: str, circumstances: str, rows: list[Row], heads: tuple[str, str] = ("open_clip", "lightning_clip")
+) -> None:
     """Replaces the section `name` of the page, or adds it at the end, and prints it."""
     lines = [f"## {title}", "", f"`python benchmarks/{name}.py`: {circumstances}", ""]
-    lines += [f"| | {peer} | lightning_clip | ratio |", "|---|---|---|---|"]
+    lines += [f"| | {heads[0]} | {heads[1]} | ratio |", "|---|---|---|---|"]
     lines += [f"| {row.what} | {row.peer} | {row.ours} | {row.ratio} |" for row in rows]
     section = "\n".join(lines)
     begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"

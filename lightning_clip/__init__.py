@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_clip.callbacks import Report, Retrieval, WriteFeatures, ZeroShotClassification
+    from lightning_clip.callbacks import ComputeMeter, Report, Retrieval, WriteFeatures, ZeroShotClassification
     from lightning_clip.data import ClipDataModule
     from lightning_clip.errors import InputError
     from lightning_clip.losses import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
@@ -22,6 +22,7 @@ __all__ = [
     "ClipModel",
     "ClipModule",
     "ClipOutput",
+    "ComputeMeter",
     "InputError",
     "Pair",
     "PairBatch",
@@ -35,7 +36,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "callbacks": ("Report", "Retrieval", "WriteFeatures", "ZeroShotClassification"),
+    "callbacks": ("ComputeMeter", "Report", "Retrieval", "WriteFeatures", "ZeroShotClassification"),
     "data": ("ClipDataModule",),
     "errors": ("InputError",),
     "losses": ("SigmoidContrastiveLoss", "SoftmaxContrastiveLoss"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_clip.errors import InputError, existing_path
 
-__all__ = ["CLASS_KEY", "class_of_checkpoint", "class_path", "explain_loading"]
+__all__ = ["CLASS_KEY", "class_of_checkpoint", "class_path", "explain_loading", "is_deepspeed_checkpoint", "is_in_parts"]
 
 CLASS_KEY = "lightning_clip_class"
 
@@ -52,11 +52,26 @@ def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
     return found  # type: ignore[no-any-return]
 
 
+def is_in_parts(path: Path) -> bool:
+    """Whether the ranks of a sharding strategy wrote `path`, each its own files."""
+    return (path / ".metadata").is_file() or is_deepspeed_checkpoint(path)
+
+
+def is_deepspeed_checkpoint(path: Path) -> bool:
+    """Whether `path` is a folder that DeepSpeed wrote for Lightning."""
+    return any((path / "checkpoint").glob("*model_states.pt"))
+
+
 @contextmanager
 def explain_loading(path: Any, wanted: type) -> Iterator[None]:
     """Turns the errors of loading `path` as `wanted` into an `InputError` with the remedy."""
     local = isinstance(path, str | Path) and "://" not in str(path)
     if local and existing_path(path, "checkpoint").is_dir():
+        if is_in_parts(Path(path).expanduser()):
+            raise InputError(
+                f"checkpoint {str(path)!r} is a folder of parts that ranks wrote: make one file of it with "
+                f"lightning-clip checkpoint consolidate {path} --output FILE.ckpt"
+            )
         raise InputError(f"checkpoint {str(path)!r} is a folder: name the .ckpt file in it")
     try:
         yield

@@ -21,8 +21,10 @@ TRAINER_COMMANDS = {
 }
 # Command -> (one line of help, module, name of the functions add_*arguments and run_*).
 _COMMANDS = {
+    "plan": ("what a recipe will cost in time and memory", "plan", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
+    "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
     "data pack": ("write shards from a folder, a table or other shards", "data", "pack"),
     "data inspect": ("count pairs and draw a contact sheet", "data", "inspect"),
 }
@@ -73,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run(given)
         else:
-            parsed = build_parser().parse_args(given)
+            parser = build_parser()
+            parsed, others = parser.parse_known_args(given)
+            if others and not hasattr(parsed, "overrides"):  # plan hands them to the recipe's parser
+                parser.error(f"unrecognized arguments: {' '.join(others)}")
+            parsed.overrides = others
             parsed.run(parsed)
     except InputError as error:
         if os.environ.get("LIGHTNING_CLIP_DEBUG"):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from lightning_clip.errors import InputError
-from lightning_clip.losses.gather import on_any_rank
+from lightning_clip.losses.gather import agree, on_any_rank
 
-__all__ = ["FiniteGuard", "drop_gradients", "gradient_norm"]
+__all__ = ["FiniteGuard", "check_even", "drop_gradients", "gradient_norm"]
 
 
 class FiniteGuard:
@@ -48,6 +49,20 @@ class FiniteGuard:
                 "(trainer.gradient_clip_val), or set execution.non_finite to 'skip'. The last checkpoint is untouched."
             )
         return False
+
+
+def check_even(count: int, device: torch.device) -> None:
+    """Refuses batches of different size where every pass through a tower is a collective, before ranks wait for each other.
+
+    Raises:
+        InputError: on every rank, with the sizes.
+    """
+    counts = [found for (found,) in agree(None, [count], device)]
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"under this strategy all ranks need batches of one size, they have {counts}: mend or remove the samples that "
+            "were skipped, or use strategy 'ddp', which takes any"
+        )
 
 
 def drop_gradients(parameters: Iterable[nn.Parameter]) -> None:

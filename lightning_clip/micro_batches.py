@@ -7,32 +7,35 @@ et al. 2021, without a second code path).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from lightning_clip.encoders.chunks import text_lengths
 from lightning_clip.errors import InputError
 from lightning_clip.types import ClipOutput, PairBatch
 
-__all__ = ["check_micro_batches", "encode_in_slices", "slices"]
+__all__ = ["check_micro_batches", "encode_in_slices", "take"]
 
 
-def slices(batch: PairBatch, size: int) -> Iterator[PairBatch]:
-    """Consecutive parts of `size` pairs, the last one smaller where the batch is no multiple."""
-    for start in range(0, len(batch.image), size):
-        part = slice(start, start + size)
-        fields = {name: value and value[part] for name, value in batch._asdict().items() if not isinstance(value, Tensor)}
-        tensors = {name: value[part] for name, value in batch._asdict().items() if isinstance(value, Tensor)}
-        yield PairBatch(**{**fields, **tensors, "skipped": []})
+def take(batch: PairBatch, rows: Tensor) -> PairBatch:
+    """The pairs at `rows` int64 (M,) of a batch."""
+    places = rows.tolist()
+    fields: dict[str, Any] = {}
+    for name, value in batch._asdict().items():
+        fields[name] = value[rows] if isinstance(value, Tensor) else value and [value[place] for place in places]
+    return PairBatch(**{**fields, "skipped": []})
 
 
 def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch, size: int) -> ClipOutput:
     """What `encode(batch)` gives, with the activations of `size` pairs in memory at a time.
 
-    Random numbers (dropout, patch dropout) are drawn again alike when a slice is computed again.
+    Captions of like length go into the same slice, which is then padded to its own longest only. Random numbers (dropout,
+    patch dropout) are drawn again alike when a slice is computed again.
 
     Args:
         encode: any function of a batch, such as `ClipModule.encode` or what a subclass made of it.
@@ -41,16 +44,22 @@ def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch
     """
     if size >= len(batch.image) or not torch.is_grad_enabled():
         return encode(batch)
-    parts: list[ClipOutput] = [checkpoint(encode, part, use_reentrant=False) for part in slices(batch, size)]
+    lengths = text_lengths(batch.mask) if batch.lengths is None else batch.lengths
+    order = torch.tensor(sorted(range(len(lengths)), key=lengths.__getitem__))
+    # The slice is taken inside: what waits for the backward pass is a few numbers, not a copy of the images.
+    parts: list[ClipOutput] = [
+        checkpoint(lambda rows: encode(take(batch, rows)), rows, use_reentrant=False) for rows in torch.split(order, size)
+    ]
+    back = order.argsort().to(batch.image.device)
     return ClipOutput(
-        _together([part.image_features for part in parts]),
-        _together([part.text_features for part in parts]),
+        _together([part.image_features for part in parts], back),
+        _together([part.text_features for part in parts], back),
         *parts[0][2:],
     )
 
 
-def _together(parts: list[Tensor | None]) -> Tensor | None:
-    return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
+def _together(parts: list[Tensor | None], order: Tensor) -> Tensor | None:
+    return None if parts[0] is None else torch.cat([part for part in parts if part is not None])[order]
 
 
 def check_micro_batches(model: nn.Module, micro_batch_size: int, local_batch_size: int | None) -> None:

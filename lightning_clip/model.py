@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import normalize
 
 from lightning_clip.encoders import ImageEncoder, TextEncoder, image_encoders, projections, text_encoders
@@ -81,6 +82,11 @@ class ClipModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
+    def scale(self) -> Tensor:
+        """The inverse temperature (1,), without gradient; whole also where parameters are sharded."""
+        value = self.logit_scale.detach()
+        return (value.full_tensor() if isinstance(value, DTensor) else value).exp()
+
     def encode_image(self, image: Tensor) -> Tensor:
         """Uint8 pixels, or float ones already normalised, (B, 3, H, W) -> unit features (B, D)."""
         if image.dtype == torch.uint8:
@@ -106,9 +112,12 @@ class ClipModel(nn.Module):
         lengths: Sequence[int] | None = None,
     ) -> ClipOutput:
         """Encodes what is given; a modality that is None stays None in the output."""
+        # First, and as values of their own: a sharding strategy may take the parameters away after each encoder.
+        scale = self.logit_scale.exp()
+        bias = None if self.logit_bias is None else self.logit_bias.clone()
         return ClipOutput(
             image_features=None if image is None else self.encode_image(image),
             text_features=None if tokens is None else self.encode_text(tokens, mask, lengths),
-            scale=self.logit_scale.exp(),
-            bias=self.logit_bias,
+            scale=scale,
+            bias=bias,
         )

@@ -22,7 +22,7 @@ from lightning_clip.data.transforms import ImageTransformSettings, evaluation_tr
 from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.errors import InputError
 from lightning_clip.execution import ExecutionSettings, prepare
-from lightning_clip.guard import FiniteGuard, drop_gradients, gradient_norm
+from lightning_clip.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.inference import evaluating, pixel_batches, token_batches
 from lightning_clip.losses import ContrastiveLoss, caption_ids, losses
 from lightning_clip.micro_batches import check_micro_batches, encode_in_slices
@@ -30,6 +30,7 @@ from lightning_clip.model import ClipModel
 from lightning_clip.optim import OptimizerSettings, build_optimizer, build_scheduler, undecayed_names
 from lightning_clip.presets import preset
 from lightning_clip.prompts import zero_shot_classifier
+from lightning_clip.strategies import check_strategy
 from lightning_clip.throughput import Throughput
 from lightning_clip.types import ClipOutput, Pair, PairBatch
 
@@ -181,6 +182,8 @@ class ClipModule(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Builds the towers, once, where the strategy wants them."""
+        if self._trainer is not None:
+            check_strategy(self.trainer.strategy)
         if hasattr(self, "model"):
             return
         self.model = build_model(
@@ -203,6 +206,8 @@ class ClipModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        if getattr(self.trainer.strategy, "passes_are_collective", False):
+            check_even(len(batch.image), self.device)
         output = encode_in_slices(self.encode, batch, self.micro_batch_size or len(batch.image))
         parts = self.compute_loss(output, batch)
         self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)

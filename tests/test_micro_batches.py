@@ -11,7 +11,7 @@ from small import IMAGE, TEXT, small_data, small_module, small_trainer
 from torch import Tensor
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch
-from lightning_clip.micro_batches import slices
+from lightning_clip.micro_batches import encode_in_slices, take
 
 OPTIMIZER = {"lr": 1e-2, "eps": 1e-2, "warmup_steps": 0}
 
@@ -65,8 +65,6 @@ def test_dropout_is_drawn_alike_when_a_slice_is_computed_again(tmp_path: Path) -
     module = small_module(image_encoder=image, micro_batch_size=4)
     module.configure_model()
     batch = next(iter(small_data().attach(module).train_dataloader()))
-    from lightning_clip.micro_batches import encode_in_slices
-
     gradients = []
     for encode in ("again", "kept"):
         module.zero_grad()
@@ -74,8 +72,10 @@ def test_dropout_is_drawn_alike_when_a_slice_is_computed_again(tmp_path: Path) -
         if encode == "again":
             output = encode_in_slices(module.encode, batch, 4)
         else:
-            parts = [module.encode(part) for part in slices(batch, 4)]
-            output = ClipOutput(*(torch.cat(values) for values in list(zip(*parts, strict=True))[:2]), parts[0].scale)  # type: ignore[arg-type]
+            order = torch.tensor(batch.lengths).argsort(stable=True)
+            parts = [module.encode(take(batch, rows)) for rows in order.split(4)]
+            whole = [torch.cat(values)[order.argsort()] for values in list(zip(*parts, strict=True))[:2]]
+            output = ClipOutput(*whole, parts[0].scale)
         module.compute_loss(output, batch)["loss"].backward()
         gradients.append([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
     for again, kept in zip(*gradients, strict=True):
@@ -85,11 +85,25 @@ def test_dropout_is_drawn_alike_when_a_slice_is_computed_again(tmp_path: Path) -
 def test_slices_keep_what_belongs_together() -> None:
     module = small_module()
     batch = next(iter(small_data().attach(module).train_dataloader()))
-    parts = list(slices(batch, 5))
-    assert [len(part.image) for part in parts] == [5, 5, 5, 1]
-    assert [key for part in parts for key in part.keys] == batch.keys and parts[1].captions == batch.captions[5:10]
-    assert torch.equal(torch.cat([part.tokens for part in parts]), batch.tokens)
-    assert batch.lengths is not None and parts[3].lengths == batch.lengths[15:]
+    part = take(batch, torch.tensor([3, 1, 7]))
+    assert part.keys == [batch.keys[3], batch.keys[1], batch.keys[7]] and part.captions[2] == batch.captions[7]
+    assert torch.equal(part.tokens[1], batch.tokens[1]) and torch.equal(part.image[0], batch.image[3])
+    assert batch.lengths is not None and part.lengths == [batch.lengths[place] for place in (3, 1, 7)]
+
+
+def test_slices_hold_captions_of_like_length() -> None:
+    module = small_module()
+    batch = next(iter(small_data().attach(module).train_dataloader()))
+    seen: list[list[int]] = []
+
+    def encode(part: PairBatch) -> ClipOutput:
+        seen.append(part.lengths or [])
+        return module.encode(part)
+
+    output = encode_in_slices(encode, batch, 5)
+    assert [length for part in seen for length in part] == sorted(batch.lengths or []) and [*map(len, seen)] == [5, 5, 5, 1]
+    torch.testing.assert_close(output.text_features, module.encode(batch).text_features)
+    torch.testing.assert_close(output.image_features, module.encode(batch).image_features)
 
 
 class TestRefused:

@@ -1,8 +1,9 @@
 """Callbacks that watch a ClipModule; each is thin and calls metrics or the report."""
 
+from lightning_clip.callbacks.compute_meter import ComputeMeter
 from lightning_clip.callbacks.features import WriteFeatures
 from lightning_clip.callbacks.report import Report
 from lightning_clip.callbacks.retrieval import Retrieval
 from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 
-__all__ = ["Report", "Retrieval", "WriteFeatures", "ZeroShotClassification"]
+__all__ = ["ComputeMeter", "Report", "Retrieval", "WriteFeatures", "ZeroShotClassification"]

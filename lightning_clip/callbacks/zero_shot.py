@@ -86,7 +86,7 @@ class ZeroShotClassification(pl.Callback):
         """Zero-shot accuracy of `module` on one set."""
         class_names = list(dataset.class_names)
         classifier = module.zero_shot_classifier(class_names, dataset.templates)
-        scale = module.model.logit_scale.detach().exp()
+        scale = module.model.scale()
         metric = ZeroShotAccuracy(len(class_names)).to(module.device)
         examples: list[tuple[Tensor, int, int, float]] = []
         skipped = 0

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError(f"image {path!r} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
     module = ClipModule.load_from_checkpoint(arguments.checkpoint)
     classifier = module.zero_shot_classifier(labels, templates)
-    scale = module.model.logit_scale.detach().exp()
+    scale = module.model.scale()
     table = Table()
     table.add_column("image")
     table.add_column("label")

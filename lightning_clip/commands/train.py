@@ -20,7 +20,7 @@ from lightning_clip.data import ClipDataModule
 from lightning_clip.errors import InputError, existing_path
 from lightning_clip.module import ClipModule
 
-__all__ = ["ClipCLI", "run"]
+__all__ = ["ClipCLI", "quiet", "run"]
 
 # `${model.embed_dim}` in a recipe, instead of `${fit.model.embed_dim}`.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -104,7 +104,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         InputError: a wrong recipe, path or combination of settings.
     """
-    _quiet()
+    quiet()
     try:
         ClipCLI(arguments)
     except (MisconfigurationException, FileNotFoundError) as error:
@@ -122,7 +122,7 @@ def _constructor_error(error: BaseException) -> BaseException:
     return chain
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Hides hints that do not help here: about loader workers (recipes choose them), log intervals and seeds."""
     for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)

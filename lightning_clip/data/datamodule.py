@@ -146,17 +146,15 @@ class ClipDataModule(pl.LightningDataModule):
                 reasons.clear()
 
     def _epoch(self) -> int:
-        """The epoch whose order is due.
+        """The epoch whose order is due: that of the next batch, by the batches that are done.
 
-        Lightning opens the loader of a resumed run before it has put its own count of epochs right, so that a run that
-        goes on counts the batches that are done.
+        Lightning's own count may be one too many in a run that goes on from a checkpoint.
         """
         assert self.trainer is not None
-        loop = self.trainer.fit_loop
-        if not loop.restarting:
-            return self.trainer.current_epoch
-        per_epoch = PairSampler(len(self.source("train")), batch_size=self.local_batch_size)
-        return loop.epoch_loop.batch_progress.total.completed // (len(per_epoch) // self.local_batch_size)
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        batches = len(PairSampler(len(self.source("train")), batch_size=self.local_batch_size)) // self.local_batch_size
+        limit = self.trainer.limit_train_batches
+        return done // max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
 
     def _count(self, batch: PairBatch) -> None:
         state = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"

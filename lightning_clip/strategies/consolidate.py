@@ -1,0 +1,82 @@
+"""One file from a checkpoint that ranks wrote in parts: a folder arrives, the checkpoint of one process leaves."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.strategies.model_parallel import _is_sharded_checkpoint
+from lightning.fabric.utilities.load import _load_distributed_checkpoint
+
+from lightning_clip.checkpoint import CLASS_KEY, is_deepspeed_checkpoint
+from lightning_clip.errors import InputError, existing_path
+from lightning_clip.strategies.states import numbered_state
+
+__all__ = ["consolidate"]
+
+# What DeepSpeed's engine keeps beside what Lightning gave it; the rest is the checkpoint.
+_LIGHTNING = ("epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "lr_schedulers", "hyper_parameters")
+
+
+def consolidate(folder: str | Path) -> dict[str, Any]:
+    """What one process would have saved, in the CPU's memory.
+
+    From FSDP2 with the optimizer's state, so that training goes on under any strategy but DeepSpeed's; from DeepSpeed the
+    float32 weights, without it.
+
+    Args:
+        folder: written by `clip_fsdp2` with `sharded_checkpoint=True`, or by a `clip_deepspeed` strategy.
+
+    Raises:
+        InputError: no such folder, a folder of something else, parts that are missing, or no DeepSpeed to read its own.
+    """
+    path = existing_path(folder, "checkpoint")
+    if not path.is_dir():
+        raise InputError(f"checkpoint {str(path)!r} is one file already: use it as it is")
+    if _is_sharded_checkpoint(path):
+        read = _read_fsdp2
+    elif is_deepspeed_checkpoint(path):
+        read = _read_deepspeed
+    else:
+        raise InputError(
+            f"{str(path)!r} is no checkpoint in parts: give the folder that a run under clip_fsdp2 (sharded_checkpoint: true) "
+            "or clip_deepspeed wrote, often named like epoch=0-step=100.ckpt"
+        )
+    try:
+        checkpoint = read(path)
+    except InputError:
+        raise
+    except Exception as error:  # torch and DeepSpeed raise of every kind where files are missing or cut
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"checkpoint {str(path)!r} is not complete: {reason}. Copy the whole folder, with the parts of every rank"
+        ) from error
+    if CLASS_KEY not in checkpoint:
+        raise InputError(f"checkpoint {str(path)!r} was not written by a ClipModule: Lightning's own tools may read it")
+    return checkpoint
+
+
+def _read_fsdp2(path: Path) -> dict[str, Any]:
+    checkpoint = _load_distributed_checkpoint(path)
+    optimizers = []
+    while (state := checkpoint.pop(f"optimizer_{len(optimizers)}", None)) is not None:
+        names = [name for group in state["param_groups"] for name in group["params"]]
+        optimizers.append(numbered_state(state, names))
+    checkpoint["optimizer_states"] = optimizers
+    return checkpoint
+
+
+def _read_deepspeed(path: Path) -> dict[str, Any]:
+    if find_spec("deepspeed") is None:
+        raise InputError(f"checkpoint {str(path)!r} needs DeepSpeed to be read: pip install 'lightning-clip[deepspeed]'")
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint, get_model_state_files
+
+    tag = "checkpoint"
+    # DeepSpeed pickles its whole state: only a checkpoint of one's own is to be read.
+    states = torch.load(get_model_state_files(str(path / tag))[0], map_location="cpu", weights_only=False)
+    checkpoint = {key: states[key] for key in (*_LIGHTNING, CLASS_KEY) if key in states}
+    weights = get_fp32_state_dict_from_zero_checkpoint(str(path), tag)
+    checkpoint["state_dict"] = {name: value.clone() for name, value in weights.items()}
+    return checkpoint

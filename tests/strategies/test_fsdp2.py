@@ -1,0 +1,164 @@
+"""FSDP2 on two gloo ranks: the weights of one process, callbacks, checkpoints in both forms, and errors."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed.ranks import run_ranks
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from small import small_data, small_module, small_trainer
+from torch import Tensor
+
+from lightning_clip import ClipModule, InputError, Retrieval, ZeroShotClassification
+from lightning_clip.guard import check_even
+from lightning_clip.strategies import ClipFSDP2Strategy, check_strategy
+
+OPTIMIZER = {"lr": 1e-2, "eps": 1e-2, "warmup_steps": 0, "schedule": "constant"}
+
+
+def _ranks(rank: int, world_size: int, port: int) -> None:
+    """What a launcher such as torchrun sets."""
+    values = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in values.items()})
+
+
+def _fit(rank: int, world_size: int, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    _ranks(rank, world_size, settings.pop("port"))
+    torch.manual_seed(settings.pop("seed", 0))
+    strategy = settings.pop("strategy", "clip_fsdp2")
+    trainer = {key: settings.pop(key) for key in list(settings) if key in ("gradient_clip_val", "max_steps", "callbacks")}
+    save, resume = settings.pop("save", None), settings.pop("resume", None)
+    module = small_module(optimizer=OPTIMIZER, **settings)
+    strategy = ClipFSDP2Strategy(**strategy) if isinstance(strategy, dict) else strategy
+    fitting = small_trainer(folder, strategy=strategy, devices=world_size, **trainer)
+    fitting.fit(module, small_data(size=32, batch=16 // world_size), ckpt_path=resume)
+    if save:
+        fitting.save_checkpoint(save)
+    state = {name: _whole(value) for name, value in module.state_dict().items()}
+    return {"weights": state, "metrics": {key: float(value) for key, value in fitting.callback_metrics.items()}}
+
+
+def _whole(value: Any) -> Tensor:
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
+
+
+def fit(folder: Path, world_size: int = 2, **settings: Any) -> dict[str, Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings["port"] = free.getsockname()[1]
+    return run_ranks(_fit, world_size, folder, settings, timeout=100)[0]
+
+
+def alone(folder: Path, **settings: Any) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    trainer = {key: settings.pop(key) for key in list(settings) if key in ("gradient_clip_val", "max_steps")}
+    module = small_module(optimizer=OPTIMIZER, **settings)
+    small_trainer(folder, **trainer).fit(module, small_data(size=32, batch=16))
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert (found[name] - value).double().norm() <= 1e-5 * value.double().norm(), name
+
+
+class TestSameWeights:
+    def test_as_one_process(self, tmp_path: Path) -> None:
+        """Also the first weights: rank 1 draws others and builds none."""
+        assert_same(fit(tmp_path)["weights"], alone(tmp_path))
+
+    def test_in_micro_batches_with_checkpointed_blocks_and_clipping(self, tmp_path: Path) -> None:
+        settings: dict[str, Any] = {"gradient_clip_val": 0.1}
+        found = fit(tmp_path, micro_batch_size=2, execution={"checkpoint": ["image", "text"]}, **settings)
+        assert_same(found["weights"], alone(tmp_path, **settings))
+
+    def test_offloaded(self, tmp_path: Path) -> None:
+        assert_same(fit(tmp_path, strategy={"cpu_offload": True, "meta_init": False})["weights"], alone(tmp_path))
+
+    @pytest.mark.slow
+    def test_hybrid_on_four_ranks(self, tmp_path: Path) -> None:
+        assert_same(fit(tmp_path, 4, strategy={"replicate": 2})["weights"], alone(tmp_path))
+
+
+def test_callbacks_and_logged_values(tmp_path: Path) -> None:
+    held_out = {"name": "synthetic", "held_out": True, "size": 13, "image_size": 32}
+    callbacks = [ZeroShotClassification({"held_out": held_out}), Retrieval()]
+    metrics = fit(tmp_path, callbacks=callbacks, max_steps=2)["metrics"]
+    assert {"val/zero_shot/held_out/top1", "val/retrieval/text_to_image/recall@1", "train/gradient_norm"} <= set(metrics)
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("sharded", [False, True], ids=["full", "sharded"])
+    def test_resumes_where_it_stopped(self, tmp_path: Path, sharded: bool) -> None:
+        strategy, path = {"sharded_checkpoint": sharded}, tmp_path / "half.ckpt"
+        fit(tmp_path, strategy=strategy, max_steps=2, save=path)
+        assert path.is_dir() == sharded
+        assert_same(
+            fit(tmp_path, strategy=strategy, resume=path, seed=5)["weights"], fit(tmp_path, strategy=strategy)["weights"]
+        )
+
+    def test_a_full_one_is_that_of_one_process(self, tmp_path: Path) -> None:
+        weights = fit(tmp_path, save=tmp_path / "full.ckpt")["weights"]
+        loaded = ClipModule.load_from_checkpoint(tmp_path / "full.ckpt")
+        assert_same(dict(loaded.state_dict()), weights)
+
+    def test_from_one_process_to_ranks_and_back(self, tmp_path: Path) -> None:
+        """The optimizer's moments too: the resumed runs end where the whole run does."""
+        whole = alone(tmp_path, max_steps=6)
+        torch.manual_seed(0)
+        module, trainer = small_module(optimizer=OPTIMIZER), small_trainer(tmp_path, max_steps=2)
+        trainer.fit(module, small_data(size=32, batch=16))
+        trainer.save_checkpoint(tmp_path / "one.ckpt")
+        fit(tmp_path, resume=tmp_path / "one.ckpt", max_steps=4, save=tmp_path / "two.ckpt")
+        again = small_module(optimizer=OPTIMIZER)
+        small_trainer(tmp_path, max_steps=6).fit(again, small_data(size=32, batch=16), ckpt_path=tmp_path / "two.ckpt")
+        assert_same(dict(again.state_dict()), whole)
+
+
+def _uneven(rank: int, world_size: int) -> str:
+    try:
+        check_even([4, 3][rank], torch.device("cpu"))
+    except InputError as error:
+        return str(error)
+    return "no error"
+
+
+class TestRefused:
+    def test_batches_of_different_size(self) -> None:
+        for found in run_ranks(_uneven, 2, timeout=30):
+            assert "need batches of one size, they have [4, 3]: mend or remove" in found
+
+    def test_copies_that_do_not_divide_the_ranks(self, tmp_path: Path) -> None:
+        with pytest.raises(AssertionError, match="replicate 3 does not divide the 2 ranks"):
+            fit(tmp_path, strategy={"replicate": 3})
+
+    def test_float16(self, tmp_path: Path) -> None:
+        trainer = small_trainer(tmp_path, strategy="clip_fsdp2", precision="16-true")
+        with pytest.raises(InputError, match="clip_fsdp2 does not work with precision '16-true': use one of 32-true, bf16"):
+            trainer.fit(small_module(), small_data())
+
+    @pytest.mark.parametrize("strategy", [FSDPStrategy(), ModelParallelStrategy()], ids=["fsdp", "model_parallel"])
+    def test_other_sharding_strategies(self, strategy: Strategy) -> None:
+        """On the CPU the Trainer itself refuses "fsdp": asked here is what a module says that meets it."""
+        with pytest.raises(InputError, match="would not shard the two towers by their blocks .* use strategy 'clip_fsdp2'"):
+            check_strategy(strategy)
+
+    def test_a_module_asks_before_it_builds(self, tmp_path: Path) -> None:
+        trainer = small_trainer(tmp_path, strategy=ModelParallelStrategy(), devices=1)
+        with pytest.raises(InputError, match="use strategy 'clip_fsdp2'"):
+            trainer.fit(small_module(), small_data())
+
+    def test_another_module(self, tmp_path: Path) -> None:
+        from lightning.pytorch.demos.boring_classes import BoringModel
+
+        class Other(BoringModel):
+            def configure_model(self) -> None: ...
+
+        with pytest.raises(InputError, match="clip_fsdp2 shards a ClipModule, not Other"):
+            small_trainer(tmp_path, strategy="clip_fsdp2", devices=1).fit(Other())
