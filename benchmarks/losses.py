@@ -4,7 +4,7 @@ Float32, d = 512, one thread. "tiled" cuts the matrix of logits into tiles, "aut
 Memory is the growth of the process' peak resident set over the inputs, after a small warm-up.
 
     python benchmarks/losses.py                      # 4,096 and 16,384 pairs
-    python benchmarks/losses.py --large              # 65,536 pairs too, which takes minutes
+    python benchmarks/losses.py --large              # 65,536 pairs, ours alone, one step each; takes minutes
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from torch.nn.functional import normalize
 from lightning_clip.losses import losses
 
 WIDTH = 512
-FORMS = {"tiled": 1024, "automatic": None}
+TILES = {"tiled": 1024, "automatic": None}
+# The sigmoid loss has one form: its tiles are computed once, so that keeping the matrix would gain nothing.
+FORMS = {"softmax": ("tiled", "automatic"), "sigmoid": ("tiled",)}
 
 
 def ours(name: str, form: str) -> Callable[..., Tensor]:
-    return losses.build({"name": name, "tile_size": FORMS[form]})
+    return losses.build({"name": name, "tile_size": TILES[form]})
 
 
 def theirs(name: str) -> Callable[..., Tensor]:
@@ -56,7 +58,7 @@ def step(loss: Callable[..., Tensor], values: list[Tensor]) -> None:
 
 def seconds(name: str, count: int, rounds: int) -> dict[str, float]:
     """Medians, with the contenders taking turns."""
-    contenders = {"open_clip": theirs(name), **{form: ours(name, form) for form in FORMS}}
+    contenders = {"open_clip": theirs(name), **{form: ours(name, form) for form in FORMS[name]}}
     values = inputs(count)
     found: dict[str, list[float]] = {key: [] for key in contenders}
     for number in range(rounds + 1):
@@ -86,9 +88,9 @@ def child(name: str, contender: str, count: int) -> None:
 
 def compare(name: str, count: int, rounds: int) -> list[Row]:
     times = seconds(name, count, rounds)
-    memory = {key: measured_alone(name, key, count)[0] for key in ("open_clip", "tiled", "automatic")}
+    memory = {key: measured_alone(name, key, count)[0] for key in ("open_clip", *FORMS[name])}
     rows = []
-    for form in ("tiled", "automatic"):
+    for form in FORMS[name]:
         faster, smaller = times["open_clip"] / times[form], memory["open_clip"] / memory[form]
         rows.append(
             Row(
@@ -101,26 +103,30 @@ def compare(name: str, count: int, rounds: int) -> list[Row]:
     return rows
 
 
+def large(name: str) -> Row:
+    memory, spent = measured_alone(name, "automatic", 65536)
+    return Row(f"{name}, 65,536 pairs", "not run", f"{spent:.0f} s, {memory / 2**20:,.0f} MiB", "-")
+
+
 def main() -> None:
     """Runs and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--large", action="store_true", help="also 65,536 pairs, ours alone")
+    parser.add_argument("--large", action="store_true", help="65,536 pairs instead, ours alone")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.child:
         child(arguments.child[0], arguments.child[1], int(arguments.child[2]))
         return
-    rows = [
-        row for count in arguments.pairs for name in ("softmax", "sigmoid") for row in compare(name, count, arguments.rounds)
-    ]
-    if arguments.large:
-        for name in ("softmax", "sigmoid"):
-            memory, spent = measured_alone(name, "automatic", 65536)
-            rows.append(Row(f"{name}, 65,536 pairs", "not run", f"{spent:.0f} s, {memory / 2**20:,.0f} MiB", "-"))
     title = f"Losses, forward and backward, d = {WIDTH}, float32"
+    if arguments.large:
+        rows = [large(name) for name in FORMS]
+        write_section("losses", f"{title}: 65,536 pairs", machine(1, 1), rows, options="--large")
+        return
+    pairs = [(name, count) for count in arguments.pairs for name in FORMS]
+    rows = [row for name, count in pairs for row in compare(name, count, arguments.rounds)]
     write_section("losses", title, machine(threads=1, rounds=arguments.rounds), rows)
 
 

@@ -38,14 +38,20 @@ def machine(threads: int, rounds: int) -> str:
 
 
 def write_section(
-    name: str, title: str, circumstances: str, rows: list[Row], heads: tuple[str, str] = ("open_clip", "lightning_clip")
+    name: str,
+    title: str,
+    circumstances: str,
+    rows: list[Row],
+    heads: tuple[str, str] = ("open_clip", "lightning_clip"),
+    options: str = "",
 ) -> None:
-    """Replaces the section `name` of the page, or adds it at the end, and prints it."""
-    lines = [f"## {title}", "", f"`python benchmarks/{name}.py`: {circumstances}", ""]
+    """Replaces the section of script `name` with `options`, or adds it at the end of the page, and prints it."""
+    lines = [f"## {title}", "", f"`python benchmarks/{name}.py{options and ' '}{options}`: {circumstances}", ""]
     lines += [f"| | {heads[0]} | {heads[1]} | ratio |", "|---|---|---|---|"]
     lines += [f"| {row.what} | {row.peer} | {row.ours} | {row.ratio} |" for row in rows]
     section = "\n".join(lines)
-    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+    key = f"{name} {options}".strip()
+    begin, end = f"<!-- begin: {key} -->", f"<!-- end: {key} -->"
     text = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
     block = f"{begin}\n{section}\n{end}"
     if begin in text:

@@ -236,6 +236,8 @@ class ClipModule(pl.LightningModule):
             drop_gradients(self.model.parameters())
             self._skip_step = False
             self.log("train/skipped_steps", float(self._guard.skipped))
+        elif getattr(self.trainer.strategy, "keeps_gradients", False):
+            return  # and logs their norm
         elif self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/gradient_norm", gradient_norm(self.model.parameters()))
 

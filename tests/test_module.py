@@ -108,6 +108,18 @@ class TestTraining:
             torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
+    def test_two_ranks_with_a_hugging_face_tower(self, tmp_path: Path) -> None:
+        """Its pooler gets no gradient, which DDP must not wait for."""
+        settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        bert = {"name": "hf", "config": {"model_type": "bert", "vocab_size": 49408, **settings}}
+        trainer = small_trainer(tmp_path, strategy="ddp_fork", devices=2)
+        module = small_module(text_encoder=bert, optimizer={"lr": 1e-2, "warmup_steps": 0})
+        module.configure_model()
+        before = module.model.text_projection.weight.detach().clone()  # type: ignore[operator]
+        trainer.fit(module, small_data(batch=8))
+        assert not torch.equal(before, module.model.text_projection.weight)  # type: ignore[arg-type]
+
+
 class TestUse:
     def test_images_of_every_kind(self) -> None:
         module = small_module()

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_clip.callbacks import WriteFeatures
+from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.data import ClipDataModule
 from lightning_clip.errors import InputError, existing_path
@@ -56,7 +57,11 @@ class ClipCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({"model": {"class_path": f"{ClipModule.__module__}.{ClipModule.__qualname__}"}})
+        parser.add_argument(
+            "--find-batch-size",
+            action="store_true",
+            help="First find the largest local_batch_size that fits into memory, then train with it.",
+        )
         parser.add_argument("--help-all", action=FullHelp, help="Show every option, the Trainer's included, and exit.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -79,6 +84,8 @@ class ClipCLI(LightningCLI):
         except ValueError as error:  # jsonargparse wraps what a constructor raised
             cause = _constructor_error(error)
             if cause is error:
+                if "`fsdp`" in str(error):  # the Trainer itself refuses it on a CPU, before a module can
+                    raise InputError("strategy 'fsdp' is not for two towers: use 'clip_fsdp2', on CPUs too") from None
                 raise
             raise cause from None
 
@@ -90,6 +97,10 @@ class ClipCLI(LightningCLI):
         parser.usage = f"lightning-clip {subcommand} --config RECIPE.yaml [--config MORE.yaml] [--KEY=VALUE ...]"
         parser.set_defaults({"weights_only": True})
         return parser
+
+    def before_fit(self) -> None:
+        if self._get(self.config, "find_batch_size"):
+            find_batch_size(self.trainer, self.model, self.datamodule)
 
     def before_predict(self) -> None:
         """Without a writer the predictions would be lost."""
@@ -107,6 +118,11 @@ def run(arguments: Sequence[str]) -> None:
     quiet()
     try:
         ClipCLI(arguments)
+    except IsADirectoryError as error:
+        raise InputError(
+            f"checkpoint {error.filename!r} is a folder, which only the strategy that wrote it reads: make one file of "
+            f"it with lightning-clip checkpoint consolidate {error.filename} --output FILE.ckpt"
+        ) from error
     except (MisconfigurationException, FileNotFoundError) as error:
         raise InputError(str(error)) from error
 

@@ -81,6 +81,8 @@ class TrainerParser(LightningArgumentParser):
         if union:
             causes = [cause for cause in re.split(r"(?:\A|\n)  +- ", union[2]) if cause.strip() and "NoneType" not in cause]
             message = f"{union[1]} " + "; or ".join(cause.strip() for cause in causes)
+        if re.search(r"arguments are required: \w+\.model$", message):
+            message = "no model: give a recipe, --config RECIPE.yaml (recipes/ has examples), or at least --model=ClipModule"
         unknown = re.search(r"does not accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)
         if unknown:
             key = unknown[1] or unknown[2]

@@ -72,6 +72,8 @@ class HuggingFaceTextEncoder(TextEncoder):
         super().__init__(output_dim=int(model.config.hidden_size), context_length=int(length))
         self.pooling = pooling
         self.model = model
+        if isinstance(pooler := getattr(model, "pooler", None), nn.Module):
+            pooler.requires_grad_(False)  # never asked: DDP would wait for its gradient
         self.vocab_size = int(model.config.vocab_size)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from lightning_clip.errors import InputError
+from lightning_clip.strategies.deepspeed import ClipDeepSpeedStrategy
 from lightning_clip.strategies.fsdp2 import ClipFSDP2Strategy
 
 __all__ = ["check_strategy"]
@@ -14,8 +15,13 @@ def check_strategy(strategy: Strategy) -> None:
     """Refuses sharding strategies that do not know where a two-tower model is cut.
 
     Raises:
-        InputError: FSDP of the first kind, or Lightning's ModelParallelStrategy without a plan.
+        InputError: FSDP of the first kind, or Lightning's ModelParallelStrategy or DeepSpeedStrategy as they are.
     """
+    if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, ClipDeepSpeedStrategy):
+        raise InputError(
+            f"strategy {type(strategy).__name__} would not keep the temperature below its limit: "
+            "use strategy 'clip_deepspeed_stage_1', '_2' or '_3', which do"
+        )
     known = isinstance(strategy, ClipFSDP2Strategy)
     if isinstance(strategy, FSDPStrategy) or (isinstance(strategy, ModelParallelStrategy) and not known):
         raise InputError(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.strategies.model_parallel import _is_sharded_checkpoint
-from lightning.fabric.utilities.load import _load_distributed_checkpoint
+from lightning.fabric.utilities.load import _METADATA_FILENAME, _load_distributed_checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
 
 from lightning_clip.checkpoint import CLASS_KEY, is_deepspeed_checkpoint
 from lightning_clip.errors import InputError, existing_path
@@ -35,7 +35,7 @@ def consolidate(folder: str | Path) -> dict[str, Any]:
     path = existing_path(folder, "checkpoint")
     if not path.is_dir():
         raise InputError(f"checkpoint {str(path)!r} is one file already: use it as it is")
-    if _is_sharded_checkpoint(path):
+    if (path / _METADATA_FILENAME).is_file():
         read = _read_fsdp2
     elif is_deepspeed_checkpoint(path):
         read = _read_deepspeed
@@ -48,8 +48,8 @@ def consolidate(folder: str | Path) -> dict[str, Any]:
         checkpoint = read(path)
     except InputError:
         raise
-    except Exception as error:  # torch and DeepSpeed raise of every kind where files are missing or cut
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except (Exception, CheckpointException) as error:  # torch and DeepSpeed raise of every kind where files are missing or cut
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
         raise InputError(
             f"checkpoint {str(path)!r} is not complete: {reason}. Copy the whole folder, with the parts of every rank"
         ) from error
@@ -60,7 +60,7 @@ def consolidate(folder: str | Path) -> dict[str, Any]:
 
 def _read_fsdp2(path: Path) -> dict[str, Any]:
     checkpoint = _load_distributed_checkpoint(path)
-    optimizers = []
+    optimizers: list[dict[str, Any]] = []
     while (state := checkpoint.pop(f"optimizer_{len(optimizers)}", None)) is not None:
         names = [name for group in state["param_groups"] for name in group["params"]]
         optimizers.append(numbered_state(state, names))

@@ -1,9 +1,10 @@
-"""`ClipDeepSpeedStrategy`: Lightning's DeepSpeedStrategy with what a `ClipModule` needs: a clamped scale, evaluation, errors."""
+"""`ClipDeepSpeedStrategy`: Lightning's DeepSpeedStrategy with a clamped scale, evaluation on uneven shares and clear errors."""
 
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
         """Whether each pass through a tower waits for the other ranks."""
         return self.zero_stage_3
 
+    @contextmanager
+    def model_sharded_context(self) -> Generator[None, None, None]:
+        """Ranks build whole models and DeepSpeed then takes them apart: towers that draw or load their weights after they
+        are built would find none left under `deepspeed.zero.Init`.
+        """
+        self._init_config_if_needed()
+        yield
+
     def setup_environment(self) -> None:
         self._check_device()
         super().setup_environment()
@@ -75,6 +84,9 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
         """Steps, then clamps the scale where DeepSpeed keeps it: the module's parameter is only a copy."""
         result = super().optimizer_step(*arguments, **options)
         module: Any = self.lightning_module
+        norm = self.deepspeed_engine.get_global_grad_norm()
+        if norm is not None and module.trainer.global_step % module.trainer.log_every_n_steps == 0:
+            module.log("train/gradient_norm", float(norm))
         if module.model.logit_scale.requires_grad:
             _clamp(module.model.logit_scale, math.log(module.loss.max_scale))
         return result

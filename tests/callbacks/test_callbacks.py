@@ -11,7 +11,7 @@ import torch
 from small import small_data, small_module, small_trainer, write_folder
 
 from lightning_clip import ClipDataModule, InputError, Report, Retrieval, WriteFeatures, ZeroShotClassification
-from lightning_clip.data.evaluation_sets import EvaluationSet, evaluation_sets, open_evaluation_set
+from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets, open_evaluation_set
 
 HELD_OUT = {"name": "synthetic", "held_out": True, "size": 48, "image_size": 32, "templates": ["a {}", "the {}"]}
 

@@ -55,13 +55,6 @@ class TestRefused:
         ):
             ClipModule.load_from_checkpoint(written[0])
 
-    def test_resuming_from_the_folder_names_the_command(
-        self, tmp_path: Path, written: tuple[Path, dict[str, torch.Tensor]]
-    ) -> None:
-        trainer = small_trainer(tmp_path, max_steps=4)
-        with pytest.raises(InputError, match=r"a folder of parts .* lightning-clip checkpoint consolidate"):
-            trainer.fit(small_module(), small_data(), ckpt_path=written[0])
-
     def test_output_that_exists(
         self, tmp_path: Path, written: tuple[Path, dict[str, torch.Tensor]], capsys: pytest.CaptureFixture[str]
     ) -> None:

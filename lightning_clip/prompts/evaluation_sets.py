@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.errors import InputError
-from lightning_clip.prompts import resolve_templates
+from lightning_clip.prompts.templates import resolve_templates
 from lightning_clip.registry import Registry
 
 __all__ = ["EvaluationSet", "evaluation_sets", "open_evaluation_set"]
