@@ -2,7 +2,8 @@
 
 Float32, one thread; ViT (6 blocks) and text Transformer (3 blocks) of width 192 on 64 px images and captions of
 Flickr8k's lengths.
-Memory is the growth of the process' peak resident set, each in a process of its own; times are interleaved in one process.
+Memory is the growth of the process' peak resident set, each in a process of its own; times are
+the processor's, interleaved in one process.
 
     python benchmarks/micro_batches.py
 """
@@ -67,10 +68,10 @@ def seconds(count: int, micros: list[int], rounds: int) -> dict[int, float]:
     found: dict[int, list[float]] = {micro: [] for micro in micros}
     for number in range(rounds + 1):
         for micro in micros:
-            start = time.perf_counter()
+            start = time.process_time()
             step(model, batch, micro)
             if number:
-                found[micro].append(time.perf_counter() - start)
+                found[micro].append(time.process_time() - start)
     return {micro: statistics.median(times) for micro, times in found.items()}
 
 

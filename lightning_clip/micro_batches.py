@@ -46,10 +46,11 @@ def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch
         return encode(batch)
     lengths = text_lengths(batch.mask) if batch.lengths is None else batch.lengths
     order = torch.tensor(sorted(range(len(lengths)), key=lengths.__getitem__))
+    *others, last = torch.split(order, size)
     # The slice is taken inside: what waits for the backward pass is a few numbers, not a copy of the images.
-    parts: list[ClipOutput] = [
-        checkpoint(lambda rows: encode(take(batch, rows)), rows, use_reentrant=False) for rows in torch.split(order, size)
-    ]
+    parts = [checkpoint(lambda rows: encode(take(batch, rows)), rows, use_reentrant=False) for rows in others]
+    # Its gradient comes back first, before any slice is computed again: it may as well keep its activations.
+    parts.append(encode(take(batch, last)))
     back = order.argsort().to(batch.image.device)
     return ClipOutput(
         _together([part.image_features for part in parts], back),

@@ -107,7 +107,6 @@ class TestTraining:
         for name, value in one.state_dict().items():
             torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
-
     def test_two_ranks_with_a_hugging_face_tower(self, tmp_path: Path) -> None:
         """Its pooler gets no gradient, which DDP must not wait for."""
         settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

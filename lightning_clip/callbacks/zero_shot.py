@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lightning_clip.data import ClipDataModule
-from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.module import ClipModule
+from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 from lightning_clip.types import PairBatch
 
 __all__ = ["ZeroShotClassification", "ZeroShotResult"]
