@@ -12,8 +12,64 @@ from torch import Tensor, nn
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import from_pil
 from lightning_clip.errors import InputError
+from lightning_clip.model import ClipModel
+from lightning_clip.prompts import zero_shot_classifier
 
-__all__ = ["evaluating", "pixel_batches", "token_batches"]
+__all__ = ["Inference", "evaluating", "pixel_batches", "token_batches"]
+
+
+class Inference:
+    """What a trained module is used for; `ClipModule` has it.
+
+    Attributes:
+        tokenizer: of the text tower.
+    """
+
+    tokenizer: Tokenizer
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self._built().image_encoder.image_size
+
+    def encode_image(self, images: Tensor | Image.Image | Sequence[Image.Image], batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) in evaluation mode, without gradients.
+
+        Args:
+            images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
+            batch_size: images encoded at a time.
+        """
+        model, device = self._built(), self._where()
+        with evaluating(model):
+            batches = pixel_batches(images, self.image_transform(train=False), self.image_size, batch_size)
+            return torch.cat([model.encode_image(pixels.to(device)) for pixels in batches])
+
+    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) in evaluation mode, without gradients.
+
+        Args:
+            texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id`.
+            batch_size: texts encoded at a time.
+        """
+        model, device = self._built(), self._where()
+        with evaluating(model):
+            batches = token_batches(texts, self.tokenizer, batch_size)
+            return torch.cat([model.encode_text(tokens.to(device), mask.to(device)) for tokens, mask in batches])
+
+    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
+        """Class embeddings (D, num_classes), the mean over templates: image features times it are cosine similarities."""
+        return zero_shot_classifier(self.encode_text, class_names, templates)
+
+    def image_transform(self, train: bool) -> nn.Module:
+        """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
+        raise NotImplementedError
+
+    def _built(self) -> ClipModel:
+        raise NotImplementedError
+
+    def _where(self) -> torch.device:
+        device: torch.device = self.device  # type: ignore[attr-defined]  # of the LightningModule beside it
+        return device
 
 
 @contextmanager

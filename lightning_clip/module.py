@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -23,13 +21,12 @@ from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.errors import InputError
 from lightning_clip.execution import ExecutionSettings, prepare
 from lightning_clip.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
-from lightning_clip.inference import evaluating, pixel_batches, token_batches
+from lightning_clip.inference import Inference
 from lightning_clip.losses import ContrastiveLoss, caption_ids, losses
 from lightning_clip.micro_batches import check_micro_batches, encode_in_slices
 from lightning_clip.model import ClipModel
 from lightning_clip.optim import OptimizerSettings, build_optimizer, build_scheduler, undecayed_names
 from lightning_clip.presets import preset
-from lightning_clip.prompts import zero_shot_classifier
 from lightning_clip.strategies import check_strategy
 from lightning_clip.throughput import Throughput
 from lightning_clip.types import ClipOutput, Pair, PairBatch
@@ -37,7 +34,7 @@ from lightning_clip.types import ClipOutput, Pair, PairBatch
 __all__ = ["ClipModule"]
 
 
-class ClipModule(pl.LightningModule):
+class ClipModule(Inference, pl.LightningModule):
     """Contrastive image-text learning as a LightningModule.
 
     Subclasses change a domain's particulars in five hooks and nothing else: `encode`, `compute_loss`, `image_transform`,
@@ -142,41 +139,6 @@ class ClipModule(pl.LightningModule):
     def choose_caption(pair: Pair, rng: random.Random) -> str:
         """The text of a pair for this visit; static, so that workers need not receive the model."""
         return random_caption(pair, rng)
-
-    # -- use --------------------------------------------------------------------------------------------------------
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images in pixels."""
-        return self._built().image_encoder.image_size
-
-    def encode_image(self, images: Tensor | Image.Image | Sequence[Image.Image], batch_size: int = 256) -> Tensor:
-        """Unit features (B, D) in evaluation mode, without gradients.
-
-        Args:
-            images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
-            batch_size: images encoded at a time.
-        """
-        model, transform = self._built(), self.image_transform(train=False)
-        with evaluating(model):
-            batches = pixel_batches(images, transform, self.image_size, batch_size)
-            return torch.cat([model.encode_image(pixels.to(self.device)) for pixels in batches])
-
-    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
-        """Unit features (B, D) in evaluation mode, without gradients.
-
-        Args:
-            texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id`.
-            batch_size: texts encoded at a time.
-        """
-        model = self._built()
-        with evaluating(model):
-            batches = token_batches(texts, self.tokenizer, batch_size)
-            return torch.cat([model.encode_text(tokens.to(self.device), mask.to(self.device)) for tokens, mask in batches])
-
-    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
-        """Class embeddings (D, num_classes), the mean over templates: image features times it are cosine similarities."""
-        return zero_shot_classifier(self.encode_text, class_names, templates)
 
     # -- Lightning --------------------------------------------------------------------------------------------------
 

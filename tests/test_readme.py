@@ -33,7 +33,7 @@ def test_commands_on_a_folder_of_pairs(tmp_path: Path) -> None:
 
 
 def test_recipe_on_a_folder_of_pairs(tmp_path: Path) -> None:
-    """As it stands, for one epoch in the place of fourteen."""
+    """As it stands, for one epoch in the place of all."""
     write_folder(tmp_path / "my_pairs", count=40)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     done = shell(BLOCKS["fit"].strip() + " --trainer.max_epochs=1 --model.optimizer.warmup_steps=1", tmp_path)

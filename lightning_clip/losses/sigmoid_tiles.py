@@ -17,8 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lightning_clip.losses.fused import add_product, fused_wins, sigmoid_tile
 from lightning_clip.losses.gather import Exchange
-from lightning_clip.losses.tiling import TILE_SIZE, Tile, Tiles, full_precision, refuse_double_backward, row_products, wide
+from lightning_clip.losses.tiling import (
+    Tile,
+    Tiles,
+    default_tile_size,
+    full_precision,
+    refuse_double_backward,
+    row_products,
+    wide,
+)
 
 __all__ = ["SigmoidTiles"]
 
@@ -34,13 +43,19 @@ class _Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class _Problem:
-    """The operands in the type of the logits, and how columns come by."""
+    """The operands, features in their own type, which travels, and how columns come by."""
 
     images: Tensor
     texts: Tensor
     scale: Tensor
     bias: Tensor
     exchange: Exchange
+    fused: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of logits and gradients: at least float32."""
+        return torch.promote_types(self.images.dtype, torch.float32)
 
     @property
     def share(self) -> float:
@@ -67,36 +82,44 @@ class _Problem:
         """Of this rank; the texts' gradients collect every rank's loss, each times its own `upstream` (None: 1)."""
         high, pair = wide(self.images.device), self.pair_logits()
         total = softplus(-pair).sum()
-        pulled, bias = torch.zeros_like(self.images), torch.zeros_like(total)
+        pulled, bias = torch.zeros_like(self.images, dtype=self.dtype), torch.zeros_like(total)
         weight = torch.ones_like(self.scale) if upstream is None else upstream.to(self.scale.dtype)
-        rows = self.images if upstream is None else self.images * weight
+        rows = self.images if upstream is None else self.images.to(self.dtype) * weight
 
         def body(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
             (texts,), (pushed,) = carried, added
             for tile in tiles.of(len(texts), diagonal):
-                values = self.logits(texts, tile, tiles)
-                total.add_(_softplus(values, tiles))
-                values.sigmoid_()
-                bias.add_(values.sum())
-                pulled[tile.rows].addmm_(values, texts[tile.columns])
-                pushed[tile.columns].addmm_(values.t(), rows[tile.rows])
+                loss, values_sum, values = self._tile(texts, tile, tiles)
+                total.add_(loss)
+                bias.add_(values_sum)
+                add_product(pulled[tile.rows], values, texts[tile.columns])
+                add_product(pushed[tile.columns], values.t(), rows[tile.rows])
 
-        (pushed,) = self.exchange.visit([self.texts], [torch.zeros_like(self.texts)], body)
+        (pushed,) = self.exchange.visit([self.texts], [torch.zeros_like(self.texts, dtype=self.dtype)], body)
         own = (-pair).sigmoid()
         bias.sub_(own.sum())
-        own = own.to(self.images.dtype)[:, None]
-        pulled.addcmul_(own, self.texts, value=-1)
-        pushed.addcmul_(own, rows, value=-1)
+        own = own.to(self.dtype)[:, None]
+        pulled.addcmul_(own, self.texts.to(self.dtype), value=-1)
+        pushed.addcmul_(own, rows.to(self.dtype), value=-1)
         share = (weight * self.share).to(high)
         scale = row_products(pulled, self.images).sum() * share
         pulled.mul_(self.scale * weight * self.share)
         pushed.mul_(self.scale * self.share)
         return total * self.share, _Gradients(pulled, pushed, scale, bias * share)
 
+    def _tile(self, texts: Tensor, tile: Tile, tiles: Tiles) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of a tile, and its gradient by the logits, summed and as it is."""
+        if self.fused:
+            return sigmoid_tile(self.images[tile.rows], texts[tile.columns], self.scale, self.bias, tile.diagonal)
+        values = self.logits(texts, tile, tiles)
+        loss = _softplus(values, tiles)
+        values.sigmoid_()
+        return loss, values.sum(), values
+
     def logits(self, texts: Tensor, tile: Tile, tiles: Tiles) -> Tensor:
         """Logits z of a tile, minus infinity at the pairs."""
         out = tiles.buffer(tile)
-        torch.mm(self.images[tile.rows] * self.scale, texts[tile.columns].t(), out=out)
+        torch.mm(self.images[tile.rows].to(self.dtype) * self.scale, texts[tile.columns].to(self.dtype).t(), out=out)
         out.add_(self.bias)
         if (pairs := tile.pairs(out)) is not None:
             pairs.fill_(-torch.inf)
@@ -119,8 +142,9 @@ class SigmoidTiles(torch.autograd.Function):
         dtype = torch.promote_types(images.dtype, torch.float32)
         with full_precision(images.device):
             s, b = (value.detach().to(dtype).view(()) for value in (scale, bias))
-            problem = _Problem(images.to(dtype), texts.to(dtype), s, b, exchange)
-            tiles = Tiles(len(images), problem.images, tile_size or TILE_SIZE)
+            problem = _Problem(images.contiguous(), texts.contiguous(), s, b, exchange, fused_wins(images))
+            like = images.new_empty(0, dtype=dtype)
+            tiles = Tiles(len(images), like, tile_size or default_tile_size(images.device))
             ctx.problem, ctx.tiles, ctx.gradients = problem, tiles, None
             ctx.save_for_backward(images, texts, scale, bias)
             if any(ctx.needs_input_grad) and exchange.world_size == 1:

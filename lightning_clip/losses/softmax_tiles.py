@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lightning_clip.losses.fused import add_product, exponential_sums, fused_wins, softmax_gradient
 from lightning_clip.losses.gather import Exchange
 from lightning_clip.losses.tiling import (
     DENSE_BYTES,
-    TILE_SIZE,
     Tile,
     Tiles,
+    default_tile_size,
     full_precision,
     refuse_double_backward,
     row_products,
@@ -57,17 +58,23 @@ class _Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class _Problem:
-    """The operands: images (B, D), texts (B, D) and scale () in the type of the logits, and how columns come by."""
+    """The operands: images (B, D) and texts (B, D) in their own type, which travels, and how columns come by."""
 
     images: Tensor
     texts: Tensor
     scale: Tensor
     exchange: Exchange
     image_weight: float
+    fused: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of logits and gradients: at least float32."""
+        return torch.promote_types(self.images.dtype, torch.float32)
 
     def multiply(self, texts: Tensor, tile: Tile, out: Tensor) -> Tensor:
         """The logits of a tile, s u v."""
-        return torch.mm(self.images[tile.rows] * self.scale, texts[tile.columns].t(), out=out)
+        return torch.mm(self.images[tile.rows].to(self.dtype) * self.scale, texts[tile.columns].to(self.dtype).t(), out=out)
 
     def exponentials(self, texts: Tensor, tile: Tile, out: Tensor, shift: Tensor) -> Tensor:
         """The values exp(z - shift) of a tile, 0 at the pairs."""
@@ -89,7 +96,7 @@ class _Problem:
     def sums(self, tiles: Tiles) -> _Sums:
         high = wide(self.images.device)
         pair = self.scale.to(high) * row_products(self.images, self.texts)
-        longest = torch.stack([self.images.norm(dim=1).amax(), self.texts.norm(dim=1).amax()])
+        longest = torch.stack([features.norm(dim=1, dtype=self.dtype).amax() for features in (self.images, self.texts)])
         bound = self.scale.abs() * self.exchange.maximum(longest).prod()
         shift = (bound - _HIGHEST).clamp(min=0)
         rows, columns = self._sum_exponentials(tiles, shift)
@@ -106,16 +113,22 @@ class _Problem:
         def body(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
             (texts,), (columns,) = carried, added
             for tile in tiles.of(len(texts), diagonal):
-                values = self.exponentials(texts, tile, tiles.buffer(tile), shift)
-                rows[tile.rows] += values.sum(dim=1)
-                columns[tile.columns] += values.sum(dim=0)
+                down, across = self._tile_sums(texts, tile, tiles, shift)
+                rows[tile.rows] += down
+                columns[tile.columns] += across
 
         (columns,) = self.exchange.visit([self.texts], [torch.zeros_like(rows)], body)
         return rows, columns
 
+    def _tile_sums(self, texts: Tensor, tile: Tile, tiles: Tiles, shift: Tensor) -> tuple[Tensor, Tensor]:
+        if self.fused:
+            return exponential_sums(self.images[tile.rows], texts[tile.columns], self.scale, shift, tile.diagonal)
+        values = self.exponentials(texts, tile, tiles.buffer(tile), shift)
+        return values.sum(dim=1), values.sum(dim=0)
+
     def _underflown(self, rows: Tensor, columns: Tensor) -> bool:
         """Whether, on any rank, the values lost below float32's smallest could matter to a sum."""
-        limits = torch.finfo(self.images.dtype)
+        limits = torch.finfo(self.dtype)
         lowest = self.exchange.total * limits.tiny / limits.eps
         lost = (rows < lowest).any() | (columns < lowest).any()
         return bool(self.exchange.maximum(lost.to(torch.float32)))
@@ -123,7 +136,7 @@ class _Problem:
     def _sum_from_maxima(self, tiles: Tiles) -> tuple[Tensor, Tensor]:
         """The logarithms r and c, by the maximum of each row and column."""
         high = wide(self.images.device)
-        row_maximum = self.images.new_full((len(self.images),), -torch.inf)
+        row_maximum = self.images.new_full((len(self.images),), -torch.inf, dtype=self.dtype)
 
         def maxima(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
             for tile in tiles.of(len(carried[0]), diagonal):
@@ -157,27 +170,40 @@ class _Problem:
         weights = (self.image_weight * share, (1 - self.image_weight) * share)
         # What a pair gains is what its row and its column lose to the others.
         own = weights[0] * (sums.row_log - sums.pair).sigmoid() + weights[1] * (sums.column_log - sums.pair).sigmoid()
-        own = own.to(self.images.dtype)[:, None]
-        pulled = torch.zeros_like(self.images)  # of images, before the scale: sum_j dL/dz_ij v_j
-        fill = _Gradient(sums, weights, self.images.dtype)
+        own = own.to(self.dtype)[:, None]
+        pulled = torch.zeros_like(self.images, dtype=self.dtype)  # of images, before the scale: sum_j dL/dz_ij v_j
+        fill = _Gradient(sums, weights, self.dtype)
 
         def body(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
             texts, *columns = carried
             for tile in tiles.of(len(texts), diagonal):
-                values = tiles.buffer(tile)
-                if sums.shift is None:
-                    self.others(texts, tile, values)
-                elif not kept:
-                    self.exponentials(texts, tile, values, sums.shift)
-                fill(values, tile, columns, tiles)
-                pulled[tile.rows].addmm_(values, texts[tile.columns])
-                added[0][tile.columns].addmm_(values.t(), self.images[tile.rows])
+                values = self._tile_gradient(sums, fill, texts, columns, tile, tiles, kept)
+                add_product(pulled[tile.rows], values, texts[tile.columns])
+                add_product(added[0][tile.columns], values.t(), self.images[tile.rows])
 
-        (pushed,) = self.exchange.visit([self.texts, *fill.columns], [torch.zeros_like(self.texts)], body)
-        pulled.addcmul_(own, self.texts, value=-1)
-        pushed.addcmul_(own, self.images, value=-1)
+        start = torch.zeros_like(self.texts, dtype=self.dtype)
+        (pushed,) = self.exchange.visit([self.texts, *fill.columns], [start], body)
+        pulled.addcmul_(own, self.texts.to(self.dtype), value=-1)
+        pushed.addcmul_(own, self.images.to(self.dtype), value=-1)
         scale_gradient = row_products(pulled, self.images).sum()
         return pulled.mul_(self.scale), pushed.mul_(self.scale), scale_gradient
+
+    def _tile_gradient(
+        self, sums: _Sums, fill: _Gradient, texts: Tensor, columns: Sequence[Tensor], tile: Tile, tiles: Tiles, kept: bool
+    ) -> Tensor:
+        """The gradient of the loss by the logits of a tile, apart from the pairs."""
+        if self.fused and sums.shift is not None:
+            weights = fill.rows[0][tile.rows], columns[0][tile.columns]
+            return softmax_gradient(
+                self.images[tile.rows], texts[tile.columns], self.scale, sums.shift, *weights, tile.diagonal
+            )
+        values = tiles.buffer(tile)
+        if sums.shift is None:
+            self.others(texts, tile, values)
+        elif not kept:
+            self.exponentials(texts, tile, values, sums.shift)
+        fill(values, tile, columns, tiles)
+        return values
 
 
 class _Gradient:
@@ -213,7 +239,9 @@ class SoftmaxTiles(torch.autograd.Function):
     ) -> Tensor:
         dtype = torch.promote_types(images.dtype, torch.float32)
         with full_precision(images.device):
-            problem = _Problem(images.to(dtype), texts.to(dtype), scale.detach().to(dtype).view(()), exchange, image_weight)
+            fused = fused_wins(images)
+            s = scale.detach().to(dtype).view(())
+            problem = _Problem(images.contiguous(), texts.contiguous(), s, exchange, image_weight, fused)
             tiles = _tiles(problem, tile_size)
             sums = problem.sums(tiles)
             ctx.problem, ctx.sums, ctx.tiles, ctx.shape = problem, sums, tiles, scale.shape
@@ -240,5 +268,7 @@ class SoftmaxTiles(torch.autograd.Function):
 
 def _tiles(problem: _Problem, tile_size: int | None) -> Tiles:
     rows, blocks = len(problem.images), problem.exchange.block_sizes()
-    dense = tile_size is None and len(blocks) == 1 and rows * blocks[0] * problem.images.element_size() <= DENSE_BYTES
-    return Tiles(rows, problem.images, tile_size or TILE_SIZE, kept=blocks[0] if dense else None)
+    fits = rows * blocks[0] * problem.dtype.itemsize <= DENSE_BYTES
+    dense = tile_size is None and len(blocks) == 1 and fits and not problem.fused
+    like = problem.images.new_empty(0, dtype=problem.dtype)
+    return Tiles(rows, like, tile_size or default_tile_size(like.device), kept=blocks[0] if dense else None)

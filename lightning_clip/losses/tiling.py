@@ -16,11 +16,13 @@ from torch import Tensor
 from lightning_clip.errors import InputError
 
 __all__ = [
+    "ACCELERATOR_TILE_SIZE",
     "DENSE_BYTES",
     "TILE_SIZE",
     "Tile",
     "Tiles",
     "check_tile_size",
+    "default_tile_size",
     "full_precision",
     "refuse_double_backward",
     "row_products",
@@ -31,6 +33,8 @@ __all__ = [
 DENSE_BYTES = 256 * 2**20
 # Rows and columns of a tile: smaller ones leave the matrix product's full speed, larger ones the processor's caches.
 TILE_SIZE = 1024
+# On an accelerator, where starting a small product takes longer than the product.
+ACCELERATOR_TILE_SIZE = 4096
 # Rows that are worked on at a time where an operation needs memory beside its operands.
 BAND = 64
 
@@ -110,6 +114,11 @@ def check_tile_size(tile_size: int | None) -> None:
     """
     if tile_size is not None and tile_size < 1:
         raise InputError(f"tile_size {tile_size} must be at least 1, or None to choose by size; 1024 is a good start")
+
+
+def default_tile_size(device: torch.device) -> int:
+    """Rows and columns of a tile where none are asked for."""
+    return TILE_SIZE if device.type == "cpu" else ACCELERATOR_TILE_SIZE
 
 
 def wide(device: torch.device) -> torch.dtype:

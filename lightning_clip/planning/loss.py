@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_clip.losses.tiling import DENSE_BYTES, TILE_SIZE
+from lightning_clip.losses.tiling import ACCELERATOR_TILE_SIZE, DENSE_BYTES
 from lightning_clip.planning.flops import Flops
 
 __all__ = ["loss_bytes", "loss_flops"]
@@ -22,7 +22,7 @@ def loss_bytes(local: int, world_size: int, embed_dim: int) -> tuple[int, int]:
     """
     both_towers_and_gradients = 4 * 4 * local * embed_dim
     whole = 4 * local * local * world_size
-    similarities = whole if whole <= DENSE_BYTES else 4 * TILE_SIZE**2
+    similarities = whole if whole <= DENSE_BYTES else 4 * ACCELERATOR_TILE_SIZE**2
     gathered = 2 * 4 * local * world_size * embed_dim if world_size > 1 else 0
     return both_towers_and_gradients + similarities, gathered
 

@@ -1,0 +1,47 @@
+"""What the documentation shows in YAML and Python is what the code takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small import IMAGE, TEXT
+
+from lightning_clip import ClipModule, SoftmaxContrastiveLoss
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "concepts"
+TEXT_OF_PAGES = {page.stem: page.read_text() for page in sorted(DOCS.glob("*.md"))}
+
+
+def model_settings() -> list[Any]:
+    found = []
+    for page, text in TEXT_OF_PAGES.items():
+        for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)):
+            settings = yaml.safe_load(block)
+            if isinstance(settings, dict) and isinstance(model := settings.get("model"), dict) and "class_path" not in model:
+                found.append(pytest.param(model, id=f"{page}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("settings", model_settings())
+def test_settings_of_a_model_are_taken(settings: dict[str, Any]) -> None:
+    small = {"image_encoder": IMAGE, "text_encoder": TEXT, "embed_dim": 16}
+    ClipModule(**{**settings, **small})
+
+
+def test_pages_show_settings() -> None:
+    assert len(model_settings()) >= 2
+
+
+@pytest.mark.parametrize("call", re.findall(r"^(SoftmaxContrastiveLoss\(.*\))$", TEXT_OF_PAGES["losses"], flags=re.M))
+def test_losses_are_built(call: str) -> None:
+    assert isinstance(eval(call), SoftmaxContrastiveLoss)
+
+
+@pytest.mark.parametrize("page", sorted(TEXT_OF_PAGES))
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+\.md)", TEXT_OF_PAGES[page]):
+        assert (DOCS / target).is_file(), target
