@@ -1,7 +1,7 @@
 """One training step beside open_clip's: the same towers, loss, batch and optimizer, interleaved in one process, one thread.
 
 What differs: captions are padded to the longest of the batch here, to 77 tokens there; and the code of the towers.
-Prints the medians and their ratio.
+Caption lengths here are those of rendered scenes.
 
     python benchmarks/training_step.py --batch 64 --rounds 7
 """
@@ -9,8 +9,6 @@ Prints the medians and their ratio.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from collections.abc import Callable
 import open_clip
 import torch
 from open_clip.model import CLIP
+from report import Row, machine, write_section
 
 from lightning_clip import ClipModel, SoftmaxContrastiveLoss
 from lightning_clip.data import ClipTokenizer, SyntheticScenes
@@ -34,7 +33,7 @@ def ours(images: torch.Tensor, captions: list[str]) -> Callable[[], None]:
 
     def step() -> None:
         tokens, mask = tokenizer(captions)
-        output = model(images, tokens, mask)
+        output = model(images, tokens, mask, mask.sum(dim=1).tolist())
         loss(output.image_features, output.text_features, output.scale).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -81,13 +80,14 @@ def main() -> None:
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, 1 thread, torch {torch.__version__}, float32")
-    print(
-        f"batch {arguments.batch}, {SIZE} px, ViT and text width {WIDTH}, {LAYERS} layers; median of {arguments.rounds} rounds"
+    theirs_took, ours_took = medians["open_clip"], medians["lightning_clip"]
+    row = Row(
+        f"{arguments.batch} pairs, {SIZE} px, both towers of width {WIDTH} and {LAYERS} layers",
+        f"{theirs_took:.2f} s, {arguments.batch / theirs_took:.1f} samples/s",
+        f"{ours_took:.2f} s, {arguments.batch / ours_took:.1f} samples/s",
+        f"{theirs_took / ours_took:.2f}x faster",
     )
-    for name, value in medians.items():
-        print(f"{name:15s} {value:7.3f} s  {arguments.batch / value:7.1f} samples/s")
-    print(f"ratio           {medians['open_clip'] / medians['lightning_clip']:7.2f}")
+    write_section("training_step", "A whole training step, float32", machine(1, arguments.rounds), [row])
 
 
 if __name__ == "__main__":
