@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_clip.errors import InputError, nearest
-from lightning_clip.losses.gather import Alone, Exchange, Gather, Ring, agree, world
+from lightning_clip.losses.exchange import Alone, Exchange, Gather, Ring
+from lightning_clip.losses.gather import agree, world
 from lightning_clip.registry import Registry
 
 __all__ = ["ContrastiveLoss", "check_exchange", "check_features", "losses", "open_exchange"]

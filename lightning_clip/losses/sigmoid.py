@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_clip.losses.base import ContrastiveLoss, check_exchange, losses, open_exchange
-from lightning_clip.losses.gather import Alone, Exchange
+from lightning_clip.losses.exchange import Alone, Exchange
 from lightning_clip.losses.sigmoid_tiles import SigmoidTiles
 from lightning_clip.losses.targets import other_positives, sigmoid_positives
 from lightning_clip.losses.tiling import check_tile_size, full_precision

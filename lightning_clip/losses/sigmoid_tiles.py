@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lightning_clip.losses.exchange import Exchange
 from lightning_clip.losses.fused import add_product, fused_wins, sigmoid_tile
-from lightning_clip.losses.gather import Exchange
 from lightning_clip.losses.tiling import (
     Tile,
     Tiles,

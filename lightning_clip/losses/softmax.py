@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_clip.errors import InputError
 from lightning_clip.losses.base import ContrastiveLoss, check_exchange, losses, open_exchange
-from lightning_clip.losses.gather import Alone, Exchange
+from lightning_clip.losses.exchange import Alone, Exchange
 from lightning_clip.losses.softmax_tiles import SoftmaxTiles
 from lightning_clip.losses.targets import other_positives, softmax_positives, softmax_smoothing
 from lightning_clip.losses.tiling import check_tile_size, full_precision

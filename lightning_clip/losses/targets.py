@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_clip.errors import InputError
-from lightning_clip.losses.gather import Exchange
+from lightning_clip.losses.exchange import Exchange
 
 __all__ = ["Others", "caption_ids", "other_positives", "sigmoid_positives", "softmax_positives", "softmax_smoothing"]
 

@@ -7,9 +7,6 @@ from torch.nn.functional import normalize
 
 from lightning_clip.losses import fused, losses, sigmoid_tiles, softmax_tiles
 
-fused._ROWS, fused._COLUMNS, fused._DEPTH = 32, 32, 16
-torch.set_num_threads(1)
-
 
 def measured(name: str, dtype: torch.dtype, wins: bool) -> list[torch.Tensor]:
     softmax_tiles.fused_wins = sigmoid_tiles.fused_wins = lambda features: wins
@@ -21,9 +18,16 @@ def measured(name: str, dtype: torch.dtype, wins: bool) -> list[torch.Tensor]:
     return [loss.detach(), *(value.grad for value in inputs if value.grad is not None)]
 
 
-for name in ("softmax", "sigmoid"):
-    for dtype, limit in ((torch.float32, 1e-6), (torch.float16, 1e-3)):
-        for found, expected in zip(measured(name, dtype, True), measured(name, dtype, False), strict=True):
-            error = float((found.double() - expected.double()).norm() / expected.double().norm())
-            assert error <= limit, f"{name} {dtype}: {error:.2e} in {tuple(found.shape)}"
-    print(name)
+def main() -> None:
+    torch.set_num_threads(1)
+    fused._ROWS, fused._COLUMNS, fused._DEPTH = 32, 32, 16  # several programs on small features
+    for name in ("softmax", "sigmoid"):
+        for dtype, limit in ((torch.float32, 1e-6), (torch.float16, 1e-3)):
+            for found, expected in zip(measured(name, dtype, True), measured(name, dtype, False), strict=True):
+                error = float((found.double() - expected.double()).norm() / expected.double().norm())
+                assert error <= limit, f"{name} {dtype}: {error:.2e} in {tuple(found.shape)}"
+        print(name)
+
+
+if __name__ == "__main__":
+    main()

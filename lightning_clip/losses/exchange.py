@@ -1,0 +1,171 @@
+"""How the texts of all ranks meet the images of this one: blocks of columns pass by, what was added to them comes home.
+
+Images are the rows of the matrix of logits and stay where they are, texts are its columns and travel. A body of work is
+handed to `Exchange.visit`, which lets every column pass by::
+
+    alone    one block: this process' own columns
+    gather   one block: the columns of all ranks, O(N d) memory
+    ring     a block a rank, handed from neighbour to neighbour, O(N d / ranks) memory
+
+None of them changes what the body computes, only when and where it sees a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+__all__ = ["Alone", "Exchange", "Gather", "Ring"]
+
+# What arrives of every column, what is added to for every column, and the column (in this block) of this rank's first
+# row's own pair, or None where the block holds no pair of this rank.
+Body = Callable[[Sequence[Tensor], Sequence[Tensor], "int | None"], None]
+
+
+class Exchange:
+    """One process: its own columns are all there are. Ranks subclass it.
+
+    Args:
+        sizes: rows of each rank, in rank order.
+        rank: this rank's place in `sizes`.
+    """
+
+    def __init__(self, sizes: Sequence[int], rank: int = 0) -> None:
+        self.sizes, self.rank = list(sizes), rank
+
+    @property
+    def total(self) -> int:
+        """N, the pairs of all ranks together."""
+        return sum(self.sizes)
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks that take part."""
+        return len(self.sizes)
+
+    @property
+    def offset(self) -> int:
+        """Number of rows on the ranks before this one."""
+        return sum(self.sizes[: self.rank])
+
+    def block_sizes(self) -> list[int]:
+        """The number of columns of each block that `visit` hands to its body."""
+        return [self.total]
+
+    def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
+        """Lets the columns of all ranks pass this rank's rows.
+
+        Args:
+            carried: read by the body; per tensor one entry for each column of this rank, (B, ...).
+            added: changed in place by the body of every rank; likewise, filled with what to start from.
+            body: called as `body(carried, added, diagonal)` for each block of columns.
+            maximum: `added` collects maxima instead of sums.
+
+        Returns:
+            `added` of this rank's columns, with what all ranks did to them.
+        """
+        body(carried, added, 0)
+        return list(added)
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """The elementwise maximum over ranks."""
+        return value
+
+    def total_of(self, value: Tensor) -> Tensor:
+        """The sum over ranks; gradients flow back to all of them."""
+        return value
+
+    def all_rows(self, value: Tensor) -> Tensor:
+        """The rows (B, ...) of all ranks in rank order, (N, ...), without gradient."""
+        return value
+
+
+class Alone(Exchange):
+    """One process."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__([size])
+
+
+class _Ranks(Exchange):
+    """What both forms over several ranks share."""
+
+    def maximum(self, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
+    def total_of(self, value: Tensor) -> Tensor:
+        total: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
+        return total
+
+    def all_rows(self, value: Tensor) -> Tensor:
+        longest = max(self.sizes)
+        # Collectives want equal shapes: the shorter ranks bring rows of zeros, cut off again below.
+        padded = value.new_zeros(longest, *value.shape[1:])
+        padded[: len(value)] = value
+        parts = [torch.empty_like(padded) for _ in self.sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, self.sizes, strict=True)])
+
+
+class Gather(_Ranks):
+    """All columns are brought to every rank, what was added to them is reduced and scattered back."""
+
+    def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
+        everywhere = [self.all_rows(start) for start in added] if maximum else [self._zeros(start) for start in added]
+        body([self.all_rows(columns) for columns in carried], everywhere, self.offset)
+        own = [self._scattered(value, maximum) for value in everywhere]
+        return own if maximum else [start + value for start, value in zip(added, own, strict=True)]
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        return like.new_zeros(self.total, *like.shape[1:])
+
+    def _scattered(self, value: Tensor, maximum: bool) -> Tensor:
+        even = len(set(self.sizes)) == 1
+        if even and not maximum and dist.get_backend() != "gloo":  # gloo of older torch cannot
+            own = value.new_empty(self.sizes[self.rank], *value.shape[1:])
+            dist.reduce_scatter_tensor(own, value)
+            return own
+        dist.all_reduce(value, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM)
+        return value[self.offset : self.offset + self.sizes[self.rank]].clone()
+
+
+class Ring(_Ranks):
+    """Blocks of columns go from rank to rank and come home after a round, together with what was added to them.
+
+    While a block is worked on, the next one is already under way.
+    """
+
+    def block_sizes(self) -> list[int]:
+        return [self.sizes[(self.rank - step) % self.world_size] for step in range(self.world_size)]
+
+    def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
+        block, sums = [columns.contiguous() for columns in carried], [start.clone() for start in added]
+        for step in range(self.world_size):
+            arriving = self.sizes[(self.rank - step - 1) % self.world_size]
+            last = step == self.world_size - 1
+            following, sent = ([], []) if last else self._pass_on(block, arriving)
+            body(block, sums, 0 if step == 0 else None)
+            _wait(sent)
+            block = following
+            sums, sent = self._pass_on(sums, arriving)
+            _wait(sent)
+        return sums
+
+    def _pass_on(self, tensors: Sequence[Tensor], arriving: int) -> tuple[list[Tensor], list[dist.Work]]:
+        """Starts to send to the next rank and to receive from the one before; the list must be waited for."""
+        after, before = (self.rank + 1) % self.world_size, (self.rank - 1) % self.world_size
+        received = [tensor.new_empty(arriving, *tensor.shape[1:]) for tensor in tensors]
+        work = [dist.P2POp(dist.isend, tensor, after) for tensor in tensors]
+        work += [dist.P2POp(dist.irecv, tensor, before) for tensor in received]
+        return received, dist.batch_isend_irecv(work) if work else []
+
+
+def _wait(sent: Sequence[dist.Work]) -> None:
+    for work in sent:
+        work.wait()
