@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## render scenes, train a CLIP model on them in minutes, write demo/report.html
 	@$(BIN)/lightning-clip fit --config recipes/demo.yaml
 
-test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, as many at a time as there are cores, at most four
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: $(STAMP) lint types test docs  ## all that must pass: lint, types, tests, docs, the README's commands
 

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 torch.set_num_threads(1)
+_OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def no_ranks_left() -> Iterator[None]:
+    """A strategy that starts in the test's own process leaves a process group behind, which forked ranks would inherit."""
+    before = {key: os.environ.get(key) for key in _OF_RANKS}
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    for key, value in before.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
 
 
 @pytest.fixture(scope="session")

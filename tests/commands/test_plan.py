@@ -94,7 +94,7 @@ def test_recipes_of_the_project(name: str, capsys: pytest.CaptureFixture[str], m
 
 
 def test_tables(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["--device", "mine", "--peak-flops", "1e12", "--device-memory", "0.1", "--data.local_batch_size=4096"]
+    settings = ["--device", "mine", "--peak-flops", "1e12", "--device-memory", "0.16", "--data.local_batch_size=4096"]
     assert main(["plan", "--config", "recipe.yaml", *settings]) == 0
     printed = capsys.readouterr().out
     for text in (
