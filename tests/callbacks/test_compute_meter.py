@@ -133,7 +133,7 @@ def test_micro_batches_are_not_useful_flops(tmp_path: Path) -> None:
         trainer.fit(untrained(micro_batch_size=size, execution={"text_chunks": 1}), small_data())
         found.append(metrics(trainer))
     whole, sliced = found
-    # Slices trim their captions, the last of four is not computed again, and recomputation stops at the last tensor that backward needs.
+    # Slices trim their captions, the last of four is not computed again, the others up to what backward needs.
     assert sliced["backward_flops_per_step"] == pytest.approx(whole["backward_flops_per_step"], rel=0.2)
     assert whole["recomputed_flops_per_step"] == 0
     assert 0.6 < sliced["recomputed_flops_per_step"] / sliced["forward_flops_per_step"] < 1
