@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before torch is imported: forked ranks hang in a pool of OpenMP threads that their parent has started.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 import torch.distributed as dist
