@@ -21,6 +21,7 @@ class Pair:
         key: a name that finds the sample again, used in reports.
         label: class index for labelled sets, otherwise None.
         metadata: whatever else the source knows.
+        weights: how likely each caption is to be drawn, relative to the others; None where all are equal.
     """
 
     image: bytes | Tensor
@@ -28,6 +29,7 @@ class Pair:
     key: str
     label: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[float, ...] | None = None
 
 
 class Skipped(NamedTuple):

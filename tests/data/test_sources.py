@@ -193,7 +193,7 @@ class TestClassFolders:
         assert [source[i].label for i in range(2)] == [0, 1] and source[0].captions == ()
 
     def test_errors(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="has neither captions.jsonl.* nor one folder per class"):
+        with pytest.raises(InputError, match="holds nothing that is known as pairs .*one folder per class"):
             pair_sources.build(str(tmp_path))
         (tmp_path / "dog").mkdir()
         with pytest.raises(InputError, match="has no folder per class with images in it"):

@@ -1,0 +1,89 @@
+"""The seam between what a user has and pairs: a path, a mapping or a name arrives, a `PairSource` leaves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lightning_clip.errors import InputError, existing_path
+from lightning_clip.registry import Registry
+from lightning_clip.types import Pair
+
+__all__ = ["PairSource", "Subset", "pair_sources", "recognises"]
+
+Factory = Callable[..., "PairSource"]
+Recogniser = Callable[[str], Factory | None]
+
+
+class PairSource(ABC):
+    """A map-style source of pairs: `len(source)` and `source[i] -> Pair`."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Pair: ...
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Only the texts of a pair; sources override this where it saves reading the image."""
+        return self[index].captions
+
+
+_recognisers: list[tuple[int, Recogniser]] = []
+
+
+def recognises(rank: int) -> Callable[[Recogniser], Recogniser]:
+    """Decorates a function that says which source a path, pattern or URL names, or None; lower ranks are asked first.
+
+    A rank below 100 is for what a name alone tells, above for what needs a look at files.
+    """
+
+    def decorate(recogniser: Recogniser) -> Recogniser:
+        _recognisers.append((rank, recogniser))
+        return recogniser
+
+    return decorate
+
+
+def _source_of_path(name: str) -> Factory:
+    for _, recogniser in sorted(_recognisers, key=lambda entry: entry[0]):
+        if (factory := recogniser(name)) is not None:
+            return factory
+    existing_path(name, f"data (neither a known source, {', '.join(pair_sources.names())}, nor a path)")
+    raise InputError(
+        f"{name!r} holds nothing that is known as pairs (shards, a captions table, one folder per class): "
+        "give the table's or the shards' own path, or a mapping with 'name'"
+    )
+
+
+pair_sources: Registry[PairSource] = Registry("data source", fallback=_source_of_path)
+
+
+class Subset(PairSource):
+    """Some samples of another source, in the order given.
+
+    Args:
+        source: any pair source.
+        indices: places in `source`.
+
+    Examples:
+        >>> from lightning_clip.data import SyntheticScenes
+        >>> few = Subset(SyntheticScenes(size=10), [3, 5])
+        >>> len(few), few[1].key
+        (2, 'train/00000005')
+    """
+
+    def __init__(self, source: PairSource, indices: Sequence[int] | np.ndarray) -> None:
+        # An array: workers that touch Python integers would copy their pages.
+        self.source, self.indices = source, np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self.source[int(self.indices[index])]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.source.captions(int(self.indices[index]))
