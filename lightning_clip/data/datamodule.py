@@ -8,12 +8,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs, first_caption
+from lightning_clip.data.loader import PairLoader, one_thread
+from lightning_clip.data.order import Sequential, Shuffled
 from lightning_clip.data.sampler import PairSampler
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.data.tokenizers import Tokenizer
@@ -115,8 +116,14 @@ class ClipDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         source = self.source("train")
-        epoch_of_run = self._epoch if self.trainer is not None else None
-        sampler = PairSampler(len(source), self.seed, batch_size=self.local_batch_size, epoch_of_run=epoch_of_run)
+        known = isinstance(source, PairSource)  # anything with a length and items will do
+        sampler = PairSampler(
+            source.order(self.seed) if known else Shuffled(len(source), self.seed),
+            batch_size=self.local_batch_size,
+            batches_done=self._batches_done if self.trainer is not None else None,
+            limit=self.trainer.limit_train_batches if self.trainer is not None else 1.0,
+            fetch=source.fetch if known else None,
+        )
         return self._loader(source, sampler, train=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -130,7 +137,7 @@ class ClipDataModule(pl.LightningDataModule):
 
     def evaluation_loader(self, source: PairSource) -> DataLoader[Any]:
         """Every sample once, in order, over the ranks without repeats, with evaluation transforms and first captions."""
-        return self._loader(source, PairSampler(len(source), shuffle=False), train=False)
+        return self._loader(source, PairSampler(Sequential(len(source))), train=False)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Counts what the workers skipped."""
@@ -145,16 +152,15 @@ class ClipDataModule(pl.LightningDataModule):
                 log.warning("%s data: %d samples were skipped: %s", split, sum(reasons.values()), listing)
                 reasons.clear()
 
-    def _epoch(self) -> int:
-        """The epoch whose order is due: that of the next batch, by the batches that are done.
+    def _batches_done(self) -> int:
+        """Batches that this run has trained on, those before a restart included.
 
-        Lightning's own count may be one too many in a run that goes on from a checkpoint.
+        Lightning counts a batch as processed after its step and before a checkpoint can be written; its count of epochs
+        may be one too many in a run that goes on from a checkpoint.
         """
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
-        batches = len(PairSampler(len(self.source("train")), batch_size=self.local_batch_size)) // self.local_batch_size
-        limit = self.trainer.limit_train_batches
-        return done // max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
+        done: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        return done
 
     def _count(self, batch: PairBatch) -> None:
         state = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
@@ -179,15 +185,15 @@ class ClipDataModule(pl.LightningDataModule):
         module = self._module()
         choose = module.choose_caption if train else first_caption
         dataset = PreparedPairs(source, module.image_transform(train), choose, self.seed)
-        return DataLoader(
+        return PairLoader(
             dataset,
-            batch_size=self.local_batch_size,
             sampler=sampler,
+            batch_size=self.local_batch_size,
             num_workers=self.num_workers,
             collate_fn=PairCollator(module.tokenizer),
             drop_last=train,
             persistent_workers=train and self.num_workers > 0,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         )
 
     def _module(self) -> PreparesPairs:
@@ -195,8 +201,3 @@ class ClipDataModule(pl.LightningDataModule):
         if module is None:
             raise InputError("the data does not know its model: use it through a Trainer, or call data.attach(module) first")
         return module  # type: ignore[return-value]
-
-
-def _one_thread(worker: int) -> None:
-    """Workers are the parallelism: threads inside them would fight over the same cores."""
-    torch.set_num_threads(1)

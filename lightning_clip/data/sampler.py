@@ -1,107 +1,131 @@
-"""The order of samples: a pure function of (seed, epoch), shared out over ranks without repeats."""
+"""The order of samples shared out over ranks: an `Order` arrives, the visits of this rank leave, from any batch on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
+from lightning_clip.data.order import Order
+from lightning_clip.data.permutation import mix
 from lightning_clip.errors import InputError
 
-__all__ = ["PairSampler", "Visit", "visit_seed"]
+__all__ = ["PairSampler", "Visit", "visit_seed", "world"]
+
+_AT_ONCE = 4096  # places asked of the order at a time, so that an epoch of any length needs no memory
 
 
 class Visit(NamedTuple):
-    """A sample and the epoch in which it is seen; workers draw captions and crops from both."""
+    """A sample and the draw for which it is seen; workers draw captions and crops from both.
+
+    Attributes:
+        epoch: the epoch's number; mixed with the pass where an epoch uses a sample more than once.
+        index: the sample's place in its source.
+    """
 
     epoch: int
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
 
 
 class PairSampler(DistributedSampler[Visit]):
-    """Shares a permutation of `length` samples over the ranks: rank r takes positions r, r + world size, ...
+    """Shares the places of an epoch over the ranks: rank r takes places r, r + world size, ...
 
     It is a `DistributedSampler` so that Lightning keeps it and calls `set_epoch`; unlike its parent it never repeats a
     sample to fill up. Rank and world size are asked when the iteration starts.
 
     Args:
-        length: number of samples in the source.
-        seed: chooses the permutations.
-        shuffle: False keeps the source's order.
+        order: which sample is at which place.
         batch_size: with a number, each rank gets the same count of full batches and the remainder is left out.
-        epoch_of_run: asked for the epoch when an iteration starts, instead of what `set_epoch` was told last.
+        batches_done: asked when an iteration starts, instead of what `set_epoch` was told last: how many batches the run
+            has done. The iteration begins with the very next batch, in whichever epoch that is.
+        limit: of an epoch's batches so many (int) or that share (float) is used, as `Trainer(limit_train_batches=...)` has it.
+        fetch: told which shards come next, as `Order.upcoming` names them.
 
     Raises:
         InputError: one full batch per rank needs more samples than there are.
 
     Examples:
-        >>> [visit.index for visit in PairSampler(4, shuffle=False)]
+        >>> from lightning_clip.data.order import Sequential
+        >>> [visit.index for visit in PairSampler(Sequential(4))]
         [0, 1, 2, 3]
+        >>> [visit.index for visit in PairSampler(Sequential(4), batch_size=1, batches_done=lambda: 6)]
+        [2, 3]
     """
 
     def __init__(
         self,
-        length: int,
-        seed: int = 0,
+        order: Order,
         *,
-        shuffle: bool = True,
         batch_size: int | None = None,
-        epoch_of_run: Callable[[], int] | None = None,
+        batches_done: Callable[[], int] | None = None,
+        limit: int | float = 1.0,
+        fetch: Callable[[list[int]], None] | None = None,
     ) -> None:
-        self.length, self.seed, self.shuffle, self.batch_size = length, seed, shuffle, batch_size
-        self.epoch, self.epoch_of_run = 0, epoch_of_run
+        self.order, self.batch_size = order, batch_size
+        self.epoch, self.batches_done, self.limit, self.fetch = 0, batches_done, limit, fetch
         if len(self) == 0:
-            world = _world()[1]
+            ranks = world()[1]
             raise InputError(
-                f"a batch of {batch_size} on each of {world} ranks needs {(batch_size or 1) * world} samples, but the data "
-                f"has {length}: set local_batch_size to at most {length // world}"
+                f"a batch of {batch_size} on each of {ranks} ranks needs {(batch_size or 1) * ranks} samples, but the data "
+                f"has {len(order)}: set local_batch_size to at most {len(order) // ranks}"
             )
+        if batch_size is not None:
+            order.prepare(self.batches, batch_size * world()[1])
+
+    @property
+    def batches(self) -> int:
+        """Full batches of each rank in an epoch, of those that are used."""
+        assert self.batch_size is not None
+        full = len(self) // self.batch_size
+        return max(1, min(full, self.limit) if isinstance(self.limit, int) else int(full * self.limit))
 
     def __len__(self) -> int:
         """Samples that this rank sees in an epoch."""
-        rank, world_size = _world()
+        rank, ranks = world()
         if self.batch_size is None:
-            return len(range(rank, self.length, world_size))
-        return self.length // (self.batch_size * world_size) * self.batch_size
+            return len(range(rank, len(self.order), ranks))
+        return len(self.order) // (self.batch_size * ranks) * self.batch_size
 
     def __iter__(self) -> Iterator[Visit]:
-        rank, world_size = _world()
-        if self.epoch_of_run is not None:
-            self.epoch = self.epoch_of_run()
-        order = range(self.length) if not self.shuffle else self._permutation()
-        for position in range(len(self)):
-            yield Visit(self.epoch, order[position * world_size + rank])
+        rank, ranks = world()
+        start = 0
+        if self.batches_done is not None:
+            assert self.batch_size is not None
+            self.epoch, done = divmod(self.batches_done(), self.batches)
+            start = done * self.batch_size
+        return self._visits(rank, ranks, start)
+
+    def _visits(self, rank: int, ranks: int, start: int) -> Iterator[Visit]:
+        epoch, total, announced = self.epoch, len(self), None
+        for first in range(start, total, _AT_ONCE):
+            last = min(total, first + _AT_ONCE)
+            stretch = self.order.stretch(epoch, first * ranks, min(last * ranks, len(self.order)))
+            shards = list(self.order.upcoming(epoch, first * ranks))
+            if self.fetch is not None and shards and shards != announced:
+                self.fetch(shards)
+                announced = shards
+            for index, repeat in zip(stretch.samples[rank::ranks].tolist(), stretch.passes[rank::ranks].tolist(), strict=True):
+                yield Visit(epoch if repeat == 0 else visit_seed(epoch, repeat, 0), index)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, in the main process."""
         self.epoch = epoch
 
-    def _permutation(self) -> list[int]:
-        generator = torch.Generator().manual_seed(visit_seed(self.seed, self.epoch, 0))
-        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
-        return order
-
 
 def visit_seed(seed: int, epoch: int, index: int) -> int:
-    """Mixes three numbers into a seed of 63 bits (splitmix64), so that neighbours share nothing.
+    """Mixes three numbers into a seed of 63 bits, so that neighbours share nothing.
 
     Examples:
         >>> visit_seed(0, 0, 1) != visit_seed(0, 1, 0)
         True
     """
-    mixed = 0
-    for value in (seed, epoch, index):
-        mixed = (mixed + value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed >> 1
+    return mix(seed, epoch, index) >> 1
 
 
-def _world() -> tuple[int, int]:
+def world() -> tuple[int, int]:
+    """This rank and the number of ranks, asked of torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

@@ -15,17 +15,18 @@ from small import small_data, small_module, write_folder
 
 from lightning_clip import InputError
 from lightning_clip.data import ClipDataModule, PairSampler, SyntheticScenes
+from lightning_clip.data.order import Order, Sequential, Shuffled
 from lightning_clip.data.sampler import visit_seed
 from lightning_clip.data.synthetic import COLOURS, SHAPES, combination_names, held_out_combinations
 from lightning_clip.types import PairBatch
 
 
-def orders(length: int, world: int, **arguments: object) -> list[list[int]]:
+def orders(order: Order, world: int, batch_size: int | None = None) -> list[list[int]]:
     """The indices each rank sees."""
     found = []
     for rank in range(world):
-        with patch("lightning_clip.data.sampler._world", return_value=(rank, world)):
-            sampler = PairSampler(length, **arguments)  # type: ignore[arg-type]
+        with patch("lightning_clip.data.sampler.world", return_value=(rank, world)):
+            sampler = PairSampler(order, batch_size=batch_size)
             sampler.set_epoch(3)
             visits = list(sampler)
             assert len(visits) == len(sampler) and all(visit.epoch == 3 for visit in visits)
@@ -39,7 +40,7 @@ class TestSampler:
     def test_each_sample_once(self, length: int, world: int, seed: int, shuffle: bool) -> None:
         if length < world:
             return
-        seen = [index for order in orders(length, world, seed=seed, shuffle=shuffle) for index in order]
+        seen = [index for order in orders(Shuffled(length, seed) if shuffle else Sequential(length), world) for index in order]
         assert sorted(seen) == list(range(length))
 
     @given(length=st.integers(8, 300), world=st.sampled_from([1, 2, 4]), batch=st.integers(1, 4), seed=st.integers(0, 99))
@@ -50,8 +51,8 @@ class TestSampler:
             return
         total = 4 * batch  # the global batch: 4 ranks of `batch`, 2 of twice that, 1 of four times
         local = total // world
-        ranks = orders(length, world, seed=seed, batch_size=local)
-        one = orders(length, 1, seed=seed, batch_size=total)[0]
+        ranks = orders(Shuffled(length, seed), world, local)
+        one = orders(Shuffled(length, seed), 1, total)[0]
         assert len(one) == length // total * total and len({len(rank) for rank in ranks}) == 1
         for step in range(len(one) // total):
             together = {index for rank in ranks for index in rank[step * local : (step + 1) * local]}
@@ -59,7 +60,7 @@ class TestSampler:
 
     def test_epochs_and_seeds_differ(self) -> None:
         def order(seed: int, epoch: int) -> list[int]:
-            sampler = PairSampler(50, seed)
+            sampler = PairSampler(Shuffled(50, seed))
             sampler.set_epoch(epoch)
             return [visit.index for visit in sampler]
 
@@ -73,7 +74,7 @@ class TestSampler:
         with pytest.raises(
             InputError, match="a batch of 9 on each of 1 ranks needs 9 samples, but the data has 8: .* at most 8"
         ):
-            PairSampler(8, batch_size=9)
+            PairSampler(Sequential(8), batch_size=9)
 
 
 def batches(data: ClipDataModule, epoch: int = 0) -> list[PairBatch]:

@@ -152,18 +152,14 @@ class TestShards:
 
     def test_errors(self, tmp_path: Path) -> None:
         write_tar(tmp_path / "images.tar", {"0.jpg": jpeg(), "1.jpg": jpeg()})
-        with pytest.raises(InputError, match="hold no sample with an image and a text: each needs KEY.jpg.*data pack"):
+        with pytest.raises(InputError, match="hold no sample with an image and a text .2 with no caption.: each needs KEY.jpg.*data pack"):
             ShardSource(str(tmp_path / "images.tar"))
         with pytest.raises(InputError, match="tar archive '.*lost.tar' does not exist"):
             ShardSource(str(tmp_path / "lost.tar"))
         with pytest.raises(InputError, match="no shard matches"):
             ShardSource(str(tmp_path / "lost-*.tar"))
-        whole = write_tar(tmp_path / "whole.tar", {f"{i}.{e}": jpeg() for i in range(20) for e in ("jpg", "txt")}).read_bytes()
-        (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
-        with pytest.raises(InputError, match="shard '.*cut.tar' is (truncated|no complete)"):
-            ShardSource(str(tmp_path / "cut.tar"))
         (tmp_path / "text.tar").write_text("no tar at all" * 100)
-        with pytest.raises(InputError, match="is no complete uncompressed tar archive"):
+        with pytest.raises(InputError, match="is no uncompressed tar archive"):
             ShardSource(str(tmp_path / "text.tar"))
 
     def test_packing_errors(self, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lightning_clip.data.order import Order, Shuffled
 from lightning_clip.errors import InputError, existing_path
 from lightning_clip.registry import Registry
 from lightning_clip.types import Pair
@@ -29,6 +30,13 @@ class PairSource(ABC):
     def captions(self, index: int) -> tuple[str, ...]:
         """Only the texts of a pair; sources override this where it saves reading the image."""
         return self[index].captions
+
+    def order(self, seed: int) -> Order:
+        """The order of training; a permutation of all samples unless the source knows a cheaper way to be read."""
+        return Shuffled(len(self), seed)
+
+    def fetch(self, shards: list[int]) -> None:  # noqa: B027  (most sources are near)
+        """Told which shards the order needs next, as `Order.upcoming` names them; for sources far away."""
 
 
 _recognisers: list[tuple[int, Recogniser]] = []

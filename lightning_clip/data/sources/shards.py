@@ -1,77 +1,152 @@
-"""Tar shards in WebDataset layout: paths arrive, pairs leave."""
+"""Tar shards in WebDataset layout, local or remote: paths or URLs arrive, pairs leave."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from lightning_clip.data.images import IMAGE_EXTENSIONS
-from lightning_clip.data.shards import TarReader, expand_shards, read_samples
+import numpy as np
+
+from lightning_clip.data.order import Order, Windowed
+from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand_shards, is_url
+from lightning_clip.data.shards.collection import LocalShards, RemoteShards, Shards
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.errors import InputError
 from lightning_clip.types import Pair
 
 __all__ = ["ShardSource"]
 
+log = logging.getLogger(__name__)
+
 
 @pair_sources.register("shards")
 class ShardSource(PairSource):
     """Tar shards in WebDataset layout: per sample an image and a .txt, a .json with captions, or a .cls label.
 
+    Local shards are indexed once (a file `SHARD.index` beside each, or in the cache folder) and read at random. Remote ones
+    (http, https, s3, gs, hf and what else fsspec knows) are fetched to a bounded local folder, `window` shards at a time
+    being mixed while the next are on their way.
+
     Args:
-        path: one shard, or many by braces or stars ("train-{000000..000099}.tar").
+        path: one shard, or many by braces or stars ("train-{000000..000099}.tar", "s3://bucket/train-*.tar").
         caption_key: key of the captions in .json members.
+        window: remote shards that are mixed at a time, at least 1; each epoch draws other windows.
+        cache_folder: for remote shards; None for the user's cache folder or `LIGHTNING_CLIP_CACHE`.
+        cache_gigabytes: most that remote shards may take there; at least two windows should fit.
+        stall_seconds: a remote transfer that gives no byte for so long has failed; it is tried four times.
 
     Raises:
-        InputError: a shard is missing or broken, or no sample has both image and text (or label).
+        InputError: a shard is missing or no tar, or no sample has both image and text (or label).
     """
 
-    def __init__(self, path: str, caption_key: str = "caption") -> None:
-        self.caption_key = caption_key
-        self._readers = [TarReader(shard) for shard in expand_shards(path)]
-        self._samples = [
-            (reader, sample.key, image, sample.members)
-            for reader in self._readers
-            for sample in read_samples(reader)
-            if (image := _image_member(sample.members)) and _has_text(sample.members)
-        ]
-        if not self._samples:
-            raise InputError(
-                f"shards {path!r} hold no sample with an image and a text: each needs KEY.jpg (or png, webp) beside KEY.txt, "
-                "KEY.json or KEY.cls. `lightning-clip data pack` writes such shards."
-            )
+    def __init__(
+        self,
+        path: str,
+        caption_key: str = "caption",
+        *,
+        window: int = 8,
+        cache_folder: str | None = None,
+        cache_gigabytes: float = 100.0,
+        stall_seconds: float = 60.0,
+    ) -> None:
+        if window < 1:
+            raise InputError(f"window {window} must be at least 1 shard")
+        self.path, self.caption_key, self.window = path, caption_key, window
+        names = expand_shards(path)
+        remote = [is_url(name) for name in names]
+        if any(remote) and not all(remote):
+            raise InputError(f"shards {path!r} are local and remote ones: name them as two sources of a mix")
+        self.shards: Shards = (
+            RemoteShards(names, cache_folder, cache_gigabytes, stall_seconds) if any(remote) else LocalShards(names)
+        )
+        self._starts = np.concatenate([[0], np.cumsum(self.shards.counts)])
+        self._say_what_is_missing()
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return int(self._starts[-1])
+
+    def order(self, seed: int) -> Order:
+        """Local shards: a permutation of all samples. Remote ones: windows of shards."""
+        if isinstance(self.shards, LocalShards):
+            return super().order(seed)
+        return Windowed(self.shards.counts, self.window, seed)
+
+    def fetch(self, shards: list[int]) -> None:
+        self.shards.fetch_ahead(shards)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        reader, _, _, members = self._samples[index]
-        if "json" in members:
-            value = json.loads(reader.read(members["json"])).get(self.caption_key)
-            if value is not None:
-                texts = value if isinstance(value, list) else [value]
-                return tuple(text.strip() for text in texts if text.strip())
-        if "txt" in members:
-            text = reader.read(members["txt"]).decode("utf-8", errors="replace").strip()
-            return (text,) if text else ()
-        return ()
+        shard, number = self._place(index)
+        return _captions(self.shards.reader(shard).text(number, TEXT_EXTENSIONS), self.caption_key)[0]
 
     def __getitem__(self, index: int) -> Pair:
-        reader, key, image, members = self._samples[index]
-        label = int(reader.read(members["cls"])) if "cls" in members else None
-        return Pair(image=reader.read(image), captions=self.captions(index), key=key, label=label)
+        shard, number = self._place(index)
+        key, members = self.shards.reader(shard).sample(number)
+        captions, record = _captions(members, self.caption_key)
+        return Pair(
+            image=next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members),
+            captions=captions,
+            key=key,
+            label=int(members["cls"]) if "cls" in members else None,
+            metadata=record,
+            weights=_weights(record, captions),
+        )
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, index - int(self._starts[shard])
+
+    def _say_what_is_missing(self) -> None:
+        """Samples that no epoch will show: counted here, once, because no worker ever meets them."""
+        dropped: Counter[str] = Counter()
+        for header in self.shards.headers():
+            dropped.update(header.dropped)
+        listing = ", ".join(f"{count:,} with {reason}" for reason, count in dropped.most_common())
+        if not len(self):
+            found = f" ({listing})" if listing else ""
+            raise InputError(
+                f"shards {self.path!r} hold no sample with an image and a text{found}: each needs KEY.jpg (or png, webp) "
+                "beside KEY.txt, KEY.json or KEY.cls. `lightning-clip data pack` writes such shards."
+            )
+        if dropped:
+            empty = sum(count == 0 for count in self.shards.counts)
+            shards = f" ({empty} of {len(self.shards.counts)} shards hold no pair)" if empty else ""
+            log.warning("shards %s: %d samples are used; left out: %s%s", self.path, len(self), listing, shards)
 
 
-def _image_member(members: Mapping[str, str]) -> str | None:
-    return next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+def _captions(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """Texts of a sample, and the record of its .json member."""
+    record: Mapping[str, Any] = {}
+    if "json" in members:
+        try:
+            found = json.loads(members["json"])
+        except ValueError as error:
+            raise ValueError("caption file is no JSON") from error
+        record = found if isinstance(found, dict) else {}
+        if record.get(key) is not None:
+            value = record[key]
+            texts = value if isinstance(value, list) else [value]
+            return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip()), record
+    if "txt" in members:
+        text = members["txt"].decode("utf-8", errors="replace").strip()
+        return ((text,) if text else ()), record
+    return (), record
 
 
-def _has_text(members: Mapping[str, str]) -> bool:
-    return any(extension in members for extension in ("txt", "json", "cls"))
+def _weights(record: Mapping[str, Any], captions: tuple[str, ...]) -> tuple[float, ...] | None:
+    weights = record.get("weights")
+    return tuple(weights) if isinstance(weights, list) and len(weights) == len(captions) else None
 
 
 @recognises(10)
 def _shards(name: str) -> Callable[..., PairSource] | None:
-    return partial(ShardSource, name) if Path(name).suffix == ".tar" or "{" in name or "*" in name else None
+    if name.startswith("pipe:"):
+        return None
+    tar = Path(name.partition("?")[0]).suffix == ".tar"
+    return partial(ShardSource, name) if tar or "{" in name or "*" in name else None

@@ -1,0 +1,55 @@
+"""The loader of a run: a source and a sampler arrive, batches leave; a checkpoint stores where it stands."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_clip.data.sampler import PairSampler, world
+
+__all__ = ["PairLoader", "one_thread"]
+
+log = logging.getLogger(__name__)
+
+
+class PairLoader(DataLoader[Any]):
+    """A `DataLoader` whose place in the run is one integer: the batches done.
+
+    The place itself is asked of the Trainer's progress (`PairSampler.batches_done`). The rest of the state says what the
+    checkpoint was written with, so that a run which goes on with other data or another batch is told what that means.
+
+    Its arguments are those of a `DataLoader`, with a `PairSampler` as sampler.
+    """
+
+    def state_dict(self) -> dict[str, int]:
+        """What the order depends on, and the batches done."""
+        sampler = self._pairs()
+        return {"batches_done": sampler.batches_done() if sampler.batches_done else 0, **self._settings()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Says what differs from the run that wrote the checkpoint."""
+        now = self._settings()
+        differing = [f"{name} was {state[name]} and is {now[name]}" for name in now if state.get(name, now[name]) != now[name]]
+        if differing:
+            log.warning(
+                "the checkpoint was written with another order of samples (%s): this run goes on after as many batches, but "
+                "some samples of this epoch will be seen twice and others not at all",
+                "; ".join(differing),
+            )
+
+    def _settings(self) -> dict[str, int]:
+        sampler = self._pairs()
+        seed = getattr(self.dataset, "seed", 0)
+        return {"samples": len(sampler.order), "seed": seed, "global_batch_size": (self.batch_size or 1) * world()[1]}
+
+    def _pairs(self) -> PairSampler:
+        assert isinstance(self.sampler, PairSampler)
+        return self.sampler
+
+
+def one_thread(worker: int) -> None:
+    """Workers are the parallelism: threads inside them would fight over the same cores."""
+    torch.set_num_threads(1)

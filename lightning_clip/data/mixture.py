@@ -1,0 +1,143 @@
+"""Several orders as one, by weight: how many places each source gets, and which sample of it stands at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_clip.data.order import Order, Stretch
+from lightning_clip.data.permutation import Integers, mix, permuted
+
+__all__ = ["Mixture", "Phase", "epoch_length", "shares"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Weights that hold from a step on.
+
+    Args:
+        step: optimizer batches done in the whole run when they begin to hold.
+        weights: one per source, not all 0; only their ratio counts.
+    """
+
+    step: int
+    weights: tuple[float, ...]
+
+
+def shares(weights: Sequence[float], total: int) -> Integers:
+    """Splits `total` places by weight, to the nearest whole number, their sum exact (largest remainders).
+
+    Examples:
+        >>> shares([1, 1, 2], 10).tolist()
+        [3, 2, 5]
+    """
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
+    counts = np.floor(exact).astype(np.int64)
+    first = np.argsort(-(exact - counts), kind="stable")[: total - int(counts.sum())]
+    counts[first] += 1
+    return counts
+
+
+def epoch_length(lengths: Sequence[int], weights: Sequence[float], upsample: bool) -> int:
+    """Places of an epoch: until the scarcest source is used up, or with `upsample` until every source was.
+
+    Examples:
+        >>> epoch_length([100, 10], [1, 1], upsample=False), epoch_length([100, 10], [1, 1], upsample=True)
+        (20, 200)
+    """
+    needed = [length * sum(weights) / weight for length, weight in zip(lengths, weights, strict=True) if weight > 0]
+    # Rounded first: 0.1 + 0.2 and the like must not cost a sample.
+    return int(np.ceil(round(max(needed), 6))) if upsample else int(np.floor(round(min(needed), 6)))
+
+
+class Mixture(Order):
+    """Samples of several sources in the proportions of their weights, finely mixed, each proportion exact in every epoch.
+
+    Sources keep their own order (a window of shards stays a window). Where a source is needed more often than it has
+    samples, it is gone through again in another permutation: no sample comes a third time before each came twice.
+
+    Args:
+        orders: of each source.
+        phases: weights, by rising step, the first from step 0.
+        length: places of an epoch.
+        seed: chooses which source stands where.
+    """
+
+    def __init__(self, orders: Sequence[Order], phases: Sequence[Phase], length: int, seed: int) -> None:
+        self.orders, self.phases, self.length, self.seed = list(orders), list(phases), length, seed
+        self.starts = np.concatenate([[0], np.cumsum([len(order) for order in orders])])
+        self._batches, self._batch_size = length, 1
+        self._drawn: tuple[int, NDArray[np.uint8]] | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def prepare(self, batches: int, batch_size: int) -> None:
+        """Steps are counted in global batches."""
+        self._batches, self._batch_size, self._drawn = batches, batch_size, None
+
+    def samples(self, epoch: int, start: int, stop: int) -> Integers:
+        return self.stretch(epoch, start, stop).samples
+
+    def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
+        which = self._which(epoch)
+        here = which[start:stop]
+        samples, passes = np.empty(len(here), dtype=np.int64), np.zeros(len(here), dtype=np.int64)
+        for number, order in enumerate(self.orders):
+            at = np.flatnonzero(here == number)
+            if not at.size:
+                continue
+            rank = int(np.count_nonzero(which[:start] == number))  # this source's places before
+            found, repeats = _consecutive(order, epoch, rank, rank + at.size)
+            samples[at], passes[at] = self.starts[number] + found, repeats
+        return Stretch(samples, passes)
+
+    def upcoming(self, epoch: int, place: int) -> Sequence[int]:
+        """Shards of the sources that have any, numbered source by source; see `MixedSource.fetch`."""
+        which = self._which(epoch)[:place]
+        found: list[int] = []
+        for number, order in enumerate(self.orders):
+            again, rank = divmod(int(np.count_nonzero(which == number)), len(order))
+            found += [shard * len(self.orders) + number for shard in order.upcoming(_epoch_of(epoch, again), rank)]
+        return found
+
+    def _which(self, epoch: int) -> NDArray[np.uint8]:
+        """The source at each place of an epoch: a byte a place, drawn once an epoch."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            parts = []
+            for low, high, weights in self._spans(epoch):
+                run = np.repeat(np.arange(len(self.orders), dtype=np.uint8), shares(weights, high - low))
+                parts.append(run[permuted(np.arange(high - low, dtype=np.int64), high - low, mix(self.seed, epoch, low))])
+            self._drawn = (epoch, np.concatenate(parts))
+        return self._drawn[1]
+
+    def _spans(self, epoch: int) -> list[tuple[int, int, tuple[float, ...]]]:
+        """Stretches of an epoch with equal weights: first place, end, weights."""
+        borders = [(phase.step - epoch * self._batches) * self._batch_size for phase in self.phases]
+        ends = [*borders[1:], self.length]
+        spans = []
+        for phase, low, high in zip(self.phases, borders, ends, strict=True):
+            low, high = max(0, low), min(self.length, high)
+            if low < high:
+                spans.append((low, high, phase.weights))
+        return spans
+
+
+def _consecutive(order: Order, epoch: int, start: int, stop: int) -> tuple[Integers, Integers]:
+    """Samples [start, stop) of a source that is gone through as often as needed, and the number of each one's pass."""
+    samples, passes = [], []
+    while start < stop:
+        again, place = divmod(start, len(order))
+        taken = min(stop - start, len(order) - place)
+        samples.append(order.samples(_epoch_of(epoch, again), place, place + taken))
+        passes.append(np.full(taken, again, dtype=np.int64))
+        start += taken
+    return np.concatenate(samples), np.concatenate(passes)
+
+
+def _epoch_of(epoch: int, again: int) -> int:
+    """Another permutation for each further pass of an epoch."""
+    return epoch if again == 0 else mix(epoch, again)

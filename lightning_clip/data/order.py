@@ -1,0 +1,139 @@
+"""The order of an epoch: (seed, epoch) and a stretch of places arrive, the samples at these places leave."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_clip.data.permutation import Integers, mix, permuted
+
+__all__ = ["Order", "Sequential", "Shuffled", "Stretch", "Windowed"]
+
+
+class Stretch(NamedTuple):
+    """Consecutive places of an epoch.
+
+    Attributes:
+        samples: int64 (P,), places in the source.
+        passes: int64 (P,), how often an epoch has used the sample before: 0, or more where a small source is repeated.
+    """
+
+    samples: Integers
+    passes: Integers
+
+
+class Order(ABC):
+    """Which sample is at which place of which epoch. Nothing is stored: any place can be asked for at any time."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Places in an epoch."""
+
+    @abstractmethod
+    def samples(self, epoch: int, start: int, stop: int) -> Integers:
+        """Samples at the places [start, stop) of an epoch, int64 (stop - start,)."""
+
+    def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
+        """The same with the number of the pass; orders that repeat samples say it."""
+        return Stretch(self.samples(epoch, start, stop), np.zeros(stop - start, dtype=np.int64))
+
+    def prepare(self, batches: int, batch_size: int) -> None:  # noqa: B027  (most orders have nothing to do)
+        """Told once how long an epoch is in global batches; only orders that change with the step listen."""
+
+    def upcoming(self, epoch: int, place: int) -> Sequence[int]:
+        """Shards that will be needed after those of `place`: remote sources fetch them ahead."""
+        return ()
+
+
+class Sequential(Order):
+    """Samples as the source has them."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def samples(self, epoch: int, start: int, stop: int) -> Integers:
+        return np.arange(start, stop, dtype=np.int64)
+
+
+class Shuffled(Order):
+    """A permutation of all samples, another each epoch.
+
+    Args:
+        length: samples in the source.
+        seed: chooses the permutations.
+
+    Examples:
+        >>> sorted(Shuffled(4, seed=0).samples(epoch=0, start=0, stop=4).tolist())
+        [0, 1, 2, 3]
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed = length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def samples(self, epoch: int, start: int, stop: int) -> Integers:
+        return permuted(np.arange(start, stop, dtype=np.int64), self.length, mix(self.seed, epoch, 0))
+
+
+class Windowed(Order):
+    """Shards in a drawn order, in windows of so many; inside a window a permutation of all its samples.
+
+    A window is what has to be at hand at one time: the next one can be fetched while this one is used.
+
+    Args:
+        counts: samples of each shard.
+        window: shards in a window, at least 1.
+        seed: chooses both orders.
+
+    Examples:
+        >>> order = Windowed([2, 3, 1], window=2, seed=0)
+        >>> sorted(order.samples(epoch=5, start=0, stop=6).tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
+
+    def __init__(self, counts: Sequence[int] | Integers, window: int, seed: int) -> None:
+        self.counts, self.window, self.seed = np.asarray(counts, dtype=np.int64), window, seed
+        self._starts = np.concatenate([[0], self.counts.cumsum()])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def samples(self, epoch: int, start: int, stop: int) -> Integers:
+        shards = self._shards(epoch)
+        ends = self.counts[shards].cumsum()  # of each shard, in the epoch's order
+        borders = self._borders(ends)
+        first = int(np.searchsorted(borders, start, side="right")) - 1
+        parts = []
+        while start < stop:
+            low, high = int(borders[first]), int(borders[first + 1])
+            places = np.arange(start, min(stop, high), dtype=np.int64)
+            inside = low + permuted(places - low, high - low, mix(self.seed, epoch, 1 + first)) if high > low else places
+            number = np.searchsorted(ends, inside, side="right")
+            shard = shards[number]
+            parts.append(self._starts[shard] + inside - (ends[number] - self.counts[shard]))
+            start, first = min(stop, high), first + 1
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def upcoming(self, epoch: int, place: int) -> Sequence[int]:
+        """The shards of the window at `place` and of the next one."""
+        shards = self._shards(epoch)
+        window = int(np.searchsorted(self._borders(self.counts[shards].cumsum()), place, side="right")) - 1
+        found: list[int] = shards[window * self.window : (window + 2) * self.window].tolist()
+        return found
+
+    def _shards(self, epoch: int) -> Integers:
+        number = len(self.counts)
+        return permuted(np.arange(number, dtype=np.int64), number, mix(self.seed, epoch, 0))
+
+    def _borders(self, ends: Integers) -> Integers:
+        """Places where windows begin, and the end."""
+        last = np.unique(np.append(np.arange(self.window - 1, len(ends), self.window), len(ends) - 1))
+        return np.concatenate([[0], ends[last]])
