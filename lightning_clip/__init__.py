@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_clip.callbacks import ComputeMeter, Report, Retrieval, WriteFeatures, ZeroShotClassification
+    from lightning_clip.callbacks import ComputeMeter, Report, Retrieval, SaveOnSignal, WriteFeatures, ZeroShotClassification
     from lightning_clip.data import ClipDataModule
     from lightning_clip.errors import InputError
     from lightning_clip.losses import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
@@ -28,6 +28,7 @@ __all__ = [
     "PairBatch",
     "Report",
     "Retrieval",
+    "SaveOnSignal",
     "SigmoidContrastiveLoss",
     "SoftmaxContrastiveLoss",
     "WriteFeatures",
@@ -36,7 +37,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "callbacks": ("ComputeMeter", "Report", "Retrieval", "WriteFeatures", "ZeroShotClassification"),
+    "callbacks": ("ComputeMeter", "Report", "Retrieval", "SaveOnSignal", "WriteFeatures", "ZeroShotClassification"),
     "data": ("ClipDataModule",),
     "errors": ("InputError",),
     "losses": ("SigmoidContrastiveLoss", "SoftmaxContrastiveLoss"),

@@ -17,6 +17,7 @@ from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path
 from lightning_clip.data.batches import random_caption
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
+from lightning_clip.draws import seed_batch
 from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.errors import InputError
 from lightning_clip.execution import ExecutionSettings, prepare
@@ -177,6 +178,9 @@ class ClipModule(Inference, pl.LightningModule):
         self.log("train/scale", output.scale.detach())
         self._throughput.add(len(batch.image))
         return parts["loss"]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        seed_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = self.trainer.global_step

@@ -2,8 +2,9 @@
 
 from lightning_clip.callbacks.compute_meter import ComputeMeter
 from lightning_clip.callbacks.features import WriteFeatures
+from lightning_clip.callbacks.preemption import SaveOnSignal
 from lightning_clip.callbacks.report import Report
 from lightning_clip.callbacks.retrieval import Retrieval
 from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 
-__all__ = ["ComputeMeter", "Report", "Retrieval", "WriteFeatures", "ZeroShotClassification"]
+__all__ = ["ComputeMeter", "Report", "Retrieval", "SaveOnSignal", "WriteFeatures", "ZeroShotClassification"]

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_clip.callbacks import WriteFeatures
+from lightning_clip.callbacks import SaveOnSignal, WriteFeatures
 from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.data import ClipDataModule
@@ -99,6 +99,9 @@ class ClipCLI(LightningCLI):
         return parser
 
     def before_fit(self) -> None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, SaveOnSignal) for callback in callbacks):
+            callbacks.append(SaveOnSignal())
         if self._get(self.config, "find_batch_size"):
             find_batch_size(self.trainer, self.model, self.datamodule)
 

@@ -1,0 +1,191 @@
+"""A run that is killed goes on with the very next sample: same samples, captions, crops and losses as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed.killed import MOMENTS, Plan, Record, records, train
+from small import TEXT, small_module, small_trainer, write_folder
+
+from lightning_clip import ClipDataModule, ClipModule, InputError, SaveOnSignal
+from lightning_clip.data.tokenizers import train_tokenizer
+
+# 50 samples in global batches of 8: epochs of 6 steps, so that steps 6, 12 and 18 end one.
+SAMPLES, GLOBAL_BATCH, STEPS = 50, 8, 20
+IMAGE = {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16, "depth": 1, "embed_dim": 32, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_folder(tmp_path_factory.mktemp("pairs"), count=SAMPLES))
+
+
+def runs(table: str, ranks: int, workers: int, **options: Any) -> Plan:
+    """A training with everything that draws: two captions, random crops and flips, dropout."""
+    tokenizer = train_tokenizer(["picture 1", "image number 2"], 300).to_mapping()
+
+    def make() -> tuple[ClipModule, ClipDataModule]:
+        module = small_module(
+            transform={"crop_scale": [0.1, 1.0], "flip": 0.5},
+            tokenizer=tokenizer,
+            image_encoder={**IMAGE, "drop_rate": 0.1},
+            text_encoder=TEXT,
+        )
+        validates = options.get("val_check_interval") is not None
+        batch = GLOBAL_BATCH // ranks // options.get("accumulate_grad_batches", 1)
+        data = ClipDataModule(table, table if validates else None, local_batch_size=batch, num_workers=workers)
+        return module, data
+
+    return Plan(make, ranks, STEPS, options=options)
+
+
+@pytest.fixture(scope="module")
+def unbroken(table: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[int, Record]]]:
+    """What an uninterrupted run of so many ranks sees."""
+    known: dict[int, list[dict[int, Record]]] = {}
+
+    def of(ranks: int) -> list[dict[int, Record]]:
+        if ranks not in known:
+            folder = tmp_path_factory.mktemp("unbroken")
+            assert train(runs(table, ranks, workers=0), folder) == 0
+            known[ranks] = records(folder, ranks)
+            assert [len(steps) for steps in known[ranks]] == [STEPS] * ranks
+        return known[ranks]
+
+    return of
+
+
+class TestKilled:
+    @pytest.mark.parametrize(
+        ("ranks", "workers", "others", "kill"),
+        [
+            (1, 0, 0, (5, "batch_start")),
+            (1, 0, 2, (6, "batch_start")),  # the last batch of an epoch was done, and its checkpoint written
+            (1, 2, 0, (12, "saving")),  # while that checkpoint is written
+            (1, 3, 3, (17, "batch_end")),
+            (2, 0, 0, (12, "before_step")),
+            (2, 2, 3, (7, "batch_end")),
+        ],
+    )
+    def test_goes_on_as_if_nothing_had_been(
+        self, ranks: int, workers: int, others: int, kill: tuple[int, str], table: str, unbroken: Any, tmp_path: Path
+    ) -> None:
+        assert train(runs(table, ranks, workers), tmp_path, kill=kill) == -signal.SIGKILL
+        assert train(runs(table, ranks, others), tmp_path, resume=True) == 0
+        assert records(tmp_path, ranks) == unbroken(ranks)
+
+    def test_again_and_again(self, table: str, unbroken: Any, tmp_path: Path) -> None:
+        for kill in ((4, "batch_end"), (9, "saving"), (9, "before_step"), (13, "batch_start")):
+            assert train(runs(table, 1, 0), tmp_path, resume=True, kill=kill) == -signal.SIGKILL
+        assert train(runs(table, 1, 0), tmp_path, resume=True) == 0
+        assert records(tmp_path, 1) == unbroken(1)
+
+    @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+    def test_another_number_of_ranks_sees_the_same_samples(
+        self, before: int, after: int, table: str, unbroken: Any, tmp_path: Path
+    ) -> None:
+        assert train(runs(table, before, 0), tmp_path, kill=(10, "batch_start")) == -signal.SIGKILL
+        for rank in range(2):
+            (tmp_path / f"rank{rank}.jsonl").unlink(missing_ok=True)
+        assert train(runs(table, after, 0), tmp_path, resume=True) == 0
+        found, whole = records(tmp_path, after), unbroken(1)[0]
+        assert sorted(found[0]) == list(range(10, STEPS + 1))  # the checkpoint of step 9 was the last
+        for step in found[0]:
+            assert sorted(index for rank in found for index in rank[step]["index"]) == sorted(whole[step]["index"])
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"val_check_interval": 2}, {"limit_train_batches": 4}, {"accumulate_grad_batches": 2}, {"limit_train_batches": 0.5}],
+        ids=str,
+    )
+    def test_with_other_trainers(self, options: dict[str, Any], table: str, tmp_path: Path) -> None:
+        plan = runs(table, 1, 0, **options)
+        assert train(plan, tmp_path / "whole") == 0
+        assert train(plan, tmp_path / "killed", kill=(10, "batch_start")) == -signal.SIGKILL
+        assert train(plan, tmp_path / "killed", resume=True) == 0
+        assert records(tmp_path / "killed", 1) == records(tmp_path / "whole", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_fifty_moments(ranks: int, workers: int, table: str, unbroken: Any, tmp_path: Path) -> None:
+    """Steps 1 to 20 at each of four moments, of which 50 are spread over them all."""
+    possible = [(step, moment) for step in range(1, STEPS) for moment in MOMENTS if moment != "saving" or step % 3 == 0]
+    for number in range(50):
+        kill = possible[number * len(possible) // 50]
+        folder = tmp_path / str(number)
+        assert train(runs(table, ranks, workers), folder, kill=kill) == -signal.SIGKILL, kill
+        assert train(runs(table, ranks, workers), folder, resume=True) == 0, kill
+        assert records(folder, ranks) == unbroken(ranks), kill
+
+
+class TestSignals:
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_sigterm_saves_the_very_step(self, ranks: int, table: str, unbroken: Any, tmp_path: Path) -> None:
+        """Only rank 0 is told; all ranks end after the same batch."""
+        code = train(runs(table, ranks, 2), tmp_path, kill=(7, "before_step"), kill_signal=signal.SIGTERM)
+        assert code == (128 + signal.SIGTERM if ranks == 1 else 1)  # the process that forked the ranks reports a failure
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 8
+        assert max(records(tmp_path, ranks)[0]) == 8
+        assert train(runs(table, ranks, 0), tmp_path, resume=True) == 0
+        assert records(tmp_path, ranks) == unbroken(ranks)
+
+    def test_between_steps_only(self, table: str, tmp_path: Path) -> None:
+        """Gradients that are being accumulated are in no checkpoint."""
+        plan = runs(table, 1, 0, accumulate_grad_batches=2)
+        assert train(plan, tmp_path / "whole") == 0
+        code = train(plan, tmp_path / "told", kill=(7, "batch_start"), kill_signal=signal.SIGTERM)
+        assert code == 128 + signal.SIGTERM
+        assert train(plan, tmp_path / "told", resume=True) == 0
+        assert records(tmp_path / "told", 1) == records(tmp_path / "whole", 1)
+
+    def test_requeues_a_slurm_job(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        program = tmp_path / "scontrol"
+        program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+        callback = SaveOnSignal(["SIGUSR1"], str(tmp_path), requeue=True)
+        monkeypatch.setattr(callback, "_agreed", lambda trainer, batch_idx: signal.SIGUSR1)
+        data = ClipDataModule({"name": "synthetic", "size": 32, "image_size": 32}, local_batch_size=8)
+        monkeypatch.delenv("SLURM_NTASKS", raising=False)
+        with pytest.raises(SystemExit) as stop:
+            small_trainer(tmp_path, callbacks=[callback]).fit(small_module(), data)
+        assert stop.value.code == 128 + signal.SIGUSR1 and (tmp_path / "called").read_text() == "requeue 12_3\n"
+        assert "stopped by SIGUSR1; go on with --ckpt_path" in caplog.text and (tmp_path / "last.ckpt").exists()
+
+    def test_handlers_are_given_back(self, tmp_path: Path) -> None:
+        before = signal.getsignal(signal.SIGUSR1)
+        data = ClipDataModule({"name": "synthetic", "size": 32, "image_size": 32}, local_batch_size=8)
+        small_trainer(tmp_path, callbacks=[SaveOnSignal()]).fit(small_module(), data)
+        assert signal.getsignal(signal.SIGUSR1) == before
+
+    def test_errors(self) -> None:
+        with pytest.raises(InputError, match="signals has 'SIGTREM': did you mean 'SIGTERM'"):
+            SaveOnSignal(["SIGTREM"])
+        with pytest.raises(InputError, match="every_n_batches 0 must be at least 1"):
+            SaveOnSignal(every_n_batches=0)
+
+
+def test_another_order_is_said(table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = small_module()
+    trainer = small_trainer(tmp_path, max_steps=3)
+    trainer.fit(module, ClipDataModule(table, local_batch_size=8))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = small_trainer(tmp_path, max_steps=5)
+    again.fit(
+        small_module(), ClipDataModule(table, local_batch_size=4, seed=1), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    assert "another order of samples (seed was 0 and is 1; global_batch_size was 8 and is 4)" in caplog.text

@@ -1,0 +1,176 @@
+"""Training runs that are killed: a plan arrives, what each rank saw in each step leaves, on disk.
+
+A run is a forked process with a session of its own; SIGKILL goes to all of it, ranks and loader workers included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_clip import ClipDataModule, SaveOnSignal
+from lightning_clip.types import PairBatch
+
+__all__ = ["MOMENTS", "Plan", "Record", "records", "train"]
+
+MOMENTS = ("batch_start", "before_step", "saving", "batch_end")
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run the same training.
+
+    Args:
+        make: data and module of a run; called in the forked process.
+        ranks: DDP over gloo where more than one.
+        steps: at which the run ends.
+        save_every: steps between checkpoints.
+        options: of the Trainer.
+    """
+
+    make: Callable[[], tuple[Any, ClipDataModule]]
+    ranks: int = 1
+    steps: int = 20
+    save_every: int = 3
+    options: Mapping[str, Any] | None = None
+
+
+class _Recorder(pl.Callback):
+    """Writes one line a batch and rank, and kills the run where it is told to."""
+
+    def __init__(self, folder: Path, kill: tuple[int, str] | None, kill_signal: int) -> None:
+        self.folder, self.kill, self.kill_signal = folder, kill, kill_signal
+        self._batch: PairBatch | None = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: PairBatch, batch_idx: int) -> None:
+        self._batch = batch
+        self._maybe(trainer, "batch_start")
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self._maybe(trainer, "before_step")
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._maybe(trainer, "saving")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
+        pixels = hashlib.sha256(batch.image.numpy().tobytes()).hexdigest()[:16]
+        line = {
+            "batch": trainer.fit_loop.epoch_loop.batch_progress.total.processed,
+            "rank": trainer.global_rank,
+            "index": batch.index.tolist(),
+            "tokens": hashlib.sha256(batch.tokens.numpy().tobytes()).hexdigest()[:16],
+            "pixels": pixels,
+            "loss": outputs["loss"].item().hex(),
+        }
+        with (self.folder / f"rank{trainer.global_rank}.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        self._maybe(trainer, "batch_end", done=1)
+
+    def _maybe(self, trainer: Any, moment: str, done: int = 0) -> None:
+        if self.kill != (trainer.global_step - done, moment) or trainer.global_rank:
+            return
+        if self.kill_signal == signal.SIGKILL:
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), self.kill_signal)
+
+
+def train(
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: bool = False,
+    kill: tuple[int, str] | None = None,
+    kill_signal: int = signal.SIGKILL,
+    timeout: float = 90.0,
+) -> int:
+    """Runs a plan to its end, or until it kills itself.
+
+    Args:
+        plan: what to run.
+        folder: of checkpoint and records.
+        resume: begin from `last.ckpt`, if there is one.
+        kill: optimizer steps done, and the moment of the next one (one of `MOMENTS`), at which the run ends itself.
+        kill_signal: SIGKILL for the whole session, any other for rank 0 alone.
+        timeout: seconds after which the test fails.
+
+    Returns:
+        The exit code; -9 after SIGKILL.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(plan, folder, resume, kill, kill_signal))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        process.join()
+        raise TimeoutError(f"the run did not end within {timeout:g} s (resume={resume}, kill={kill})")
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # ranks that outlived the first one
+    except ProcessLookupError:
+        pass
+    _wait_for_session(process.pid)  # type: ignore[arg-type]
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def records(folder: Path, ranks: int) -> list[dict[int, Record]]:
+    """Per rank: batch -> what was seen; a batch that was seen twice must have been the same."""
+    found: list[dict[int, Record]] = []
+    for rank in range(ranks):
+        batches: dict[int, Record] = {}
+        for line in _lines(folder / f"rank{rank}.jsonl"):
+            seen = json.loads(line)
+            assert batches.setdefault(seen["batch"], seen) == seen, "a batch was repeated differently"
+        found.append(batches)
+    return found
+
+
+def _lines(path: Path) -> Iterable[str]:
+    return [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def _run(plan: Plan, folder: Path, resume: bool, kill: tuple[int, str] | None, kill_signal: int) -> None:
+    os.setsid()
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "last.ckpt"
+    recorder = _Recorder(folder, kill, kill_signal)
+    saving = ModelCheckpoint(
+        folder, filename="last", every_n_train_steps=plan.save_every, save_top_k=1, enable_version_counter=False
+    )
+    settings: dict[str, Any] = {
+        "max_steps": plan.steps,
+        "accelerator": "cpu",
+        "devices": plan.ranks,
+        "strategy": "ddp_fork" if plan.ranks > 1 else "auto",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": folder,
+        **(plan.options or {}),
+    }
+    module, data = plan.make()
+    trainer = pl.Trainer(callbacks=[recorder, SaveOnSignal(every_n_batches=1), saving], **settings)
+    trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+
+
+def _wait_for_session(session: int, seconds: float = 10.0) -> None:
+    """Until no process of the killed session is left, so that none writes into what the next run reads."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(session, 0)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(0.01)
