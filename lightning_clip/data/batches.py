@@ -62,7 +62,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
     def __getitem__(self, visit: Visit) -> PreparedPair | Skipped:
         seed = visit_seed(self.seed, visit.epoch, visit.index)
         try:
-            pair = self.source[visit.index]
+            pair = look_up(self.source, visit)
             image = decode(pair.image)
             caption = self.choose_caption(pair, random.Random(seed))
         except (OSError, ValueError, IndexError, KeyError) as error:
@@ -74,6 +74,11 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
             image = self.transform(image)
         # The batch needs names and texts, not the encoded bytes again.
         return PreparedPair(image, caption, Pair(b"", pair.captions, pair.key, pair.label), visit.index)
+
+
+def look_up(source: PairSource, visit: Visit) -> Pair:
+    """The pair of a visit; anything with items is a source."""
+    return source.visited(visit.epoch, visit.index) if isinstance(source, PairSource) else source[visit.index]
 
 
 class PairCollator:

@@ -15,8 +15,9 @@ from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs, first_caption
 from lightning_clip.data.loader import PairLoader, one_thread
 from lightning_clip.data.order import Sequential, Shuffled
-from lightning_clip.data.sampler import PairSampler
+from lightning_clip.data.sampler import PairSampler, world
 from lightning_clip.data.sources import PairSource, pair_sources
+from lightning_clip.data.streaming import StreamSource
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.errors import InputError
 from lightning_clip.types import Pair, PairBatch
@@ -124,6 +125,8 @@ class ClipDataModule(pl.LightningDataModule):
             limit=self.trainer.limit_train_batches if self.trainer is not None else 1.0,
             fetch=source.fetch if known else None,
         )
+        if isinstance(source, StreamSource):
+            source = source.dealt(self.seed, self.local_batch_size, *world())
         return self._loader(source, sampler, train=True)
 
     def val_dataloader(self) -> DataLoader[Any]:

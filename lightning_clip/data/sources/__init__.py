@@ -2,7 +2,8 @@
 
 from lightning_clip.data.sources.base import PairSource, Subset, pair_sources, recognises
 from lightning_clip.data.sources.folders import ClassFolders
+from lightning_clip.data.sources.mix import MixedSource
 from lightning_clip.data.sources.shards import ShardSource
 from lightning_clip.data.sources.tables import TableSource
 
-__all__ = ["ClassFolders", "PairSource", "ShardSource", "Subset", "TableSource", "pair_sources", "recognises"]
+__all__ = ["ClassFolders", "MixedSource", "PairSource", "ShardSource", "Subset", "TableSource", "pair_sources", "recognises"]

@@ -31,6 +31,10 @@ class PairSource(ABC):
         """Only the texts of a pair; sources override this where it saves reading the image."""
         return self[index].captions
 
+    def visited(self, epoch: int, index: int) -> Pair:
+        """The pair for a visit; the epoch matters to sources that can only be read forward."""
+        return self[index]
+
     def order(self, seed: int) -> Order:
         """The order of training; a permutation of all samples unless the source knows a cheaper way to be read."""
         return Shuffled(len(self), seed)

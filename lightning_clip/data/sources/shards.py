@@ -19,7 +19,7 @@ from lightning_clip.data.sources.base import PairSource, pair_sources, recognise
 from lightning_clip.errors import InputError
 from lightning_clip.types import Pair
 
-__all__ = ["ShardSource"]
+__all__ = ["ShardSource", "pair_of_members"]
 
 log = logging.getLogger(__name__)
 
@@ -86,15 +86,9 @@ class ShardSource(PairSource):
     def __getitem__(self, index: int) -> Pair:
         shard, number = self._place(index)
         key, members = self.shards.reader(shard).sample(number)
-        captions, record = _captions(members, self.caption_key)
-        return Pair(
-            image=next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members),
-            captions=captions,
-            key=key,
-            label=int(members["cls"]) if "cls" in members else None,
-            metadata=record,
-            weights=_weights(record, captions),
-        )
+        pair = pair_of_members(key, members, self.caption_key)
+        assert pair is not None  # the index holds usable samples only
+        return pair
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -118,6 +112,16 @@ class ShardSource(PairSource):
             empty = sum(count == 0 for count in self.shards.counts)
             shards = f" ({empty} of {len(self.shards.counts)} shards hold no pair)" if empty else ""
             log.warning("shards %s: %d samples are used; left out: %s%s", self.path, len(self), listing, shards)
+
+
+def pair_of_members(key: str, members: Mapping[str, bytes], caption_key: str) -> Pair | None:
+    """The files of a sample (extension -> bytes) as a pair; None without an image, or without text and label."""
+    image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+    if image is None or not any(extension in members for extension in TEXT_EXTENSIONS):
+        return None
+    captions, record = _captions(members, caption_key)
+    label = int(members["cls"]) if "cls" in members else None
+    return Pair(image, captions, key, label, metadata=record, weights=_weights(record, captions))
 
 
 def _captions(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], Mapping[str, Any]]:
@@ -146,7 +150,5 @@ def _weights(record: Mapping[str, Any], captions: tuple[str, ...]) -> tuple[floa
 
 @recognises(10)
 def _shards(name: str) -> Callable[..., PairSource] | None:
-    if name.startswith("pipe:"):
-        return None
     tar = Path(name.partition("?")[0]).suffix == ".tar"
     return partial(ShardSource, name) if tar or "{" in name or "*" in name else None
