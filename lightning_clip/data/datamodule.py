@@ -140,6 +140,8 @@ class ClipDataModule(pl.LightningDataModule):
 
     def evaluation_loader(self, source: PairSource) -> DataLoader[Any]:
         """Every sample once, in order, over the ranks without repeats, with evaluation transforms and first captions."""
+        if not getattr(source, "random_access", True):
+            raise InputError("a stream is for training only: give shards on a disk or a URL for evaluation")
         return self._loader(source, PairSampler(Sequential(len(source))), train=False)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class StreamSource(PairSource):
         InputError: no number of samples, or numbers below 1.
     """
 
+    random_access = False
+
     def __init__(
         self, path: str, samples: int | None = None, *, streams: int = 4, buffer: int = 1000, caption_key: str = "caption"
     ) -> None:
@@ -50,7 +52,7 @@ class StreamSource(PairSource):
         if samples is None:
             raise InputError(f"stream {path!r} does not know its length: give samples, the pairs that make an epoch")
         if min(samples, streams, buffer) < 1:
-            raise InputError(f"stream has samples {samples}, streams {streams}, buffer {buffer}: all must be at least 1")
+            raise InputError(f"stream has samples {samples}, streams {streams}, buffer {buffer}: use 1 or more")
         self.path, self.size, self.streams, self.buffer, self.caption_key = path, samples, streams, buffer, caption_key
         self.commands = list(braceexpand(path))
 
@@ -69,7 +71,7 @@ class StreamSource(PairSource):
         """What loader workers of this rank look visits up in."""
         if len(self.commands) < self.streams * ranks:
             raise InputError(
-                f"stream {self.path!r} has {len(self.commands)} shards for {self.streams} streams on {ranks} ranks: set streams "
+XX                f"stream {self.path!r} has {len(self.commands)} shards for {self.streams} streams on {ranks} ranks: set streams "
                 f"to at most {max(1, len(self.commands) // ranks)}, or write more shards"
             )
         return DealtStreams(self, seed, batch_size, rank, ranks)
@@ -140,21 +142,41 @@ class DealtStreams(PairSource):
             again += 1
 
     def _once(self, epoch: int, stream: int, again: int) -> Iterator[Pair]:
-        from webdataset.tariterators import tarfile_samples
-
         commands = self.source.commands
         order = permuted(np.arange(len(commands)), len(commands), mix(self.seed, epoch))
         own = order[self.rank * self.source.streams + stream :: self.ranks * self.source.streams]
         for number in own[permuted(np.arange(len(own)), len(own), mix(self.seed, epoch, again))].tolist():
             try:
-                for members in tarfile_samples([{"url": commands[number]}]):
-                    found = {name.lower(): value for name, value in members.items() if not name.startswith("__")}
-                    if (pair := pair_of_members(members["__key__"], found, self.source.caption_key)) is not None:
+                for key, members in _samples(commands[number]):
+                    if (pair := pair_of_members(key, members, self.source.caption_key)) is not None:
                         yield pair
             except Exception as error:  # a command fails as it likes; what it wrote before was used
-                log.warning(
-                    "stream %s ended early: %s", commands[number], error.args[0] if error.args else type(error).__name__
-                )
+                reason = error.args[0] if error.args else type(error).__name__
+                log.warning("stream %s ended early: %s", commands[number], reason)
+
+
+class _Tail:
+    """Remembers the last bytes read: a whole archive ends with zeros, one that was cut does not, and tarfile is silent."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.last = stream, b""
+
+    def read(self, size: int = -1) -> bytes:
+        found = self.stream.read(size)
+        self.last = (self.last + found)[-512:]
+        return found
+
+
+def _samples(command: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    from webdataset.gopen import gopen
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    with gopen(command) as stream:
+        tail = _Tail(stream)
+        for members in group_by_keys(tar_file_expander([{"url": command, "stream": tail}])):
+            yield members["__key__"], {name.lower(): part for name, part in members.items() if not name.startswith("__")}
+        if tail.last.strip(b"\0"):
+            raise OSError("the archive is cut off")
 
 
 @recognises(5)

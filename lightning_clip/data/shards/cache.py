@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -99,9 +100,11 @@ class ShardCache:
 
     def _download(self, url: str, path: Path) -> None:
         size = self.remote.size(url)
-        self._make_room(size)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
+            with FileLock(self.folder / ".room.lock", timeout=_WAIT):
+                self._make_room(size)
+                _reserve(beside, size)
             self.remote.download(url, beside, size)
         except OSError as error:
             beside.unlink(missing_ok=True)
@@ -113,20 +116,36 @@ class ShardCache:
             raise
         os.utime(beside, (time.time(), _MODIFIED))
         beside.replace(path)
+        with FileLock(self.folder / ".room.lock", timeout=_WAIT):
+            self._make_room(0)  # several that came at once could not make room for each other
 
     def _make_room(self, size: int) -> None:
-        """Removes the longest unused shards; a reader that has one open keeps its bytes."""
-        kept = []
+        """Removes the longest unused shards; a reader that has one open keeps its bytes. Those on their way count, too."""
+        kept, room = [], self.bound - size
         for found in self.folder.iterdir():
-            if not found.name.startswith(".") and found.suffix not in (".lock", ".index", ".json"):
-                try:
-                    status = found.stat()
-                    kept.append((status.st_atime, status.st_size, found))
-                except FileNotFoundError:
-                    continue  # another process removed it
-        room = self.bound - size - sum(entry[1] for entry in kept)
+            if found.suffix in (".lock", ".index"):
+                continue
+            try:
+                status = found.stat()
+                if found.name.startswith(".") and time.time() - status.st_mtime > _WAIT:
+                    found.unlink()  # of a process that was killed
+                    continue
+            except FileNotFoundError:
+                continue  # another process removed or finished it
+            room -= status.st_size
+            if not found.name.startswith("."):
+                kept.append((status.st_atime, status.st_size, found))
         for _, bytes_, found in sorted(kept):
             if room >= 0:
                 return
             found.unlink(missing_ok=True)
             room += bytes_
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file of full length that takes no room yet, so that other processes reckon with it."""
+    try:
+        with path.open("wb") as stream:
+            stream.truncate(size)
+    except OSError as error:
+        raise DiskError(error.errno, os.strerror(error.errno or 0)) from error

@@ -7,11 +7,11 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.progress import track
@@ -19,14 +19,16 @@ from rich.progress import track
 from lightning_clip.data.permutation import Integers
 from lightning_clip.data.shards.cache import ShardCache
 from lightning_clip.data.shards.index import IndexHeader, TarIndex
-from lightning_clip.data.shards.reader import TarReader, index_path, open_index
+from lightning_clip.data.shards.reader import TarReader, index_path, open_index, warn_of_fault
 from lightning_clip.data.shards.remote import Remote, RemoteError
-from lightning_clip.errors import existing_path
+from lightning_clip.errors import InputError, existing_path
 
 __all__ = ["LocalShards", "RemoteShards", "Shards"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _READERS = 512  # kept at hand; opening one again costs some microseconds
+_REMOVED = 10  # times that a shard may be removed before it could be opened
 _AT_ONCE = 16  # requests for the counts of remote shards
 
 
@@ -53,12 +55,16 @@ class Shards(ABC):
     def fetch_ahead(self, shards: list[int]) -> None:  # noqa: B027  (local shards are there)
         """Shards that will be needed soon."""
 
+    def read(self, shard: int, action: Callable[[TarReader], T]) -> T:
+        """What an action finds in a shard; OSError where it cannot be had."""
+        return action(self.reader(shard))
+
     def reader(self, shard: int) -> TarReader:
-        """Reads a shard; OSError where it cannot be had."""
+        """Reads a shard that is at hand."""
         path = self.local_path(shard)
         found = self._readers.get(shard)
         if found is None:
-            found = self._readers[shard] = TarReader(path)
+            found = self._readers[shard] = TarReader(path, warn=False)
             if len(self._readers) > _READERS:
                 self._readers.popitem(last=False)
         return found
@@ -76,6 +82,8 @@ class LocalShards(Shards):
         for path in self.paths:
             existing_path(path, "tar archive")
         self._headers = _index_all(self.paths)
+        for path, header in zip(self.paths, self._headers, strict=True):
+            warn_of_fault(path, header)
         self.counts = np.array([header.samples for header in self._headers], dtype=np.int64)
 
     def local_path(self, shard: int) -> str:
@@ -117,10 +125,21 @@ class RemoteShards(Shards):
         self.cache.fetch_ahead([self.urls[shard] for shard in shards])
 
     def reader(self, shard: int) -> TarReader:
+        new = shard not in self._readers
         found = super().reader(shard)
-        if len(found) < self.counts[shard]:
+        if new:
+            warn_of_fault(self.urls[shard], found.index.header)
+        if new and len(found) < self.counts[shard]:
             log.warning("%s holds %d samples, not the %d that were announced", self.urls[shard], len(found), self.counts[shard])
         return found
+
+    def read(self, shard: int, action: Callable[[TarReader], T]) -> T:
+        for _ in range(_REMOVED):
+            try:
+                return super().read(shard, action)
+            except FileNotFoundError:
+                continue  # another process needed the room between our fetching and our opening it
+        raise RemoteError("remote shard is removed as soon as it is fetched: raise cache_gigabytes")
 
     def _count(self, url: str) -> int:
         path = self.cache.path(url)
@@ -128,10 +147,17 @@ class RemoteShards(Shards):
             return len(index)
         if (count := self._announced(url)) is not None:
             return count
-        try:
-            return len(open_index(self.cache.fetch(url)))
-        except RemoteError:
-            return 0  # said by the cache; its samples cannot even be counted
+        for _ in range(_REMOVED):
+            try:
+                path = self.cache.fetch(url)
+            except RemoteError:
+                return 0  # said by the cache; its samples cannot even be counted
+            try:
+                return len(open_index(path))
+            except (FileNotFoundError, InputError):
+                if path.exists():
+                    raise
+        raise InputError(f"{url!r} is removed as soon as it is fetched: raise cache_gigabytes")
 
     def _announced(self, url: str) -> int | None:
         """The count that img2dataset wrote beside a shard."""

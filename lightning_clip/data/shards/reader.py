@@ -11,10 +11,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from lightning_clip.data.shards.files import open_files
-from lightning_clip.data.shards.index import Member, TarIndex, build_index, split_name
+from lightning_clip.data.shards.index import IndexHeader, Member, TarIndex, build_index, split_name
 from lightning_clip.errors import existing_path
 
-__all__ = ["TarReader", "cache_folder", "index_path", "open_index"]
+__all__ = ["TarReader", "cache_folder", "index_path", "open_index", "warn_of_fault"]
 
 log = logging.getLogger(__name__)
 _LOCK_SECONDS = 3600  # indexing the largest shard over the slowest disk takes less
@@ -27,14 +27,17 @@ class TarReader:
 
     Args:
         path: the archive.
+        warn: whether to say that the archive is cut off; what stands before the cut is used.
 
     Raises:
         InputError: missing, compressed, or no tar archive.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, warn: bool = True) -> None:
         self.path = str(existing_path(path, "tar archive"))
         self.index = open_index(self.path)
+        if warn:
+            warn_of_fault(self.path, self.index.header)
 
     def __len__(self) -> int:
         """Samples that have an image and a text or label."""
@@ -103,12 +106,16 @@ def open_index(tar: str | Path) -> TarIndex:
         if index is None:
             if place.exists():
                 log.info("%s has changed since it was indexed: indexing it again", path)
-            header = build_index(path, place)
-            if header.fault:
-                log.warning("shard %s is %s: the %d samples before are used", path, header.fault, header.samples)
+            build_index(path, place)
             index = TarIndex(place)
     Path(f"{place}.lock").unlink(missing_ok=True)
     return index
+
+
+def warn_of_fault(path: str, header: IndexHeader) -> None:
+    """Says that an archive is cut off."""
+    if header.fault:
+        log.warning("shard %s is %s: what stands before is used, %d samples", path, header.fault, header.samples)
 
 
 def index_path(tar: str | Path) -> Path:

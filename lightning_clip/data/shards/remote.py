@@ -66,7 +66,7 @@ class Remote:
         return self._tried(url, lambda: _within(self.stall, ask))
 
     def download(self, url: str, target: Path, size: int) -> None:
-        """Writes a remote file of a known size; the caller gives it its name.
+        """Writes a remote file of a known size into a local one that exists.
 
         Raises:
             RemoteError: missing, cut off, or no byte for too long, on every try.
@@ -92,7 +92,7 @@ class Remote:
         threading.Thread(target=read, daemon=True, name=f"download {url}").start()
         written = 0
         try:
-            with target.open("wb") as stream:
+            with target.open("r+b") as stream:
                 while (chunk := _next(chunks, self.stall)) is not None:
                     if isinstance(chunk, BaseException):
                         raise RemoteError(f"{type(chunk).__name__}: {chunk}") from chunk

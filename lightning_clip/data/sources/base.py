@@ -19,7 +19,13 @@ Recogniser = Callable[[str], Factory | None]
 
 
 class PairSource(ABC):
-    """A map-style source of pairs: `len(source)` and `source[i] -> Pair`."""
+    """A map-style source of pairs: `len(source)` and `source[i] -> Pair`.
+
+    Attributes:
+        random_access: False for streams, which serve training alone.
+    """
+
+    random_access = True
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -56,6 +56,9 @@ class MixedSource(PairSource):
         self.weights, self.upsample = None if weights is None else _weights(weights, len(sources)), upsample
         self.phases = _phases(curriculum, len(sources)) if curriculum is not None else None
         self.sources = [pair_sources.build(source) for source in sources]
+        for source in self.sources:
+            if not source.random_access:
+                raise InputError("mix cannot hold a stream, which has no samples by number: put it into shards on a disk")
         self._starts = np.concatenate([[0], np.cumsum([len(source) for source in self.sources])])
 
     def __len__(self) -> int:

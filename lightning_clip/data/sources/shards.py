@@ -81,11 +81,12 @@ class ShardSource(PairSource):
 
     def captions(self, index: int) -> tuple[str, ...]:
         shard, number = self._place(index)
-        return _captions(self.shards.reader(shard).text(number, TEXT_EXTENSIONS), self.caption_key)[0]
+        members = self.shards.read(shard, lambda reader: reader.text(number, TEXT_EXTENSIONS))
+        return _captions(members, self.caption_key)[0]
 
     def __getitem__(self, index: int) -> Pair:
         shard, number = self._place(index)
-        key, members = self.shards.reader(shard).sample(number)
+        key, members = self.shards.read(shard, lambda reader: reader.sample(number))
         pair = pair_of_members(key, members, self.caption_key)
         assert pair is not None  # the index holds usable samples only
         return pair
