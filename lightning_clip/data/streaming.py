@@ -71,8 +71,8 @@ class StreamSource(PairSource):
         """What loader workers of this rank look visits up in."""
         if len(self.commands) < self.streams * ranks:
             raise InputError(
-XX                f"stream {self.path!r} has {len(self.commands)} shards for {self.streams} streams on {ranks} ranks: set streams "
-                f"to at most {max(1, len(self.commands) // ranks)}, or write more shards"
+                f"stream {self.path!r} has {len(self.commands)} shards for {self.streams} streams on {ranks} ranks: set "
+                f"streams to at most {max(1, len(self.commands) // ranks)}, or write more shards"
             )
         return DealtStreams(self, seed, batch_size, rank, ranks)
 
