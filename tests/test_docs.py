@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from small import IMAGE, TEXT
 
 from lightning_clip import ClipModule, SoftmaxContrastiveLoss
+from lightning_clip.data import pair_sources
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "concepts"
 TEXT_OF_PAGES = {page.stem: page.read_text() for page in sorted(DOCS.glob("*.md"))}
@@ -32,8 +34,24 @@ def test_settings_of_a_model_are_taken(settings: dict[str, Any]) -> None:
     ClipModule(**{**settings, **small})
 
 
+def data_settings() -> list[Any]:
+    found = []
+    for page, text in TEXT_OF_PAGES.items():
+        for number, block in enumerate(re.findall(r"```yaml\n(data:.*?)```", text, flags=re.S)):
+            for split, source in yaml.safe_load(block)["data"].items():
+                if isinstance(source, dict) and "name" in source:
+                    found.append(pytest.param(source, id=f"{page}-{number}-{split}"))
+    return found
+
+
+@pytest.mark.parametrize("settings", data_settings())
+def test_settings_of_a_source_are_taken(settings: dict[str, Any]) -> None:
+    factory = pair_sources.factory(settings["name"])
+    inspect.signature(factory).bind_partial(**{key: value for key, value in settings.items() if key != "name"})
+
+
 def test_pages_show_settings() -> None:
-    assert len(model_settings()) >= 2
+    assert len(model_settings()) >= 2 and len(data_settings()) >= 3
 
 
 @pytest.mark.parametrize("call", re.findall(r"^(SoftmaxContrastiveLoss\(.*\))$", TEXT_OF_PAGES["losses"], flags=re.M))

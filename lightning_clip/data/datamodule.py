@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs, first_caption
-from lightning_clip.data.loader import PairLoader, one_thread
+from lightning_clip.data.loader import PairLoader, start_worker
 from lightning_clip.data.order import Sequential, Shuffled
 from lightning_clip.data.sampler import PairSampler, world
 from lightning_clip.data.sources import PairSource, pair_sources
@@ -198,7 +198,7 @@ class ClipDataModule(pl.LightningDataModule):
             collate_fn=PairCollator(module.tokenizer),
             drop_last=train,
             persistent_workers=train and self.num_workers > 0,
-            worker_init_fn=one_thread,
+            worker_init_fn=start_worker,
         )
 
     def _module(self) -> PreparesPairs:

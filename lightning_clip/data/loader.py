@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_clip.data.sampler import PairSampler, world
 
-__all__ = ["PairLoader", "one_thread"]
+__all__ = ["PairLoader", "start_worker"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class PairLoader(DataLoader[Any]):
         return self.sampler
 
 
-def one_thread(worker: int) -> None:
-    """Workers are the parallelism: threads inside them would fight over the same cores."""
-    torch.set_num_threads(1)
+def start_worker(worker: int) -> None:
+    """What each loader worker does first."""
+    torch.set_num_threads(1)  # workers are the parallelism: threads inside them would fight over the same cores
+    gc.freeze()  # or the garbage collector would touch, and so copy, every page that a forked worker shares
