@@ -135,7 +135,7 @@ def main() -> None:
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = json.loads(answer.splitlines()[-1])
     rows = [
-        Row("samples/s from warm shards, in a drawn order", f"{webdataset:,.0f}", f"{drawn:,.0f}", f"{drawn / webdataset:.2f}x"),
+        Row("samples/s, warm, in a drawn order", f"{webdataset:,.0f}", f"{drawn:,.0f}", f"{drawn / webdataset:.2f}x"),
         Row("the same in sequence", f"{webdataset:,.0f}", f"{ordered:,.0f}", f"{ordered / webdataset:.2f}x"),
         Row(f"first batch of {found['length']:,} samples in 2,000 shards", "", f"{found['start']:.2f} s", ""),
         Row("a worker's own memory", "", f"{found['own']:.0f} MB", ""),

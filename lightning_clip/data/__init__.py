@@ -1,10 +1,11 @@
 """Pairs: sources, order, transforms, tokenizers and the data module."""
 
+from lightning_clip.data.clip_tokenizer import ClipTokenizer
 from lightning_clip.data.datamodule import ClipDataModule
 from lightning_clip.data.sampler import PairSampler
 from lightning_clip.data.sources import ClassFolders, PairSource, ShardSource, TableSource, pair_sources
 from lightning_clip.data.synthetic import SyntheticScenes
-from lightning_clip.data.tokenizers import ClipTokenizer, JsonTokenizer, Tokenizer, tokenizers, train_tokenizer
+from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers, train_tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
 
 __all__ = [

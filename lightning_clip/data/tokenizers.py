@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_clip.errors import InputError, existing_path
 from lightning_clip.registry import Registry
 
-__all__ = ["ClipTokenizer", "JsonTokenizer", "Tokenizer", "tokenizers", "train_tokenizer"]
+__all__ = ["JsonTokenizer", "Tokenizer", "checked", "roomy", "tokenizers", "train_tokenizer"]
 
 _PAD, _START, _END = "<pad>", "<start_of_text>", "<end_of_text>"
 # Scripts that put no spaces between words: letter by letter, or whole sentences would be learned as words.
@@ -44,7 +44,7 @@ class Tokenizer(ABC):
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L), L the longest row rounded up to 8, at most `context_length`."""
-        rows = self.encode(_checked(texts))
+        rows = self.encode(checked(texts))
         lengths, longest = torch.tensor([len(row) for row in rows]), max([1, *map(len, rows)])
         mask = torch.arange(min(-(-longest // 8) * 8, self.context_length)) < lengths[:, None]
         tokens = torch.full(mask.shape, self.pad_id, dtype=torch.int64)
@@ -59,31 +59,6 @@ def _by_name(name: str) -> Callable[..., JsonTokenizer] | None:
 
 
 tokenizers: Registry[Tokenizer] = Registry("tokenizer", fallback=_by_name)
-
-
-@tokenizers.register("clip")
-class ClipTokenizer(Tokenizer):
-    """The byte-pair encoding of CLIP (Radford et al. 2021, section 2.4) with the 49,408 ids that open_clip carries.
-
-    Examples:
-        >>> tokens, mask = ClipTokenizer(context_length=77)(["a dog", "a red bus in the rain at night"])
-        >>> tokens.shape, tokens[0, :5].tolist(), mask.sum(dim=1).tolist()
-        (torch.Size([2, 16]), [49406, 320, 1929, 49407, 0], [4, 10])
-    """
-
-    def __init__(self, context_length: int = 77) -> None:
-        from open_clip.tokenizer import SimpleTokenizer  # here: open_clip imports all of its models
-
-        self.context_length, self.pad_id = _roomy(context_length, special_tokens=2), 0
-        self._bpe: Any = SimpleTokenizer(context_length=context_length)
-        self.vocab_size = int(self._bpe.vocab_size)
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        start, end, room = self._bpe.sot_token_id, self._bpe.eot_token_id, self.context_length - 2
-        return [[start, *self._bpe.encode(text)[:room], end] for text in _checked(texts)]
-
-    def to_mapping(self) -> dict[str, Any]:
-        return {"name": "clip", "context_length": self.context_length}
 
 
 @tokenizers.register("json")
@@ -125,7 +100,7 @@ class JsonTokenizer(Tokenizer):
         self.path = None  # once read, the content is all that is needed
         truncation, padding = backend.truncation or {}, backend.padding or {}
         length = truncation.get("max_length", 77) if context_length is None else context_length
-        self.context_length = _roomy(length, backend.num_special_tokens_to_add(False))
+        self.context_length = roomy(length, backend.num_special_tokens_to_add(False))
         self.vocab_size = max(backend.get_vocab().values(), default=0) + 1
         known = (pad_id, padding.get("pad_id"), backend.token_to_id(_PAD), backend.token_to_id("[PAD]"), 0)
         self.pad_id = next(token for token in known if token is not None)
@@ -137,7 +112,7 @@ class JsonTokenizer(Tokenizer):
         backend.no_padding()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in _checked(texts)]  # lone surrogates fail
+        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in checked(texts)]  # lone surrogates fail
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -195,13 +170,15 @@ def _from_hugging_face(path: str, context_length: int | None = None, pad_id: int
     return found
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
+def checked(texts: Sequence[str]) -> Sequence[str]:
+    """The texts, unless they are no list of strings."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):  # a string would be read by letters
         raise InputError(f"texts {str(texts)[:60]!r} is not a list of strings: give captions as ['a dog', 'a cat']")
     return texts
 
 
-def _roomy(context_length: int, special_tokens: int) -> int:
+def roomy(context_length: int, special_tokens: int) -> int:
+    """The context length, unless start and end tokens fill it."""
     if context_length > special_tokens:
         return context_length
     raise InputError(f"context_length {context_length} leaves no room for text: use at least {special_tokens + 1}")

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from lightning_clip.data.tokenizers import ClipTokenizer, JsonTokenizer, Tokenizer, tokenizers, train_tokenizer
+from lightning_clip.data.clip_tokenizer import ClipTokenizer
+from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers, train_tokenizer
 from lightning_clip.errors import InputError
 
 ODD = [
@@ -72,6 +74,75 @@ def test_clip_ids_equal_open_clip_on_odd_texts() -> None:
 @settings(deadline=None, max_examples=200)
 def test_clip_ids_equal_open_clip_on_any_text(texts: list[str]) -> None:
     _assert_same_as_open_clip(texts)
+
+
+PIECES = [
+    *("&amp;", "&lt;b&gt;", "&#39;", "&nbsp", "&", "'S", "'ll", "it's", "O'Brien'd", "''", "--'s", "_", "a_b", "#tag", "@you"),
+    *("3.14", "2021", "٣", "½", "Ⅷ", "１２", "ＡＢＣ", "ﬁ", "ß", "İ", "ǅ", "é", "e\u0301", "ñandú", "Ελλάδα", "Ω"),
+    *("一只狗", "かな", "한국어", "ไทย", "हिन्दी", "🐕", "👩\u200d👩\u200d👧", "🇨🇭", "❤\ufe0f", "☃", "—", "…", "“”", "«»"),
+    *(
+        "\t",
+        "\n",
+        "\r\n",
+        "\x0b",
+        "\x0c",
+        "\x1c",
+        "\x85",
+        "\xa0",
+        "\u2003",
+        "\u3000",
+        "\u200b",
+        "\ufeff",
+        "\u202e",
+        "\x00",
+        "\x1b[0m",
+    ),
+    *(
+        "<start_of_text>",
+        "<end_of_text>",
+        "<START_OF_TEXT>",
+        "<",
+        ">",
+        "http://x.y/z?a=1&b=2",
+        "a" * 60,
+        "xyzzy" * 30,
+        " ",
+        "  ",
+    ),
+    *("\u00c3\u00a9", "donâ€™t", "\u2019", "\u0130stanbul", "Straße", "MiXeD", "photo", "of", "the", "dog", ",", ".", "!?"),
+]
+
+
+def test_clip_ids_equal_open_clip_on_ten_thousand_odd_strings() -> None:
+    rng = random.Random(0)
+    texts = []
+    for _ in range(10_000):
+        parts = [rng.choice(PIECES) for _ in range(rng.randint(0, 12))]
+        if rng.random() < 0.3:
+            points = (rng.choice((rng.randrange(0xD800), rng.randrange(0xE000, 0x110000))) for _ in range(rng.randint(1, 8)))
+            parts.insert(rng.randint(0, len(parts)), "".join(map(chr, points)))
+        texts.append(rng.choice(("", " ")).join(parts))
+    _assert_same_as_open_clip(texts)
+
+
+def test_clip_takes_endless_words() -> None:
+    """Where the reference takes minutes a worker must not."""
+    rows = clip.encode(["x" * 200_000, "word " * 100_000])
+    assert [len(row) for row in rows] == [77, 77]
+
+
+def test_clip_remembers_a_bounded_number_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_clip.data.clip_tokenizer._REMEMBERED", 100)
+    small = ClipTokenizer()
+    texts = [f"w{number}z q{number}" for number in range(1000)]
+    for _ in range(2):
+        assert small.encode(texts) == clip.encode(texts)
+    assert len(small._known) <= 100 and len(small._bpe.cache) <= 102
+
+
+def test_clip_travels_light() -> None:
+    clip.encode(["a dog"])
+    assert len(pickle.dumps(clip)) < 200 and pickle.loads(pickle.dumps(clip)).encode(["a dog"]) == clip.encode(["a dog"])
 
 
 @pytest.mark.parametrize("context_length", [3, 5, 16, 77, 200])

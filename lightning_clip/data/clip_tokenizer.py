@@ -1,0 +1,81 @@
+"""CLIP's tokenizer on a fast path: captions arrive, the ids of the reference implementation leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lightning_clip.data.tokenizers import Tokenizer, checked, roomy, tokenizers
+
+__all__ = ["ClipTokenizer"]
+
+_REMEMBERED = 1 << 16  # pieces of text whose ids are kept; a language's common words are far fewer
+_SHORT = 24  # letters of a piece worth remembering: longer ones hardly come again
+_LONGEST_WORD = 2048  # letters; the byte pairs of a longer one would take seconds, and no context holds them
+
+
+@tokenizers.register("clip")
+class ClipTokenizer(Tokenizer):
+    """The byte-pair encoding of CLIP (Radford et al. 2021, section 2.4) with the 49,408 ids that open_clip carries.
+
+    Ids are those of open_clip's `SimpleTokenizer`. Pieces between spaces are looked up among those met before, and printable
+    ASCII without entities skips the cleaning, which would not change it.
+
+    Args:
+        context_length: the most ids of a caption, start and end included.
+
+    Raises:
+        InputError: a context without room for text.
+
+    Examples:
+        >>> tokens, mask = ClipTokenizer(context_length=77)(["a dog", "a red bus in the rain at night"])
+        >>> tokens.shape, tokens[0, :5].tolist(), mask.sum(dim=1).tolist()
+        (torch.Size([2, 16]), [49406, 320, 1929, 49407, 0], [4, 10])
+    """
+
+    def __init__(self, context_length: int = 77) -> None:
+        from open_clip.tokenizer import SimpleTokenizer  # here: open_clip imports all of its models
+
+        self.context_length, self.pad_id = roomy(context_length, special_tokens=2), 0
+        self._bpe: Any = SimpleTokenizer(context_length=context_length)
+        self._clean: Callable[[str], str] = self._bpe.clean_fn
+        self._known: dict[str, list[int]] = {}
+        self.vocab_size = int(self._bpe.vocab_size)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        start, end, room = self._bpe.sot_token_id, self._bpe.eot_token_id, self.context_length - 2
+        return [[start, *self._ids(text, room), end] for text in checked(texts)]
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"name": "clip", "context_length": self.context_length}
+
+    def _ids(self, text: str, room: int) -> list[int]:
+        text = text.lower() if text.isascii() and text.isprintable() and "&" not in text else self._clean(text)
+        ids: list[int] = []
+        known = self._known
+        # No token of CLIP's pattern holds a space, so that pieces can be encoded one by one.
+        for piece in text.split(" "):
+            found = known.get(piece)
+            ids += self._encoded(piece) if found is None else found
+            if len(ids) >= room:
+                return ids[:room]
+        return ids
+
+    def _encoded(self, piece: str) -> list[int]:
+        bpe, ids = self._bpe, []
+        for word in bpe.pat.findall(piece):
+            symbols = "".join(bpe.byte_encoder[byte] for byte in word[:_LONGEST_WORD].encode("utf-8"))
+            ids += [bpe.encoder[part] for part in bpe.bpe(symbols).split(" ")]
+        if len(bpe.cache) > _REMEMBERED:
+            bpe.cache = {token: token for token in ("<start_of_text>", "<end_of_text>")}
+        if len(piece) <= _SHORT:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[piece] = ids
+        return ids
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"context_length": self.context_length}  # a worker reads the vocabulary itself
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
