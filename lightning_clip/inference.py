@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.data.transforms import from_pil
 from lightning_clip.errors import InputError
 from lightning_clip.model import ClipModel
 from lightning_clip.prompts import zero_shot_classifier

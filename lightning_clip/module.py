@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
-from lightning_clip.data.batches import random_caption
+from lightning_clip.data.captions import random_caption
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
 from lightning_clip.draws import seed_batch

@@ -22,7 +22,8 @@ from lightning_clip.callbacks.report_sections import (
 from lightning_clip.callbacks.retrieval import Retrieval
 from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 from lightning_clip.data import ClipDataModule
-from lightning_clip.data.batches import PreparedPairs, first_caption
+from lightning_clip.data.batches import PreparedPairs
+from lightning_clip.data.captions import first_caption
 from lightning_clip.evaluation.report import Section, Table, write_report
 from lightning_clip.module import ClipModule
 

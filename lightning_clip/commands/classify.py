@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lightning_clip.data.transforms import decode
+    from lightning_clip.data.decoding import decode
     from lightning_clip.module import ClipModule
     from lightning_clip.prompts import resolve_templates
 

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lightning_clip.data.captions import ChooseCaption
+from lightning_clip.data.decoding import decode
 from lightning_clip.data.sampler import Visit, visit_seed
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.data.transforms import decode
 from lightning_clip.types import Pair, PairBatch, Skipped
 
-__all__ = ["ChooseCaption", "PairCollator", "PreparedPair", "PreparedPairs", "first_caption", "random_caption"]
-
-ChooseCaption = Callable[[Pair, random.Random], str]
-
-
-def random_caption(pair: Pair, rng: random.Random) -> str:
-    """One of the captions, each as likely as the next."""
-    return rng.choice(pair.captions)
-
-
-def first_caption(pair: Pair, rng: random.Random) -> str:
-    """The first caption, or an empty text for labelled images without any."""
-    return pair.captions[0] if pair.captions else ""
+__all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
 
 
 class PreparedPair(NamedTuple):
@@ -60,18 +49,26 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         return len(self.source)
 
     def __getitem__(self, visit: Visit) -> PreparedPair | Skipped:
+        with torch.random.fork_rng(devices=[]):
+            return self._prepared(visit)
+
+    def __getitems__(self, visits: Sequence[Visit]) -> list[PreparedPair | Skipped]:
+        """A batch: the generator is put aside once, which takes longer than a small picture."""
+        with torch.random.fork_rng(devices=[]):
+            return [self._prepared(visit) for visit in visits]
+
+    def _prepared(self, visit: Visit) -> PreparedPair | Skipped:
         seed = visit_seed(self.seed, visit.epoch, visit.index)
         try:
             pair = look_up(self.source, visit)
-            image = decode(pair.image)
+            image = decode(pair.image, getattr(self.transform, "at_least", None))
             caption = self.choose_caption(pair, random.Random(seed))
         except (OSError, ValueError, IndexError, KeyError) as error:
             # A sample's own fault. IndexError: an empty list of captions has nothing to choose from.
-            reason = "no caption" if isinstance(error, IndexError) else str(error)
+            reason = "no caption" if isinstance(error, IndexError) else str(error).strip("'")
             return Skipped(key=f"sample {visit.index}", reason=reason or type(error).__name__)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            image = self.transform(image)
+        torch.default_generator.manual_seed(seed)
+        image = self.transform(image)
         # The batch needs names and texts, not the encoded bytes again.
         return PreparedPair(image, caption, Pair(b"", pair.captions, pair.key, pair.label), visit.index)
 

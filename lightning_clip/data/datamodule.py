@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
-from lightning_clip.data.batches import PairCollator, PreparedPairs, first_caption
+from lightning_clip.data.batches import PairCollator, PreparedPairs
+from lightning_clip.data.captions import ChooseCaption, caption_choices, first_caption
 from lightning_clip.data.loader import PairLoader, start_worker
 from lightning_clip.data.order import Sequential, Shuffled
 from lightning_clip.data.sampler import PairSampler, world
@@ -57,6 +58,8 @@ class ClipDataModule(pl.LightningDataModule):
         num_workers: loader processes per rank, 0 loads in the main process.
         seed: of order, captions and crops.
         max_bad_share: the run stops once more than this share of an epoch's samples could not be used.
+        captions: which text of a training pair is shown: "random", "template", "tags", "sentence", "clean", a mapping with
+            settings or a function; None asks the model's `choose_caption`.
 
     Raises:
         InputError: no data for the stage, a source that does not open, a batch larger than the data, too many bad samples.
@@ -77,6 +80,7 @@ class ClipDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         max_bad_share: float = 0.01,
+        captions: str | dict[str, Any] | ChooseCaption | None = None,
     ) -> None:
         super().__init__()
         if local_batch_size < 1 or num_workers < 0:
@@ -91,6 +95,7 @@ class ClipDataModule(pl.LightningDataModule):
         self._attached: PreparesPairs | None = None
         self.local_batch_size, self.num_workers = local_batch_size, num_workers
         self.seed, self.max_bad_share = seed, max_bad_share
+        self.captions = None if captions is None else caption_choices.build(captions)
         self.skipped: dict[str, Counter[str]] = {name: Counter() for name in self._specs}
 
     def attach(self, module: PreparesPairs) -> ClipDataModule:
@@ -188,7 +193,7 @@ class ClipDataModule(pl.LightningDataModule):
 
     def _loader(self, source: PairSource, sampler: PairSampler, *, train: bool) -> DataLoader[Any]:
         module = self._module()
-        choose = module.choose_caption if train else first_caption
+        choose = (self.captions or module.choose_caption) if train else first_caption
         dataset = PreparedPairs(source, module.image_transform(train), choose, self.seed)
         return PairLoader(
             dataset,

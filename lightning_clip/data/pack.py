@@ -15,8 +15,8 @@ from rich.progress import track
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources import PairSource
-from lightning_clip.data.transforms import decode
 from lightning_clip.errors import InputError
 from lightning_clip.types import Pair
 

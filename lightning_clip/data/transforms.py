@@ -1,28 +1,22 @@
-"""Image bytes arrive, square uint8 pixels leave: decoding by rule, then one transform for training and one for evaluation."""
+"""Pixels of any size arrive, square uint8 pixels leave: one transform for training and one for evaluation."""
 
 from __future__ import annotations
 
-import io
-import warnings
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as pixels
 
 from lightning_clip.errors import InputError, nearest
 
-__all__ = ["ImageTransformSettings", "decode", "evaluation_transform", "from_pil", "training_transform"]
+__all__ = ["ImageTransformSettings", "evaluation_transform", "training_transform"]
 
-# torchvision 0.29 points to TorchCodec, which older versions of torch in our range do not have.
-warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
-_JPEG_START = b"\xff\xd8\xff"
 _RESIZES = ("crop", "squash", "pad")
+_INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,14 @@ class ImageTransformSettings:
         crop_scale: share of the area that a training crop covers, drawn from this range; (0.9, 1.0) in open_clip.
         crop_ratio: aspect ratios of training crops.
         flip: probability of a horizontal flip in training; 0 because captions speak of left and right.
+        colour_jitter: strengths of brightness, contrast, saturation and hue in training, None for none.
+        colour_jitter_probability: how often it is applied.
+        rand_augment: number of operations and their magnitude in 0..30 (Cubuk et al. 2019), None for none; some of them turn,
+            shift and invert pictures, which captions may speak of.
         resize: for evaluation: "crop" (shorter side, then centre crop), "squash" or "pad" (longer side, then borders).
+        interpolation: "bicubic" as CLIP has it, or "bilinear"; antialiased.
+        scaled_decoding: JPEGs may be decoded at a fraction of their size that is still larger than the crop: faster for large
+            photographs, and pixels differ slightly.
         mean: per channel for pixels in [0, 1]; None takes CLIP's.
         std: likewise.
     """
@@ -41,17 +42,32 @@ class ImageTransformSettings:
     crop_scale: tuple[float, float] = (0.9, 1.0)
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: float = 0.0
+    colour_jitter: tuple[float, float, float, float] | None = None
+    colour_jitter_probability: float = 0.8
+    rand_augment: tuple[int, int] | None = None
     resize: str = "crop"
+    interpolation: str = "bicubic"
+    scaled_decoding: bool = False
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise InputError(f"crop_scale {self.crop_scale} must be two rising shares in (0, 1]")
-        if not 0 <= self.flip <= 1:
-            raise InputError(f"flip {self.flip} is a probability in [0, 1]")
-        if self.resize not in _RESIZES:
-            raise InputError(f"unknown resize {self.resize!r}: {nearest(self.resize, _RESIZES)}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise InputError(f"crop_ratio {self.crop_ratio} must be two rising numbers above 0")
+        for name in ("flip", "colour_jitter_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)} is a probability in [0, 1]")
+        if self.colour_jitter is not None and (
+            len(self.colour_jitter) != 4 or min(self.colour_jitter) < 0 or self.colour_jitter[3] > 0.5
+        ):
+            raise InputError(f"colour_jitter {self.colour_jitter} must be four strengths from 0, that of the hue at most 0.5")
+        if self.rand_augment is not None and not (self.rand_augment[0] >= 1 and 0 <= self.rand_augment[1] <= 30):
+            raise InputError(f"rand_augment {self.rand_augment} must be a number of operations from 1 and a magnitude in 0..30")
+        for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS[:2])):
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"unknown {name} {value!r}: {nearest(value, known)}")
 
     @classmethod
     def of(cls, value: ImageTransformSettings | Mapping[str, Any] | None) -> ImageTransformSettings:
@@ -66,102 +82,74 @@ class ImageTransformSettings:
 
 
 def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
-    """Random resized crop and flip: uint8 (3, H, W) -> uint8 (3, size, size), drawing from torch's generator."""
-    crop = v2.RandomResizedCrop(
-        size,
-        scale=settings.crop_scale,
-        ratio=settings.crop_ratio,
-        interpolation=InterpolationMode.BICUBIC,
-        antialias=True,
-    )
-    return _in_order(crop, v2.RandomHorizontalFlip(settings.flip)) if settings.flip else _in_order(crop)
+    """Random resized crop and what else is set: uint8 (3, H, W) -> uint8 (3, size, size), drawing from torch's generator."""
+    steps: list[nn.Module] = [_RandomCrop(size, settings)]
+    if settings.flip:
+        steps.append(v2.RandomHorizontalFlip(settings.flip))
+    if settings.colour_jitter is not None:
+        steps.append(v2.RandomApply([v2.ColorJitter(*settings.colour_jitter)], settings.colour_jitter_probability))
+    if settings.rand_augment is not None:
+        steps.append(v2.RandAugment(*settings.rand_augment, fill=[127.0]))
+    return _Transform(steps, _needed(size, settings) if settings.scaled_decoding else None)
 
 
 def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
     """The same pixels each time: uint8 (3, H, W) -> uint8 (3, size, size)."""
+    mode = InterpolationMode(settings.interpolation)
     if settings.resize == "pad":
-        return _PadToSquare(size)
-    target = size if settings.resize == "crop" else (size, size)
-    resize = v2.Resize(target, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return _in_order(resize, v2.CenterCrop(size)) if settings.resize == "crop" else _in_order(resize)
+        steps: list[nn.Module] = [_PadToSquare(size, mode)]
+    elif settings.resize == "squash":
+        steps = [v2.Resize((size, size), interpolation=mode, antialias=True)]
+    else:
+        steps = [v2.Resize(size, interpolation=mode, antialias=True), v2.CenterCrop(size)]
+    return _Transform(steps, size if settings.scaled_decoding else None)
 
 
-def _in_order(*steps: nn.Module) -> nn.Module:
-    composed: nn.Module = v2.Compose(steps)
-    return composed
+class _Transform(nn.Sequential):
+    """Steps in order.
+
+    Attributes:
+        at_least: pixels that both sides must keep if a JPEG is decoded at a fraction of its size; None decodes it whole.
+    """
+
+    def __init__(self, steps: list[nn.Module], at_least: int | None) -> None:
+        super().__init__(*steps)
+        self.at_least = at_least
+
+
+class _RandomCrop(nn.Module):
+    """torchvision's RandomResizedCrop with the same draws, without the dispatch that costs a third of its time."""
+
+    def __init__(self, size: int, settings: ImageTransformSettings) -> None:
+        super().__init__()
+        self.size, self.mode = [size, size], InterpolationMode(settings.interpolation)
+        self.draw = v2.RandomResizedCrop(size, scale=settings.crop_scale, ratio=settings.crop_ratio, antialias=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        place = self.draw.make_params([image])
+        cropped: Tensor = pixels.resized_crop_image(image, **place, size=self.size, interpolation=self.mode, antialias=True)
+        return cropped
 
 
 class _PadToSquare(nn.Module):
     """Resizes the longer side and fills the rest with the mean grey."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, mode: InterpolationMode) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.mode = size, mode
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         ratio = self.size / max(height, width)
         shape = [max(1, round(height * ratio)), max(1, round(width * ratio))]
-        image = pixels.resize(image, shape, interpolation=InterpolationMode.BICUBIC, antialias=True)
+        image = pixels.resize(image, shape, interpolation=self.mode, antialias=True)
         top, left = (self.size - shape[0]) // 2, (self.size - shape[1]) // 2
         borders = [left, top, self.size - shape[1] - left, self.size - shape[0] - top]
         padded: Tensor = pixels.pad(image, borders, fill=[127.0])
         return padded
 
 
-def decode(image: bytes | Tensor) -> Tensor:
-    """Encoded bytes -> uint8 (3, H, W); a tensor is handed back.
-
-    JPEG goes through torchvision, everything else through PIL: transparency is laid on white, 16 bits are scaled to 8,
-    animations give their first frame, and EXIF orientation is applied.
-
-    Raises:
-        ValueError: the bytes are no image, or a broken one; the message says which.
-    """
-    if isinstance(image, Tensor):
-        return image
-    if not image:
-        raise ValueError("empty file")
-    if image.startswith(_JPEG_START):
-        try:
-            buffer = torch.frombuffer(bytearray(image), dtype=torch.uint8)
-            decoded: Tensor = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-            return decoded
-        except RuntimeError:
-            pass  # PIL reads some that torchvision refuses, and names the fault of the rest
-    try:
-        # Pillow warns of pictures that unpack to more than 90 megapixels: nothing a training run wants to meet.
-        with warnings.catch_warnings(), Image.open(io.BytesIO(image)) as opened:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return from_pil(opened)
-    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(_reason(error)) from error
-
-
-def from_pil(image: Image.Image) -> Tensor:
-    """Any PIL picture -> uint8 (3, H, W) by the rules of `decode`."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        high = 65535.0 if image.mode.startswith("I") else 255.0
-        values = pixels.pil_to_tensor(image.convert("F"))
-        grey = (values * (255.0 / high)).clamp(0, 255).to(torch.uint8)
-        three: Tensor = grey.expand(3, -1, -1).contiguous()
-        return three
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    tensor: Tensor = pixels.pil_to_tensor(image.convert("RGB"))
-    return tensor
-
-
-def _reason(error: Exception) -> str:
-    """A short reason without addresses or byte counts, so that equal faults count together."""
-    text = str(error)
-    if "cannot identify" in text:
-        return "not an image"
-    if "truncated" in text:
-        return "truncated image"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "image too large"
-    return f"undecodable image ({type(error).__name__})"
+def _needed(size: int, settings: ImageTransformSettings) -> int:
+    """Pixels of a picture's shorter side for which the smallest crop still has `size`."""
+    low, high = settings.crop_ratio
+    return math.ceil(size / math.sqrt(settings.crop_scale[0] * min(low, 1 / high)))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-import re
 from typing import Any
 
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
+from lightning_clip.data.captions import Sentence
 from lightning_clip.losses import ContrastiveLoss, SoftmaxContrastiveLoss
 from lightning_clip.module import ClipModule
 from lightning_clip.types import Pair
 
 __all__ = ["ConvirtModule"]
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n+")
+_SENTENCE = Sentence()
 
 
 class ConvirtModule(ClipModule):
@@ -56,9 +56,7 @@ class ConvirtModule(ClipModule):
     @staticmethod
     def choose_caption(pair: Pair, rng: random.Random) -> str:
         """One sentence of the report, each as likely as the next (section 3.3)."""
-        report = rng.choice(pair.captions)
-        sentences = [part.strip() for part in _SENTENCE_END.split(report) if len(part.strip()) > 3]
-        return rng.choice(sentences or [report])
+        return _SENTENCE(pair, rng)
 
     def image_transform(self, train: bool) -> nn.Module:
         """The paper's five augmentations (section 4.1) in training, resize and centre crop otherwise."""

@@ -129,7 +129,7 @@ class TestShards:
         assert samples[0]["jpg"] == source[0].image
 
     def test_synthetic_scenes_are_packed_exactly(self, tmp_path: Path) -> None:
-        from lightning_clip.data.transforms import decode
+        from lightning_clip.data.decoding import decode
 
         source = pair_sources.build({"name": "synthetic", "size": 3, "image_size": 32})
         pack_shards(source, str(tmp_path / "s-%d.tar"))

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_clip import InputError
-from lightning_clip.data.transforms import ImageTransformSettings, decode, evaluation_transform, from_pil, training_transform
+from lightning_clip.data.decoding import decode, from_pil
+from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

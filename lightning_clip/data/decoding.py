@@ -1,0 +1,111 @@
+"""Image bytes arrive, uint8 pixels leave: every kind of picture by a rule, every broken one with a short reason."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as pixels
+
+__all__ = ["decode", "from_pil"]
+
+# torchvision 0.29 points to TorchCodec, which older versions of torch in our range do not have.
+warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers without a length
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that tell the size
+
+
+def decode(image: bytes | Tensor, at_least: int | None = None) -> Tensor:
+    """Encoded bytes -> uint8 (3, H, W); a tensor is handed back.
+
+    JPEG goes through torchvision, everything else through PIL: transparency is laid on white, CMYK becomes RGB, 16 bits are
+    scaled to 8, animations give their first frame, and EXIF orientation is applied.
+
+    Args:
+        image: encoded bytes, or pixels.
+        at_least: JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep so many pixels
+            (scaling inside the decoder: several times faster for large photographs, slightly different pixels).
+
+    Raises:
+        ValueError: the bytes are no image, a broken or a gigantic one; the message says which.
+    """
+    if isinstance(image, Tensor):
+        return image
+    if not image:
+        raise ValueError("empty file")
+    if image.startswith(_JPEG_START) and at_least is None and _is_whole(image):
+        _check_pixels(image)
+        try:
+            buffer = torch.frombuffer(bytearray(image), dtype=torch.uint8)
+            decoded: Tensor = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return decoded
+        except RuntimeError:
+            pass  # PIL reads some that torchvision refuses, and names the fault of the rest
+    try:
+        # Pillow warns of pictures that unpack to more than 90 megapixels: nothing a training run wants to meet.
+        with warnings.catch_warnings(), Image.open(io.BytesIO(image)) as opened:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which nobody reads here
+            if at_least is not None:
+                opened.draft("RGB", (at_least, at_least))
+            return from_pil(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(_reason(error)) from error
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """Any PIL picture -> uint8 (3, H, W) by the rules of `decode`."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        high = 65535.0 if image.mode.startswith("I") else 255.0
+        values = pixels.pil_to_tensor(image.convert("F"))
+        grey = (values * (255.0 / high)).clamp(0, 255).to(torch.uint8)
+        three: Tensor = grey.expand(3, -1, -1).contiguous()
+        return three
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    tensor: Tensor = pixels.pil_to_tensor(image.convert("RGB"))
+    return tensor
+
+
+def _is_whole(image: bytes) -> bool:
+    """Whether a JPEG has its end marker: torchvision fills what is missing with grey and says nothing."""
+    return image.rfind(_JPEG_END, -4096) >= 0
+
+
+def _check_pixels(image: bytes) -> None:
+    """Reads a JPEG's size from its header, as torchvision's decoder has no limit of its own."""
+    place = 2
+    while place + 9 < len(image) and image[place] == 0xFF:
+        marker = image[place + 1]
+        if marker == 0xFF or marker in _ALONE:
+            place += 1 if marker == 0xFF else 2
+            continue
+        if marker in _FRAMES:
+            height, width = (
+                int.from_bytes(image[place + 5 : place + 7], "big"),
+                int.from_bytes(image[place + 7 : place + 9], "big"),
+            )
+            if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+                raise ValueError("image too large")
+            return
+        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+
+
+def _reason(error: Exception) -> str:
+    """A short reason without addresses or byte counts, so that equal faults count together."""
+    text = str(error)
+    if "cannot identify" in text:
+        return "not an image"
+    if "truncated" in text or "end of" in text.lower():
+        return "truncated image"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return "image too large"
+    return f"undecodable image ({type(error).__name__})"
