@@ -1,0 +1,164 @@
+"""Decoding by rule: what odd pictures look like, and that no broken one passes for a whole one."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from pictures import encoded, gradient
+from PIL import Image
+
+from lightning_clip.data.decoding import decode
+
+
+def reference(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+class TestRules:
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+    def test_every_orientation(self, kind: str, orientation: int) -> None:
+        """The eight ways to hold a camera, against rotations and mirrors by hand."""
+        straight = Image.new("RGB", (48, 32), "black")
+        straight.paste("red", (0, 0, 24, 16))
+        straight.paste("blue", (24, 16, 48, 32))
+        pixels = np.array(straight)
+        turned = {
+            1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
+            6: np.rot90(pixels, -1), 7: pixels[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(pixels),
+        }[orientation]  # fmt: skip
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+        found = decode(encoded(straight, kind, exif=exif, **options))
+        expected = torch.from_numpy(np.ascontiguousarray(turned)).permute(2, 0, 1)
+        assert found.shape == expected.shape and (found.int() - expected.int()).abs().max() <= 40
+        assert (found.int() - expected.int()).abs().float().mean() < 2
+
+    @pytest.mark.parametrize("adobe", [False, True])
+    def test_cmyk_jpeg(self, adobe: bool) -> None:
+        """Inks, as printers' files have them; Adobe's marker says that they are stored inverted."""
+        cmyk = Image.merge("CMYK", [Image.new("L", (16, 16), level) for level in (0, 200, 200, 20)])
+        data = encoded(cmyk, "JPEG", quality=95)
+        if not adobe:
+            start = data.index(b"\xff\xee")
+            length = 2 + struct.unpack(">H", data[start + 2 : start + 4])[0]
+            data = data[:start] + data[start + length :]
+        red, green, blue = decode(data).float().mean(dim=(1, 2)).tolist()
+        assert red > green + 80 and red > blue + 80 if adobe else decode(data).shape == (3, 16, 16)
+
+    @pytest.mark.parametrize(("mode", "pixel"), [("LA", (90, 0)), ("RGBA", (9, 9, 9, 0)), ("PA", (3, 0))])
+    def test_transparent_is_white(self, mode: str, pixel: tuple[int, ...]) -> None:
+        if mode == "PA":
+            image = Image.new("P", (6, 4), 0)
+            image.putpalette([9, 9, 9])
+            data = encoded(image, "PNG", transparency=bytes([0]))
+        else:
+            data = encoded(Image.new(mode, (6, 4), pixel), "PNG")
+        assert decode(data).unique().tolist() == [255]
+
+    def test_half_transparent(self) -> None:
+        found = decode(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 128)), "PNG"))
+        assert found.unique().tolist() == [127]
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_sixteen_bits(self, kind: str) -> None:
+        levels = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)
+        found = decode(encoded(Image.fromarray(levels), kind))
+        assert torch.equal(found[0].int(), torch.from_numpy((levels * (255 / 65535)).astype(np.int32)))
+
+    def test_float_tiff_and_one_bit(self) -> None:
+        assert decode(encoded(Image.fromarray(np.full((4, 4), 300.0, np.float32)), "TIFF")).unique().tolist() == [255]
+        assert decode(encoded(Image.new("1", (4, 4), 1), "PNG")).unique().tolist() == [255]
+
+    @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+    def test_first_frame(self, kind: str) -> None:
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
+        assert decode(data)[:, 0, 0].tolist() == [255, 0, 0]
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"progressive": True}, {"optimize": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
+    )
+    def test_kinds_of_jpeg(self, options: dict[str, object]) -> None:
+        data = encoded(gradient(61, 43), "JPEG", quality=92, **options)
+        expected = reference(Image.open(io.BytesIO(data)))
+        assert (decode(data).float() - expected.float()).pow(2).mean() < 1.0
+
+    def test_trailing_bytes_are_no_fault(self) -> None:
+        data = encoded(gradient(), "JPEG", quality=90)
+        assert torch.equal(decode(data + b"\0" * 100), decode(data))
+        assert (decode(data + b"x" * 10_000).int() - decode(data).int()).abs().max() <= 4
+
+
+class TestBroken:
+    @pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 0.95, 0.999])
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+    def test_no_cut_picture_passes(self, kind: str, share: float) -> None:
+        """torchvision would fill the rest of a JPEG with grey and say nothing."""
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8))
+        data = encoded(noise, kind)
+        with pytest.raises(ValueError, match=r"truncated image|undecodable image|not an image"):
+            decode(data[: int(len(data) * share)])
+
+    def test_bomb_in_a_jpeg(self) -> None:
+        """A real header of 60,000 x 60,000 pixels, in a file of a few hundred bytes."""
+        data = bytearray(encoded(Image.new("L", (16, 16)), "JPEG"))
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+        with pytest.raises(ValueError, match="image too large"):
+            decode(bytes(data))
+
+    def test_bomb_in_a_png(self) -> None:
+        data = bytearray(encoded(Image.new("L", (16, 16)), "PNG"))
+        data[16:24] = struct.pack(">II", 60_000, 60_000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        with pytest.raises(ValueError, match="image too large"):
+            decode(bytes(data))
+
+    def test_formats_that_nobody_reads(self) -> None:
+        heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64
+        for data in (heic, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>404</html>", b"\0" * 300):
+            with pytest.raises(ValueError, match="not an image|undecodable image"):
+                decode(data)
+
+    def test_jpeg_headers_of_all_sorts(self) -> None:
+        """Any bytes after the start of a JPEG end in a short reason, never in another error or a crash."""
+        rng = np.random.default_rng(1)
+        whole = encoded(gradient(), "JPEG")
+        for number in range(200):
+            data = bytearray(whole)
+            for place in rng.integers(3, len(whole), size=1 + number % 8):
+                data[place] = rng.integers(256)
+            try:
+                found = str(decode(bytes(data)).shape[0])
+            except ValueError as error:
+                found = str(error)
+            assert 0 < len(found) < 60
+
+
+class TestScaledDecoding:
+    @pytest.mark.parametrize(("at_least", "width"), [(1000, 800), (301, 800), (300, 400), (151, 400), (150, 200), (60, 100)])
+    def test_keeps_enough_pixels(self, at_least: int, width: int) -> None:
+        """Half, a quarter, an eighth: the smallest that leaves both sides of 800 x 600 large enough."""
+        data = encoded(gradient(800, 600), "JPEG", quality=90)
+        assert decode(data, at_least).shape == (3, width * 3 // 4, width)
+
+    def test_close_to_the_whole(self) -> None:
+        smooth = gradient(100, 75).resize((800, 600), Image.Resampling.BICUBIC)
+        data = encoded(smooth, "JPEG", quality=95)
+        half = decode(data, 300).float()
+        expected = torch.nn.functional.avg_pool2d(decode(data).float(), 2)
+        if half.shape == expected.shape:
+            assert (half - expected).pow(2).mean() < 4
+
+    def test_other_formats_and_tensors_are_untouched(self) -> None:
+        assert decode(encoded(gradient(80, 60), "PNG"), 10).shape == (3, 60, 80)
+        pixels = torch.zeros(3, 5, 5, dtype=torch.uint8)
+        assert decode(pixels, 2) is pixels
