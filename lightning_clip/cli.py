@@ -25,8 +25,9 @@ _COMMANDS = {
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
-    "data pack": ("write shards from a folder, a table or other shards", "data", "pack"),
-    "data inspect": ("count pairs and draw a contact sheet", "data", "inspect"),
+    "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
+    "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
+    "data verify": ("read and decode everything, list what cannot be used", "verify", ""),
 }
 
 

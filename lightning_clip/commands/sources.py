@@ -10,18 +10,28 @@ from lightning_clip.errors import InputError
 if TYPE_CHECKING:
     from lightning_clip.data.sources import PairSource
 
-__all__ = ["add_source_arguments", "open_source"]
+__all__ = ["add_source_arguments", "add_workers_argument", "open_source"]
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --data and what a table needs."""
+    """Adds --data and what tables and datasets need."""
     parser.add_argument("--data", required=True, help="shards, a table (jsonl, csv, tsv, parquet), a folder, or 'synthetic'")
     parser.add_argument("--images", help="folder or tar of a table's images, if not beside the table")
-    parser.add_argument("--image-column", help="column with the image's name (default: image)")
-    parser.add_argument("--caption-column", help="column with the caption or captions (default: caption)")
+    parser.add_argument("--image-column", help="column with the image's name or bytes (default: image)")
+    parser.add_argument(
+        "--caption-column", help="column with the caption or captions, or several with commas (default: caption)"
+    )
     parser.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only rows that have this value; may be repeated"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting of the source, such as split=train"
+    )
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --workers."""
+    parser.add_argument("--workers", type=_positive, default=1, help="processes (default: %(default)s)")
 
 
 def open_source(arguments: argparse.Namespace) -> PairSource:
@@ -35,12 +45,25 @@ def open_source(arguments: argparse.Namespace) -> PairSource:
     settings: dict[str, Any] = {
         key: value for key in ("images", "image_column", "caption_column") if (value := getattr(arguments, key)) is not None
     }
-    where = {}
-    for condition in arguments.where:
-        column, sign, value = condition.partition("=")
-        if not sign:
-            raise InputError(f"--where {condition!r} must be COLUMN=VALUE, such as split=train")
-        where[column] = value
-    if where:
+    if "," in settings.get("caption_column", ""):
+        settings["caption_column"] = settings["caption_column"].split(",")
+    settings.update(_assignments(arguments.set, "--set"))
+    if where := _assignments(arguments.where, "--where"):
         settings["where"] = where
     return pair_sources.build({"name": arguments.data, **settings})
+
+
+def _assignments(given: list[str], flag: str) -> dict[str, str]:
+    found = {}
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise InputError(f"{flag} {text!r} must be {'COLUMN' if flag == '--where' else 'KEY'}=VALUE, such as split=train")
+        found[key] = value
+    return found
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return int(text)

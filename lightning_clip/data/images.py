@@ -7,9 +7,7 @@ from pathlib import Path, PurePosixPath
 from lightning_clip.data.shards import TarReader
 from lightning_clip.errors import InputError, existing_path
 
-__all__ = ["IMAGE_EXTENSIONS", "ImageStore"]
-
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+__all__ = ["ImageStore"]
 
 
 class ImageStore:

@@ -1,26 +1,22 @@
-"""Shards from any source, and a look at what a source holds: pairs arrive, tar files, counts and a contact sheet leave."""
+"""Shards from any source: pairs arrive, tar files leave, in parallel, each complete or not there at all."""
 
 from __future__ import annotations
 
-import io
 import json
-import statistics
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-from rich.progress import track
-from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
+import numpy as np
 
-from lightning_clip.data.decoding import decode
-from lightning_clip.data.sources import PairSource
+from lightning_clip.data.packing import Packer, PackOptions, ShardReport
+from lightning_clip.data.parallel import over_ranges
+from lightning_clip.data.sources.base import PairSource
 from lightning_clip.errors import InputError
-from lightning_clip.types import Pair
 
-__all__ = ["Inspection", "PackSummary", "inspect_pairs", "pack_shards"]
+__all__ = ["PackOptions", "PackSummary", "pack_shards"]
 
 
 @dataclass
@@ -31,154 +27,102 @@ class PackSummary:
     pairs: int = 0
     bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    kept: int = 0  # shards that an earlier run had finished
 
 
-def pack_shards(source: PairSource, pattern: str, pairs_per_shard: int = 10_000, *, check: bool = False) -> PackSummary:
-    """Writes a source as WebDataset shards; each shard appears under its name only when it is complete.
+def pack_shards(
+    source: PairSource,
+    pattern: str,
+    pairs_per_shard: int = 10_000,
+    *,
+    check: bool = False,
+    options: PackOptions | None = None,
+    workers: int = 1,
+) -> PackSummary:
+    """Writes a source as WebDataset shards; each appears under its name only when it is complete.
+
+    Shard k holds the pairs k * n to (k + 1) * n of the source, less those that are dropped. Beside each stands
+    `SHARD_stats.json`, with the counts as img2dataset has them and every pair that was dropped. Shards that are there already,
+    written with the same settings, are kept: an interrupted run goes on where it was.
 
     Args:
         source: any pair source.
         pattern: of the shard names with one printf number, such as "shards/train-%06d.tar".
-        pairs_per_shard: pairs in each shard but the last.
+        pairs_per_shard: pairs of the source for each shard, at least 1.
         check: decode each image and drop those that do not.
+        options: what else to do with each pair.
+        workers: processes, at least 1.
 
     Raises:
-        InputError: a pattern without a number, shards that exist already, or nothing to write.
+        InputError: a pattern without a number, shards of other settings, or nothing to write.
     """
-    from webdataset import TarWriter
-
     try:
         first = Path(pattern % 0)
     except TypeError as error:
         raise InputError(f"shard pattern {pattern!r} needs one number, such as 'train-%06d.tar'") from error
-    if first.exists():
-        raise InputError(f"{str(first)!r} exists already: remove the old shards or choose another name")
+    if pairs_per_shard < 1 or workers < 1:
+        raise InputError(f"pairs_per_shard {pairs_per_shard} and workers {workers} must be at least 1")
+    options = options or PackOptions(check=check)
     first.parent.mkdir(parents=True, exist_ok=True)
-    summary = PackSummary()
-    good = _good_pairs(source, summary, check)
-    while (pair := next(good, None)) is not None:
-        path = Path(pattern % len(summary.shards))
-        beside = path.with_suffix(".tar.partial")
-        with beside.open("wb") as stream:
-            writer = TarWriter(stream, encoder=False)
-            for number in range(pairs_per_shard):
-                writer.write(_members(pair, summary.pairs))
-                summary.pairs += 1
-                if number + 1 == pairs_per_shard or (pair := next(good, None)) is None:  # type: ignore[assignment]
-                    break
-            writer.close()
-        beside.replace(path)
-        summary.shards.append(path)
-        summary.bytes += path.stat().st_size
+    if not len(source):
+        raise InputError("no pair could be packed: the source is empty")
+    settings = {**asdict(options), "pairs_per_shard": pairs_per_shard, "samples": len(source), "first": _name(source)}
+    packer = Packer(source, pattern, options, settings)
+    done = dict(_finished(pattern, -(-len(source) // pairs_per_shard), settings))
+    if options.dedupe and len(done) * pairs_per_shard < len(source):
+        hashes = np.concatenate([part for _, part in over_ranges(packer.hashes, len(source), 1000, workers, "hashing images")])
+        packer.repeats = _repeats(hashes)
+    summary = PackSummary(kept=len(done))
+    todo = [number for number in range(-(-len(source) // pairs_per_shard)) if number not in done]
+    for number, report in over_ranges(packer.write, len(source), pairs_per_shard, workers, "packing", todo):
+        done[number] = report
+    for number in sorted(done):
+        _add(summary, Path(pattern % number), done[number])
     if not summary.pairs:
         raise InputError(f"no pair could be packed: {dict(summary.dropped)}")
     return summary
 
 
-def _good_pairs(source: PairSource, summary: PackSummary, check: bool) -> Iterator[Pair]:
-    for index in track(range(len(source)), description="packing"):
-        try:
-            pair = source[index]
-            if check:
-                decode(pair.image)
-        except (OSError, ValueError) as error:
-            summary.dropped[str(error)] += 1
-            continue
-        if not pair.captions and pair.label is None:
-            summary.dropped["no caption"] += 1
-            continue
-        yield pair
-
-
-def _members(pair: Pair, number: int) -> dict[str, str | bytes]:
-    image = pair.image
-    if isinstance(image, Tensor):
-        buffer = io.BytesIO()
-        to_pil_image(image).save(buffer, format="PNG")
-        image = buffer.getvalue()
-    members: dict[str, str | bytes] = {"__key__": f"{number:09d}", _extension(image): image}
-    if pair.captions:
-        members["txt"] = pair.captions[0].encode()
-        record = {"caption": list(pair.captions), "key": pair.key}
-        members["json"] = json.dumps(record, ensure_ascii=False).encode()
-    if pair.label is not None:
-        members["cls"] = str(pair.label).encode()
-    return members
-
-
-def _extension(image: bytes) -> str:
-    """The usual extension of encoded bytes; unknown formats keep the name of none in particular and are found as jpg."""
+def _name(source: PairSource) -> str:
+    """What tells a source from another of the same length."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return {"JPEG": "jpg", "TIFF": "tif"}.get(opened.format or "", (opened.format or "jpg").lower())
-    except (OSError, SyntaxError):
-        return "jpg"
+        return " | ".join(source.captions(0)) or source[0].key
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
-@dataclass
-class Inspection:
-    """Counts of a source.
-
-    Attributes:
-        pairs, captions: how many images and texts there are.
-        captions_per_image: smallest and largest count.
-        words: median and largest number of space-separated words of a caption.
-        characters: median and largest number of characters of a caption.
-        duplicate_captions: texts that repeat another one.
-        labels: pairs that have a class.
-        sizes: (width, height) -> count, of the images looked at.
-        broken: reason -> count, of the images looked at.
-        looked_at: images that were decoded.
-        samples: a few (pixels, caption) for the contact sheet.
-    """
-
-    pairs: int
-    captions: int = 0
-    captions_per_image: tuple[int, int] = (0, 0)
-    words: tuple[float, int] = (0, 0)
-    characters: tuple[float, int] = (0, 0)
-    duplicate_captions: int = 0
-    labels: int = 0
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    broken: Counter[str] = field(default_factory=Counter)
-    looked_at: int = 0
-    samples: list[tuple[Tensor, str]] = field(default_factory=list)
-
-
-def inspect_pairs(source: PairSource, images: int = 1000, shown: int = 32) -> Inspection:
-    """Reads all captions and decodes images spread evenly over the source.
-
-    Args:
-        source: any pair source.
-        images: how many images to decode at most.
-        shown: how many of them to keep for a contact sheet.
-    """
-    result = Inspection(pairs=len(source))
-    texts: list[str] = []
-    counts = []
-    for index in track(range(len(source)), description="reading captions"):
-        captions = source.captions(index)
-        counts.append(len(captions))
-        texts += captions
-    if texts:
-        lengths, words = [len(text) for text in texts], [len(text.split()) for text in texts]
-        result.captions, result.captions_per_image = len(texts), (min(counts), max(counts))
-        result.words = (statistics.median(words), max(words))
-        result.characters = (statistics.median(lengths), max(lengths))
-        result.duplicate_captions = len(texts) - len(set(texts))
-    step = max(1, len(source) // images)
-    chosen = range(0, len(source), step)
-    shown_step = max(1, len(chosen) // shown)
-    for number, index in enumerate(track(chosen, description="decoding images")):
-        result.looked_at += 1
-        try:
-            pair = source[index]
-            pixels = decode(pair.image)
-        except (OSError, ValueError) as error:
-            result.broken[str(error)] += 1
+def _finished(pattern: str, count: int, settings: dict[str, Any]) -> Iterator[tuple[int, ShardReport]]:
+    """Shards of an earlier run with the same settings."""
+    for number in range(count):
+        path = Path(pattern % number)
+        path.with_suffix(".tar.partial").unlink(missing_ok=True)
+        stats = ShardReport.path(path)
+        if not stats.exists():
+            if path.exists():
+                raise InputError(f"{str(path)!r} exists already: remove the old shards or choose another name")
             continue
-        result.labels += pair.label is not None
-        result.sizes[(pixels.shape[2], pixels.shape[1])] += 1
-        if number % shown_step == 0 and len(result.samples) < shown:
-            result.samples.append((pixels, pair.captions[0] if pair.captions else f"class {pair.label}"))
-    return result
+        found = json.loads(stats.read_text())
+        if found.get("settings") != settings:
+            raise InputError(
+                f"{str(path)!r} exists already, packed from other data or with other settings: remove the old shards or choose "
+                "another name"
+            )
+        report = ShardReport(**{key: value for key, value in found.items() if key in ShardReport.__dataclass_fields__})
+        if report.successes == 0 or path.exists():
+            yield number, report
+
+
+def _repeats(hashes: np.ndarray) -> np.ndarray:
+    """Which samples repeat an earlier one, bool (N,); those that could not be read have no hash and repeat nothing."""
+    repeats = np.ones(len(hashes), dtype=bool)
+    repeats[np.unique(hashes, return_index=True)[1]] = False
+    repeats[hashes == b""] = False
+    return repeats
+
+
+def _add(summary: PackSummary, path: Path, report: ShardReport) -> None:
+    summary.pairs += report.successes
+    summary.dropped.update(report.status_dict)
+    if report.successes:
+        summary.shards.append(path)
+        summary.bytes += path.stat().st_size

@@ -37,9 +37,11 @@ class Shards(ABC):
 
     Attributes:
         counts: int64 (S,), usable samples of each.
+        names: path or URL of each.
     """
 
     counts: Integers
+    names: list[str]
 
     def __init__(self) -> None:
         self._readers: OrderedDict[int, TarReader] = OrderedDict()
@@ -49,8 +51,8 @@ class Shards(ABC):
         """The shard on this machine."""
 
     @abstractmethod
-    def headers(self) -> Iterator[IndexHeader]:
-        """What the indexes that are at hand say."""
+    def headers(self) -> Iterator[tuple[str, IndexHeader]]:
+        """Names of shards, and what their indexes say; of those that are at hand."""
 
     def fetch_ahead(self, shards: list[int]) -> None:  # noqa: B027  (local shards are there)
         """Shards that will be needed soon."""
@@ -78,19 +80,19 @@ class LocalShards(Shards):
 
     def __init__(self, paths: Sequence[str]) -> None:
         super().__init__()
-        self.paths = list(paths)
-        for path in self.paths:
+        self.names = list(paths)
+        for path in self.names:
             existing_path(path, "tar archive")
-        self._headers = _index_all(self.paths)
-        for path, header in zip(self.paths, self._headers, strict=True):
+        self._headers = _index_all(self.names)
+        for path, header in zip(self.names, self._headers, strict=True):
             warn_of_fault(path, header)
         self.counts = np.array([header.samples for header in self._headers], dtype=np.int64)
 
     def local_path(self, shard: int) -> str:
-        return self.paths[shard]
+        return self.names[shard]
 
-    def headers(self) -> Iterator[IndexHeader]:
-        return iter(self._headers)
+    def headers(self) -> Iterator[tuple[str, IndexHeader]]:
+        return zip(self.names, self._headers, strict=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_headers": []}  # of no use to workers
@@ -105,32 +107,32 @@ class RemoteShards(Shards):
 
     def __init__(self, urls: Sequence[str], folder: str | None, gigabytes: float, stall: float) -> None:
         super().__init__()
-        self.urls = list(urls)
+        self.names = list(urls)
         self.cache = ShardCache(folder, gigabytes, Remote(stall=stall))
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             counts = list(
-                track(pool.map(self._count, self.urls), "counting shards", len(self.urls), disable=len(self.urls) < 8)
+                track(pool.map(self._count, self.names), "counting shards", len(self.names), disable=len(self.names) < 8)
             )
         self.counts = np.array(counts, dtype=np.int64)
 
     def local_path(self, shard: int) -> str:
-        return str(self.cache.fetch(self.urls[shard]))
+        return str(self.cache.fetch(self.names[shard]))
 
-    def headers(self) -> Iterator[IndexHeader]:
-        for url in self.urls:
+    def headers(self) -> Iterator[tuple[str, IndexHeader]]:
+        for url in self.names:
             if (index := _known_index(self.cache.path(url))) is not None:
-                yield index.header
+                yield url, index.header
 
     def fetch_ahead(self, shards: list[int]) -> None:
-        self.cache.fetch_ahead([self.urls[shard] for shard in shards])
+        self.cache.fetch_ahead([self.names[shard] for shard in shards])
 
     def reader(self, shard: int) -> TarReader:
         new = shard not in self._readers
         found = super().reader(shard)
         if new:
-            warn_of_fault(self.urls[shard], found.index.header)
+            warn_of_fault(self.names[shard], found.index.header)
         if new and len(found) < self.counts[shard]:
-            log.warning("%s holds %d samples, not the %d that were announced", self.urls[shard], len(found), self.counts[shard])
+            log.warning("%s holds %d samples, but %d were announced", self.names[shard], len(found), self.counts[shard])
         return found
 
     def read(self, shard: int, action: Callable[[TarReader], T]) -> T:

@@ -1,9 +1,22 @@
 """Sources: what a user has -> pairs, one file a kind."""
 
 from lightning_clip.data.sources.base import PairSource, Subset, pair_sources, recognises
+from lightning_clip.data.sources.chinese_clip import ChineseClipSource
 from lightning_clip.data.sources.folders import ClassFolders
+from lightning_clip.data.sources.huggingface import HuggingFaceSource
 from lightning_clip.data.sources.mix import MixedSource
 from lightning_clip.data.sources.shards import ShardSource
 from lightning_clip.data.sources.tables import TableSource
 
-__all__ = ["ClassFolders", "MixedSource", "PairSource", "ShardSource", "Subset", "TableSource", "pair_sources", "recognises"]
+__all__ = [
+    "ChineseClipSource",
+    "ClassFolders",
+    "HuggingFaceSource",
+    "MixedSource",
+    "PairSource",
+    "ShardSource",
+    "Subset",
+    "TableSource",
+    "pair_sources",
+    "recognises",
+]

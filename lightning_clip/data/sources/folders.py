@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lightning_clip.data.images import IMAGE_EXTENSIONS
+from lightning_clip.data.shards import IMAGE_EXTENSIONS
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.errors import InputError, existing_path
 from lightning_clip.types import Pair
@@ -17,6 +17,8 @@ __all__ = ["ClassFolders"]
 @pair_sources.register("class_folders")
 class ClassFolders(PairSource):
     """Labelled images as torchvision's ImageFolder has them: one folder per class, its name the class name.
+
+    For training, `ClipDataModule(captions={"name": "template", "templates": [...]})` makes captions of the names.
 
     Args:
         path: the folder of class folders.
@@ -40,7 +42,8 @@ class ClassFolders(PairSource):
 
     def __getitem__(self, index: int) -> Pair:
         file, label = self._files[index]
-        return Pair(image=file.read_bytes(), captions=(), key=str(file), label=label)
+        names = {"class_name": self.class_names[label]}
+        return Pair(image=file.read_bytes(), captions=(), key=str(file), label=label, metadata=names)
 
 
 @recognises(200)

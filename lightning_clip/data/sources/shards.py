@@ -100,7 +100,7 @@ class ShardSource(PairSource):
     def _say_what_is_missing(self) -> None:
         """Samples that no epoch will show: counted here, once, because no worker ever meets them."""
         dropped: Counter[str] = Counter()
-        for header in self.shards.headers():
+        for _, header in self.shards.headers():
             dropped.update(header.dropped)
         listing = ", ".join(f"{count:,} with {reason}" for reason, count in dropped.most_common())
         if not len(self):
@@ -153,3 +153,10 @@ def _weights(record: Mapping[str, Any], captions: tuple[str, ...]) -> tuple[floa
 def _shards(name: str) -> Callable[..., PairSource] | None:
     tar = Path(name.partition("?")[0]).suffix == ".tar"
     return partial(ShardSource, name) if tar or "{" in name or "*" in name else None
+
+
+@recognises(100)
+def _folder_of_shards(name: str) -> Callable[..., PairSource] | None:
+    """As img2dataset leaves it: 00000.tar, 00000_stats.json, 00000.parquet, 00001.tar ..."""
+    path = Path(name).expanduser()
+    return partial(ShardSource, str(path / "*.tar")) if path.is_dir() and any(path.glob("[0-9]*.tar")) else None

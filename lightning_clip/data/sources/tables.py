@@ -1,16 +1,19 @@
-"""Tables of image names and captions: a jsonl, csv, tsv or parquet file arrives, pairs leave."""
+"""Tables of images and captions: a jsonl, csv, tsv or parquet file arrives, pairs leave."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_clip.data.images import ImageStore
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
-from lightning_clip.data.sources.rows import TABLE_EXTENSIONS, read_table
+from lightning_clip.data.sources.cells import CaptionColumns, caption_columns, captions_of, cell, image_of
+from lightning_clip.data.sources.rows import TABLE_EXTENSIONS, Rows, read_table
 from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.types import Pair
 
@@ -21,18 +24,23 @@ log = logging.getLogger(__name__)
 
 @pair_sources.register("table")
 class TableSource(PairSource):
-    """A table of image names and captions (jsonl, csv, tsv or parquet) beside a folder or tar of images.
+    """A table of images and captions (jsonl, csv, tsv or parquet), the images being files, members of a tar, or in the table.
+
+    A column may be a field of JSON in a column: "meta.caption".
 
     Args:
         path: the table.
         images: folder or tar of images, relative to the table or absolute; None looks in the table's own folder.
-        image_column: column with the image's name.
-        caption_column: column with one caption or a list of them; None for labelled images without text.
+        image_column: column with the image's name, its bytes, or base64.
+        caption_column: column with one caption or a list of them; several columns, or columns with weights (how often each is
+            drawn); None for labelled images without text.
         label_column: column with the class name.
         where: column -> value (or list of values) that a row must have, such as {"split": "train"}.
+        delimiter: of csv files, such as ";".
+        max_bad_rows: share of lines that may be broken; they are left out and counted.
 
     Raises:
-        InputError: missing or empty file, a column or value that does not occur.
+        InputError: missing or empty file, too many broken lines, a column or value that does not occur.
     """
 
     def __init__(
@@ -41,66 +49,75 @@ class TableSource(PairSource):
         images: str | None = None,
         *,
         image_column: str = "image",
-        caption_column: str | None = "caption",
+        caption_column: str | Sequence[str] | Mapping[str, float] | None = "caption",
         label_column: str | None = None,
         where: Mapping[str, Any] | None = None,
+        delimiter: str | None = None,
+        max_bad_rows: float = 0.01,
     ) -> None:
         table = existing_path(path, "caption table")
-        rows = read_table(table)
-        for column in filter(None, (image_column, caption_column, label_column, *(where or {}))):
-            if not any(column in row for row in rows):
+        rows = read_table(table, delimiter, max_bad_rows)
+        self._columns = caption_columns(caption_column)
+        for column in filter(None, (image_column, *self._columns, label_column, *(where or {}))):
+            if not any(cell(row, column) is not None for row in rows):
                 raise InputError(f"{path!r} has no column {column!r}: {nearest(column, rows[0])}")
-        self.rows = [row for row in rows if _matches(row, where or {})]
-        if not self.rows:
-            raise InputError(f"no row of {path!r} has {dict(where or {})}: {_values(rows, where or {})}")
-        if caption_column:
-            self.rows = _with_caption(self.rows, caption_column, path)
+        self.rows = rows
+        self._chosen = _chosen(rows, where or {}, self._columns, path)
         self.images = ImageStore(table.parent / images if images else table.parent)
         self.image_column, self.caption_column, self.label_column = image_column, caption_column, label_column
-        self.class_names = sorted({str(row[label_column]) for row in self.rows}) if label_column else []
+        names = (cell(rows[number], label_column) for number in self._chosen.tolist()) if label_column else ()
+        self.class_names = sorted({str(name) for name in names})
         self._labels = {name: label for label, name in enumerate(self.class_names)}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._chosen)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return _texts(self.rows[index].get(self.caption_column)) if self.caption_column else ()
+        return captions_of(self._row(index), self._columns)[0]
 
     def __getitem__(self, index: int) -> Pair:
-        row = self.rows[index]
-        image = row.get(self.image_column)
-        name = str(image) if not isinstance(image, bytes) else str(index)
+        row = self._row(index)
+        image = image_of(cell(row, self.image_column))
+        captions, weights = captions_of(row, self._columns)
+        class_name = str(cell(row, self.label_column)) if self.label_column else None
         return Pair(
-            image=image if isinstance(image, bytes) else self.images.read(name),
-            captions=self.captions(index),
-            key=name,
-            label=self._labels[str(row[self.label_column])] if self.label_column else None,
+            image=self.images.read(image) if isinstance(image, str) else image,
+            captions=captions,
+            key=image if isinstance(image, str) else str(index),
+            label=None if class_name is None else self._labels[class_name],
+            metadata={} if class_name is None else {"class_name": class_name},
+            weights=weights,
         )
+
+    def _row(self, index: int) -> dict[str, Any]:
+        return self.rows[int(self._chosen[index])]
+
+
+def _chosen(rows: Rows, where: Mapping[str, Any], columns: CaptionColumns, path: str) -> np.ndarray:
+    """Numbers of the rows that the filter lets through and that have a text; says how many have none."""
+    matching, described = 0, []
+    for number, row in enumerate(rows):
+        if _matches(row, where):
+            matching += 1
+            if not columns or captions_of(row, columns)[0]:
+                described.append(number)
+    if not matching:
+        raise InputError(f"no row of {path!r} has {dict(where)}: {_values(rows, where)}")
+    names = ", ".join(map(repr, columns))
+    if not described:
+        raise InputError(f"column {names} of {path!r} is empty in all {matching} rows: name the column with the captions")
+    if len(described) < matching:
+        log.warning("%s: left out %d of %d rows without text in %s", path, matching - len(described), matching, names)
+    return np.array(described, dtype=np.int64)
 
 
 def _matches(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    return all(row.get(key) in (value if isinstance(value, list | tuple) else (value,)) for key, value in where.items())
+    return all(cell(row, key) in (value if isinstance(value, list | tuple) else (value,)) for key, value in where.items())
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    """One text or a list of them, without the empty ones."""
-    texts = value if isinstance(value, list | tuple) else [value]
-    return tuple(str(text).strip() for text in texts if text is not None and str(text).strip())
-
-
-def _with_caption(rows: list[dict[str, Any]], column: str, path: str) -> list[dict[str, Any]]:
-    """Leaves out rows without text, and says how many."""
-    described = [row for row in rows if _texts(row.get(column))]
-    if not described:
-        raise InputError(f"column {column!r} of {path!r} is empty in all {len(rows)} rows: name the column with the captions")
-    if len(described) < len(rows):
-        log.warning("%s: left out %d of %d rows without text in %r", path, len(rows) - len(described), len(rows), column)
-    return described
-
-
-def _values(rows: list[dict[str, Any]], where: Mapping[str, Any]) -> str:
+def _values(rows: Rows, where: Mapping[str, Any]) -> str:
     """What the columns of a filter really hold, for the error that nothing matched."""
-    found = {key: sorted({str(row.get(key)) for row in rows})[:10] for key in where}
+    found = {key: sorted({str(cell(row, key)) for row in rows})[:10] for key in where}
     return "; ".join(f"column {key!r} has {', '.join(values)}" for key, values in found.items())
 
 

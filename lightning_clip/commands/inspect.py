@@ -1,0 +1,91 @@
+"""`lightning-clip data inspect`: a source arrives, counts and a contact sheet leave."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import TYPE_CHECKING
+
+from lightning_clip.commands.sources import add_source_arguments, add_workers_argument, open_source
+
+if TYPE_CHECKING:
+    from lightning_clip.data.inspect import Inspection
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    add_source_arguments(parser)
+    parser.add_argument("--output", default="contact_sheet.png", help="a picture, or a .html page (default: %(default)s)")
+    parser.add_argument("--decode", type=int, default=1000, help="images to decode at most (default: %(default)s)")
+    add_workers_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints counts and writes a contact sheet."""
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_clip.data.inspect import inspect_pairs
+    from lightning_clip.evaluation import report
+    from lightning_clip.evaluation.figures import contact_sheet, save_figure
+
+    found = inspect_pairs(open_source(arguments), images=arguments.decode, workers=arguments.workers)
+    rows = _rows(found)
+    table = Table("measure", "value", title=arguments.data)
+    table.columns[1].justify = "right"
+    for measure, value in rows:
+        table.add_row(measure, value)
+    console = Console()
+    console.print(table)
+    if found.languages is None and found.captions:
+        console.print('for languages: pip install "lightning-clip\\[curate]"')
+    for index, reason in found.broken_samples[:10]:
+        console.print(f"sample {index}: {reason}", highlight=False)
+    sheet = contact_sheet([image for image, _ in found.samples], [_short(caption) for _, caption in found.samples])
+    if arguments.output.endswith(".html"):
+        broken = (
+            [report.Section("Broken images", table=report.Table(("sample", "reason"), _broken(found)))] if found.broken else []
+        )
+        sections = [
+            report.Section("Counts", table=report.Table(("measure", "value"), rows)),
+            report.Section("Samples", figures=[("samples", sheet)]),
+            *broken,
+        ]
+        report.write_report(Path(arguments.output), "What the data holds", arguments.data, sections)
+    else:
+        save_figure(sheet, arguments.output)
+    print(f"contact sheet: {arguments.output}")
+
+
+def _rows(found: Inspection) -> list[tuple[str, str]]:
+    rows = [
+        ("pairs", f"{found.pairs:,}"),
+        ("captions", f"{found.captions:,}"),
+        ("captions per image", "{} to {}".format(*found.captions_per_image)),
+        ("words per caption, median / most", "{:g} / {}".format(*found.words)),
+        ("characters per caption, median / most", "{:g} / {}".format(*found.characters)),
+        ("captions that repeat another", f"{found.duplicate_captions:,}"),
+    ]
+    if found.languages:
+        total = found.languages.total()
+        shares = ", ".join(f"{name} {count / total:.0%}" for name, count in found.languages.most_common(5))
+        rows.append((f"languages of {total:,} captions", shares))
+    rows.append(("images decoded", f"{found.looked_at:,}"))
+    rows.append(("images with the bytes of another", f"{found.duplicate_images:,}"))
+    if found.labels:
+        rows.append(("images with a label", f"{found.labels:,}"))
+    rows += [(f"  {width} x {height} pixels", f"{count:,}") for (width, height), count in found.sizes.most_common(3)]
+    rows += [(f"  broken: {reason}", f"{count:,}") for reason, count in found.broken.most_common()]
+    return rows
+
+
+def _broken(found: Inspection) -> list[tuple[str, str]]:
+    return [(str(index), reason) for index, reason in found.broken_samples]
+
+
+def _short(caption: str, width: int = 26, lines: int = 3) -> str:
+    return "\n".join(textwrap.wrap(caption, width)[:lines])

@@ -1,0 +1,43 @@
+"""`lightning-clip data verify`: a source arrives, a list of everything that cannot be used leaves."""
+
+from __future__ import annotations
+
+import argparse
+
+from lightning_clip.commands.sources import add_source_arguments, add_workers_argument, open_source
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    add_source_arguments(parser)
+    parser.add_argument("--output", metavar="FILE.jsonl", help="write every fault to this file, one a line")
+    add_workers_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Reads everything; ends with 1 where something cannot be used."""
+    import json
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_clip.data.verify import verify_pairs
+
+    found = verify_pairs(open_source(arguments), workers=arguments.workers)
+    if arguments.output:
+        target = Path(arguments.output).expanduser()
+        beside = target.with_name(f".{target.name}.partial")
+        beside.write_text("".join(json.dumps(fault._asdict(), ensure_ascii=False) + "\n" for fault in found.faults))
+        beside.replace(target)
+    if not found.faults:
+        print(f"all {found.pairs:,} pairs can be used")
+        return
+    table = Table("fault", "count", "first", title=f"{arguments.data}: {found.pairs:,} pairs read")
+    for reason, count in found.reasons.most_common():
+        first = next(fault for fault in found.faults if fault.reason == reason)
+        table.add_row(reason, f"{count:,}", f"{first.place} {first.key}".strip())
+    Console().print(table)
+    raise SystemExit(1)

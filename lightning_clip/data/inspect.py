@@ -1,0 +1,119 @@
+"""A look at what a source holds: pairs arrive, counts, faults and a few samples leave."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from lightning_clip.data.decoding import decode
+from lightning_clip.data.packing import image_hash
+from lightning_clip.data.parallel import over_ranges
+from lightning_clip.data.sources.base import PairSource
+
+__all__ = ["Inspection", "inspect_pairs"]
+
+
+@dataclass
+class Inspection:
+    """Counts of a source.
+
+    Attributes:
+        pairs, captions: how many images and texts there are.
+        captions_per_image: smallest and largest count.
+        words: median and largest number of space-separated words of a caption.
+        characters: median and largest number of characters of a caption.
+        duplicate_captions: texts that repeat another one.
+        languages: ISO 639 code -> count, of the captions looked at; None where py3langid is not installed.
+        labels: pairs that have a class.
+        sizes: (width, height) -> count, of the images looked at.
+        duplicate_images: images with the very bytes of another one, of those looked at.
+        broken: reason -> count, of the images looked at.
+        broken_samples: (place in the source, reason) of these.
+        looked_at: images that were decoded.
+        samples: a few (pixels, caption) for the contact sheet.
+    """
+
+    pairs: int
+    captions: int = 0
+    captions_per_image: tuple[int, int] = (0, 0)
+    words: tuple[float, int] = (0, 0)
+    characters: tuple[float, int] = (0, 0)
+    duplicate_captions: int = 0
+    languages: Counter[str] | None = None
+    labels: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    duplicate_images: int = 0
+    broken: Counter[str] = field(default_factory=Counter)
+    broken_samples: list[tuple[int, str]] = field(default_factory=list)
+    looked_at: int = 0
+    samples: list[tuple[Tensor, str]] = field(default_factory=list)
+
+
+def inspect_pairs(source: PairSource, images: int = 1000, shown: int = 32, workers: int = 1) -> Inspection:
+    """Reads all captions and decodes images spread evenly over the source.
+
+    Args:
+        source: any pair source.
+        images: how many images to decode at most.
+        shown: how many of them to keep for a contact sheet.
+        workers: processes that read.
+    """
+    result = Inspection(pairs=len(source))
+    _count_texts(source, result, images, workers)
+    step = max(1, len(source) // max(1, images))
+    chosen = list(range(0, len(source), step))
+    shown_step = max(1, len(chosen) // max(1, shown))
+
+    def look(number: int, start: int, stop: int) -> list[Any]:
+        return [_look(source, index, shown=place % shown_step == 0) for place, index in enumerate(chosen[start:stop], start)]
+
+    hashes: Counter[bytes] = Counter()
+    for _, found in over_ranges(look, len(chosen), 100, workers, "decoding images"):
+        for index, reason, size, digest, labelled, sample in found:
+            result.looked_at += 1
+            if reason:
+                result.broken[reason] += 1
+                result.broken_samples.append((index, reason))
+                continue
+            result.labels += labelled
+            result.sizes[size] += 1
+            hashes[digest] += 1
+            if sample is not None and len(result.samples) < shown:
+                result.samples.append(sample)
+    result.duplicate_images = sum(hashes.values()) - len(hashes)
+    return result
+
+
+def _look(source: PairSource, index: int, *, shown: bool) -> tuple[Any, ...]:
+    try:
+        pair = source[index]
+        pixels = decode(pair.image)
+    except (OSError, ValueError, KeyError) as error:
+        return index, str(error).strip("'") or type(error).__name__, None, b"", False, None
+    text = pair.captions[0] if pair.captions else str(pair.metadata.get("class_name", f"class {pair.label}"))
+    size = (pixels.shape[2], pixels.shape[1])
+    return index, "", size, image_hash(pair.image), pair.label is not None, (pixels, text) if shown else None
+
+
+def _count_texts(source: PairSource, result: Inspection, most: int, workers: int) -> None:
+    def read(number: int, start: int, stop: int) -> list[tuple[str, ...]]:
+        return [source.captions(index) for index in range(start, stop)]
+
+    several = [own for _, found in over_ranges(read, len(source), 5000, workers, "reading captions") for own in found]
+    texts = [text for own in several for text in own]
+    if not texts:
+        return
+    counts, lengths, words = [len(own) for own in several], [len(text) for text in texts], [len(text.split()) for text in texts]
+    result.captions, result.captions_per_image = len(texts), (min(counts), max(counts))
+    result.words = (statistics.median(words), max(words))
+    result.characters = (statistics.median(lengths), max(lengths))
+    result.duplicate_captions = len(texts) - len(set(texts))
+    try:
+        from py3langid import classify
+    except ImportError:
+        return
+    result.languages = Counter(classify(text)[0] for text in texts[:: max(1, len(texts) // max(1, most))])

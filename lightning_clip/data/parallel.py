@@ -1,0 +1,72 @@
+"""Work on ranges of a source in several processes: a function of a range arrives, what it returned for each leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["over_ranges"]
+
+T = TypeVar("T")
+_work: Callable[..., Any] | None = None
+
+
+def over_ranges(
+    work: Callable[[int, int, int], T],
+    length: int,
+    size: int,
+    workers: int,
+    description: str,
+    chosen: Sequence[int] | None = None,
+) -> Iterator[tuple[int, T]]:
+    """Calls `work(number, start, stop)` for each range of `size`, with a progress bar in samples.
+
+    Args:
+        work: handed to the processes by forking; what it returns must pickle.
+        length: of all ranges together.
+        size: of a range; the last may be shorter.
+        workers: processes; 1 works in this one.
+        description: of the bar.
+        chosen: numbers of the ranges to work on, None for all.
+
+    Yields:
+        Number and result; in order with one worker, otherwise as they come, so sort where order matters.
+    """
+    numbers = range(-(-length // size)) if chosen is None else chosen
+    ranges = [(number, number * size, min(length, (number + 1) * size)) for number in numbers]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not ranges) as progress:
+        task = progress.add_task(description, total=sum(stop - start for _, start, stop in ranges))
+        if workers == 1 or len(ranges) < 2:
+            for number, start, stop in ranges:
+                yield number, work(number, start, stop)
+                progress.advance(task, stop - start)
+            return
+        context = get_context("fork")  # the source, with all it has read, is simply there
+        pool = ProcessPoolExecutor(min(workers, len(ranges)), context, initializer=_begin, initargs=(work,))
+        try:
+            futures = {pool.submit(_do, *entry): entry for entry in ranges}
+            found: dict[int, Any] = {}
+            for future in as_completed(futures):
+                number, start, stop = futures[future]
+                found[number] = future.result()
+                progress.advance(task, stop - start)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    yield from sorted(found.items())
+
+
+def _begin(work: Callable[..., Any]) -> None:
+    global _work
+    _work = work
+    torch.set_num_threads(1)
+
+
+def _do(*arguments: int) -> Any:
+    assert _work is not None
+    return _work(*arguments)

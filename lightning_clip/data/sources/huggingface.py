@@ -1,0 +1,107 @@
+"""Hugging Face datasets: a name on the hub or a folder arrives, pairs leave."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
+from lightning_clip.data.sources.cells import caption_columns, captions_of, image_of, texts
+from lightning_clip.errors import InputError, nearest
+from lightning_clip.types import Pair
+
+__all__ = ["HuggingFaceSource"]
+
+
+@pair_sources.register("huggingface")
+class HuggingFaceSource(PairSource):
+    """A dataset of images and texts with as many formats as the `datasets` library reads; images stay as they were encoded.
+
+    Args:
+        path: name on the hub, a folder written by `save_to_disk`, or a folder of parquet files or images.
+        split: such as "train" or "train[:1000]".
+        config: of datasets that have several.
+        image_column: the column of images.
+        caption_column: column with a text or a list of them, several columns, or columns with weights; None for labels alone.
+        label_column: column with the class: a ClassLabel, or numbers.
+
+    Raises:
+        InputError: no such dataset, split or column, or the library is missing.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        *,
+        config: str | None = None,
+        image_column: str = "image",
+        caption_column: str | Sequence[str] | Mapping[str, float] | None = "text",
+        label_column: str | None = None,
+    ) -> None:
+        try:
+            import datasets
+        except ImportError as error:
+            raise InputError('Hugging Face datasets need a library: pip install "lightning-clip[datasets]"') from error
+        self.path, self.split, self.config = path, split, config
+        self.image_column, self.caption_column, self.label_column = image_column, caption_column, label_column
+        self._columns = caption_columns(caption_column)
+        found = _load(datasets, path, split, config)
+        for column in filter(None, (image_column, *(name.partition(".")[0] for name in self._columns), label_column)):
+            if column not in found.column_names:
+                raise InputError(f"dataset {path!r} has no column {column!r}: {nearest(column, found.column_names)}")
+        if isinstance(found.features[image_column], datasets.Image):
+            found = found.cast_column(image_column, datasets.Image(decode=False))
+        self._data = found
+        self.class_names: list[str] = list(getattr(found.features[label_column], "names", [])) if label_column else []
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        if len(self._columns) == 1 and (column := next(iter(self._columns))) in self._data.column_names:
+            return texts(self._data.select_columns([column])[index][column])
+        return captions_of(self._data.remove_columns([self.image_column])[index], self._columns)[0]
+
+    def __getitem__(self, index: int) -> Pair:
+        row = self._data[index]
+        captions, weights = captions_of(row, self._columns)
+        image = image_of(row[self.image_column])
+        label = None if self.label_column is None else int(row[self.label_column])
+        return Pair(
+            image=Path(image).read_bytes() if isinstance(image, str) else image,
+            captions=captions,
+            key=f"{self.split}/{index}",
+            label=label,
+            metadata={} if label is None or not self.class_names else {"class_name": self.class_names[label]},
+            weights=weights,
+        )
+
+
+def _load(datasets: Any, path: str, split: str, config: str | None) -> Any:
+    folder = Path(path).expanduser()
+    try:
+        if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+            found = datasets.load_from_disk(str(folder))
+            if isinstance(found, datasets.DatasetDict):
+                if split not in found:
+                    raise InputError(f"dataset {path!r} has no split {split!r}: {nearest(split, found)}")
+                found = found[split]
+            return found
+        return datasets.load_dataset(str(folder) if folder.is_dir() else path, config, split=split)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises as it likes
+        raise InputError(
+            f"no Hugging Face dataset {path!r} with split {split!r}: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+@recognises(120)
+def _saved(name: str) -> Callable[..., PairSource] | None:
+    folder = Path(name).expanduser()
+    saved = any((folder / file).exists() for file in ("dataset_dict.json", "state.json"))
+    return partial(HuggingFaceSource, os.fspath(name)) if saved else None

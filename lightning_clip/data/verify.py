@@ -1,0 +1,97 @@
+"""Whether every byte can be used: a source arrives, each fault with its place leaves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lightning_clip.data.decoding import decode
+from lightning_clip.data.parallel import over_ranges
+from lightning_clip.data.sources.base import PairSource
+from lightning_clip.data.sources.shards import ShardSource
+
+__all__ = ["Fault", "Verification", "verify_pairs"]
+
+
+class Fault(NamedTuple):
+    """What cannot be used, and why.
+
+    Attributes:
+        place: "sample 17", or a shard's path.
+        key: the sample's name, if it could be read.
+        reason: in a few words.
+    """
+
+    place: str
+    key: str
+    reason: str
+
+
+@dataclass
+class Verification:
+    """What was found.
+
+    Attributes:
+        pairs: samples that were read and decoded.
+        faults: all that cannot be used.
+    """
+
+    pairs: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Reason -> count."""
+        return Counter(fault.reason for fault in self.faults)
+
+
+def verify_pairs(source: PairSource, workers: int = 1) -> Verification:
+    """Reads every pair and decodes every image.
+
+    Finds images that do not decode, captions that are missing or no text, keys that occur twice, and for shards those that are
+    cut off and samples without an image or a text.
+
+    Args:
+        source: any pair source.
+        workers: processes that read.
+    """
+    result = Verification(pairs=len(source), faults=list(_shard_faults(source)))
+    keys: Counter[str] = Counter()
+
+    def check(number: int, start: int, stop: int) -> list[tuple[str, Fault | None]]:
+        return [_check(source, index) for index in range(start, stop)]
+
+    for _, found in over_ranges(check, len(source), 200, workers, "verifying"):
+        for key, fault in found:
+            if key:
+                keys[key] += 1
+                if keys[key] == 2:
+                    result.faults.append(Fault("several samples", key, "key occurs more than once"))
+            if fault is not None:
+                result.faults.append(fault)
+    return result
+
+
+def _check(source: PairSource, index: int) -> tuple[str, Fault | None]:
+    key = ""
+    try:
+        pair = source[index]
+        key = pair.key
+        decode(pair.image)
+    except (OSError, ValueError, KeyError) as error:
+        return key, Fault(f"sample {index}", key, str(error).strip("'") or type(error).__name__)
+    if not pair.captions and pair.label is None:
+        return key, Fault(f"sample {index}", key, "no caption")
+    return key, None
+
+
+def _shard_faults(source: PairSource) -> Iterator[Fault]:
+    if not isinstance(source, ShardSource):
+        return
+    for path, header in source.shards.headers():
+        if header.fault:
+            yield Fault(path, "", f"shard is {header.fault}")
+        for reason, count in header.dropped.items():
+            yield Fault(path, "", f"{count} samples with {reason}")
