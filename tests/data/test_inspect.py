@@ -1,0 +1,123 @@
+"""Inspecting and verifying: counts are those of a plain loop, and every fault is found and named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from data.test_pack import Made, made
+from data.test_shards import jpeg, pairs, tar_bytes
+from pictures import encoded, gradient
+from small import write_folder
+
+from lightning_clip.cli import main
+from lightning_clip.data import ShardSource, TableSource
+from lightning_clip.data.inspect import inspect_pairs
+from lightning_clip.data.sources import Subset
+from lightning_clip.data.verify import verify_pairs
+from lightning_clip.types import Pair
+
+
+class TestInspect:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_counts(self, workers: int) -> None:
+        source = made(
+            250, _3=Pair(b"x", ("a b c",), "3"), _7=Pair(encoded(gradient(9, 5), "PNG"), ("text 1", "text 2"), "7", label=4)
+        )
+        source.pairs[100] = source.pairs[99]
+        found = inspect_pairs(source, images=1000, shown=10, workers=workers)
+        assert (found.pairs, found.captions, found.captions_per_image) == (250, 251, (1, 2))
+        assert found.words == (2, 3) and found.duplicate_captions == 3 and found.labels == 1
+        assert found.broken == Counter({"not an image": 1}) and found.broken_samples == [(3, "not an image")]
+        assert found.looked_at == 250 and found.sizes[9, 5] == 1 and found.duplicate_images == 1 and len(found.samples) == 10
+
+    def test_languages(self) -> None:
+        texts = [
+            "a dog runs over the green grass",
+            "two people stand near the water",
+            "一只狗在草地上奔跑",
+            "eine Frau geht mit ihrem Kind über die Straße",
+        ]
+        found = inspect_pairs(Made([Pair(jpeg(0), (text,), "k") for text in texts]))
+        assert (
+            found.languages is not None and found.languages["en"] == 2 and found.languages["zh"] == found.languages["de"] == 1
+        )
+
+    def test_flickr8k(self, shared_data: Path) -> None:
+        source = TableSource(str(shared_data / "flickr8k/captions.jsonl"), "images_144.tar", caption_column="en")
+        found = inspect_pairs(Subset(source, range(0, 8000, 100)))
+        assert found.captions == 400 and found.captions_per_image == (5, 5) and not found.broken
+        assert min(map(min, found.sizes)) == 144
+
+
+class TestVerify:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_all_faults(self, tmp_path: Path, workers: int) -> None:
+        members = pairs(0, 30)
+        members["000004.jpg"] = jpeg(4)[:-20]
+        members["000009.txt"] = b"  "
+        members |= {"lonely.jpg": jpeg(1), "000040.jpg": jpeg(2), "000040.json": b"{"}
+        (tmp_path / "0.tar").write_bytes(tar_bytes(members))
+        (tmp_path / "1.tar").write_bytes(tar_bytes(pairs(5, 3)))
+        cut = tar_bytes(pairs(100, 8))
+        (tmp_path / "2.tar").write_bytes(cut[: len(cut) // 2])
+        found = verify_pairs(ShardSource(str(tmp_path / "*.tar")), workers=workers)
+        reasons = {reason.split(" after ")[0].split(" inside ")[0]: count for reason, count in found.reasons.items()}
+        assert reasons.pop("shard is truncated", 0) + reasons.pop("shard is broken", 0) == 1
+        assert reasons == {
+            "truncated image": 1, "no caption": 1, "caption file is no JSON": 1, "1 samples with no caption": 1,
+            "key occurs more than once": 3,
+        }  # fmt: skip
+
+    def test_whole(self, tmp_path: Path) -> None:
+        assert verify_pairs(TableSource(str(write_folder(tmp_path)))).faults == []
+
+
+class TestCommands:
+    """In this process; the arguments are those of docs/concepts/data.md."""
+
+    def test_inspect(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        table = str(write_folder(tmp_path, count=20))
+        (tmp_path / "3.jpg").write_bytes(b"spoilt")
+        assert main(["data", "inspect", "--data", table, "--output", str(tmp_path / "sheet.html"), "--workers", "2"]) == 0
+        printed, page = capsys.readouterr().out, (tmp_path / "sheet.html").read_text()
+        assert "broken: not an image" in printed and "sample 3: not an image" in printed
+        assert "<img" in page and "Broken images" in page and "http" not in page.partition("<body")[2]
+        assert main(["data", "inspect", "--data", table, "--output", str(tmp_path / "sheet.png")]) == 0
+        assert (tmp_path / "sheet.png").stat().st_size > 5000
+
+    def test_verify(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        table = str(write_folder(tmp_path, count=20))
+        assert main(["data", "verify", "--data", table]) == 0
+        assert "all 20 pairs can be used" in capsys.readouterr().out
+        os.truncate(tmp_path / "3.jpg", 300)
+        with pytest.raises(SystemExit) as stop:
+            main(["data", "verify", "--data", table, "--output", str(tmp_path / "broken.jsonl")])
+        assert stop.value.code == 1 and "sample 3" in capsys.readouterr().out
+        assert json.loads((tmp_path / "broken.jsonl").read_text())["place"] == "sample 3"
+
+    def test_pack(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        table = str(write_folder(tmp_path / "f", count=20))
+        (tmp_path / "f/3.jpg").write_bytes(b"spoilt")
+        arguments = ["data", "pack", "--data", table, "--output", str(tmp_path / "s-%d.tar"), "--pairs-per-shard", "8"]
+        assert main([*arguments, "--check", "--resize", "16", "--encode", "webp", "--hash", "--dedupe", "--workers", "2"]) == 0
+        printed = capsys.readouterr().out
+        assert "pairs (" in printed and "not an image" in printed
+        assert main([*arguments, "--check", "--resize", "16", "--encode", "webp", "--hash", "--dedupe"]) == 0
+        assert "3 of them by an earlier run" in " ".join(capsys.readouterr().out.split())
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            (["--where", "x"], "--where 'x' must be COLUMN=VALUE"),
+            (["--set", "x"], "--set 'x' must be KEY=VALUE"),
+            (["--set", "delimeter=;"], "has no setting 'delimeter': did you mean 'delimiter'"),
+        ],
+    )
+    def test_mistakes(self, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+        table = str(write_folder(tmp_path))
+        assert main(["data", "verify", "--data", table, *more]) == 2
+        assert message in capsys.readouterr().err
