@@ -163,14 +163,15 @@ class TestSignals:
         monkeypatch.delenv("SLURM_NTASKS", raising=False)
         with pytest.raises(SystemExit) as stop:
             small_trainer(tmp_path, callbacks=[callback]).fit(small_module(), data)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # given back after an exception, too
         assert stop.value.code == 128 + signal.SIGUSR1 and (tmp_path / "called").read_text() == "requeue 12_3\n"
         assert "stopped by SIGUSR1; go on with --ckpt_path" in caplog.text and (tmp_path / "last.ckpt").exists()
 
     def test_handlers_are_given_back(self, tmp_path: Path) -> None:
-        before = signal.getsignal(signal.SIGUSR1)
+        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
         data = ClipDataModule({"name": "synthetic", "size": 32, "image_size": 32}, local_batch_size=8)
         small_trainer(tmp_path, callbacks=[SaveOnSignal()]).fit(small_module(), data)
-        assert signal.getsignal(signal.SIGUSR1) == before
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
 
     def test_errors(self) -> None:
         with pytest.raises(InputError, match="signals has 'SIGTREM': did you mean 'SIGTERM'"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_clip import ClipDataModule, SaveOnSignal
@@ -142,6 +143,8 @@ def _lines(path: Path) -> Iterable[str]:
 
 def _run(plan: Plan, folder: Path, resume: bool, kill: tuple[int, str] | None, kill_signal: int) -> None:
     os.setsid()
+    # Other tests of this process may have asked for devices, after which torch takes any fork for a mistake; none is used here.
+    torch.cuda._is_in_bad_fork = lambda: False
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     recorder = _Recorder(folder, kill, kill_signal)

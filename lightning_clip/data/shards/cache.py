@@ -127,7 +127,7 @@ class ShardCache:
                 continue
             try:
                 status = found.stat()
-                if found.name.startswith(".") and time.time() - status.st_mtime > _WAIT:
+                if found.name.startswith(".") and time.time() - status.st_ctime > _WAIT:
                     found.unlink()  # of a process that was killed
                     continue
             except FileNotFoundError:
