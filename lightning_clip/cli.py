@@ -27,6 +27,7 @@ _COMMANDS = {
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
+    "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),
     "data verify": ("read and decode everything, list what cannot be used", "verify", ""),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ def over_ranges(
         chosen: numbers of the ranges to work on, None for all.
 
     Yields:
-        Number and result; in order with one worker, otherwise as they come, so sort where order matters.
+        Number and result, in order, each as soon as those before it are done.
     """
     numbers = range(-(-length // size)) if chosen is None else chosen
     ranges = [(number, number * size, min(length, (number + 1) * size)) for number in numbers]
@@ -50,15 +50,12 @@ def over_ranges(
         context = get_context("fork")  # the source, with all it has read, is simply there
         pool = ProcessPoolExecutor(min(workers, len(ranges)), context, initializer=_begin, initargs=(work,))
         try:
-            futures = {pool.submit(_do, *entry): entry for entry in ranges}
-            found: dict[int, Any] = {}
-            for future in as_completed(futures):
-                number, start, stop = futures[future]
-                found[number] = future.result()
+            futures = [pool.submit(_do, *entry) for entry in ranges]
+            for (number, start, stop), future in zip(ranges, futures, strict=True):
+                yield number, future.result()
                 progress.advance(task, stop - start)
         finally:
             pool.shutdown(cancel_futures=True)
-    yield from sorted(found.items())
 
 
 def _begin(work: Callable[..., Any]) -> None:

@@ -1,0 +1,83 @@
+"""`lightning-clip data curate`: a YAML file arrives; a report, a list of what stays, and shards leave."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from lightning_clip.commands.sources import add_workers_argument
+from lightning_clip.errors import InputError, existing_path
+
+if TYPE_CHECKING:
+    from lightning_clip.curation import CurationSettings
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("--config", help="YAML file with data, output, filters, duplicates, best_scores, balance")
+    parser.set_defaults(overrides=[])
+    parser.epilog = "Any setting of the file may be given or overruled as --KEY=VALUE, such as --balance.most=500"
+    add_workers_argument(parser)
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help='work on a Ray cluster, such as "auto" for the running one; without an address, one is started here',
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Curates, prints the steps and writes the report."""
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_clip.curation import OnRay, Processes, curate
+    from lightning_clip.curation.curate import source_name
+    from lightning_clip.curation.report import summary_rows, write_curation_report
+
+    settings = _settings(arguments)
+    workers = arguments.workers
+    executor = Processes(workers) if arguments.ray is None else OnRay(arguments.ray or None, workers if workers > 1 else None)
+    result = curate(settings, executor)
+    table = Table("step", "pairs dropped", "share", "left", title=f"{len(result.kept):,} of {len(result.reason):,} pairs stay")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in summary_rows(result):
+        table.add_row(*row)
+    Console().print(table)
+    if result.units_kept:
+        print(f"{result.units_kept} of {result.units} units had been looked at before")
+    most = settings.balance.most if settings.balance else None
+    page = write_curation_report(result, Path(settings.output), source_name(settings.data), most)
+    print(f"list: {Path(settings.output) / 'kept.npy'}")
+    if result.packed is not None:
+        print(f"shards: {result.packed.shards[0]} to {result.packed.shards[-1]}")
+    print(f"report: {page}")
+
+
+def _settings(arguments: argparse.Namespace) -> CurationSettings:
+    """The file's settings, then those of the command line; ${oc.env:...} is resolved."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lightning_clip.curation import CurationSettings
+
+    for text in arguments.overrides:
+        if not text.startswith("--") or "=" not in text:
+            raise InputError(f"setting {text!r} must be --KEY=VALUE, such as --balance.most=500")
+    try:
+        given: Any = OmegaConf.from_dotlist([text.removeprefix("--") for text in arguments.overrides])
+        if arguments.config:
+            given = OmegaConf.merge(OmegaConf.load(existing_path(arguments.config, "config")), given)
+        plain: Any = OmegaConf.to_container(given, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
+        raise InputError(f"config {arguments.config!r} cannot be read: {error}") from error
+    if not isinstance(plain, dict):
+        raise InputError(f"config {arguments.config!r} must be a mapping with 'data'")
+    return CurationSettings.parse(plain)

@@ -1,0 +1,71 @@
+"""The filter by a model's own judgement: cosine similarity of image and caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_clip.curation.filters.base import Filter, Looked, pair_filters
+from lightning_clip.errors import InputError, existing_path
+
+if TYPE_CHECKING:
+    from lightning_clip.module import ClipModule
+
+__all__ = ["Score"]
+
+
+@pair_filters.register("score")
+class Score(Filter):
+    """Pairs whose image and best caption have at least this cosine similarity (the CLIP score of LAION and DataComp).
+
+    To keep the best share of the pairs rather than those above a fixed score, give `least: -1` and `best_scores`.
+
+    Args:
+        checkpoint: any that `ClipModule.load_from_checkpoint` reads.
+        least: cosine in [-1, 1].
+        batch_size: images at a time; scores are rounded to 4 decimals, so that its rounding decides nothing.
+        device: "auto" takes a GPU if there is one.
+
+    Raises:
+        InputError: no such checkpoint, or a cosine out of range.
+    """
+
+    def __init__(self, checkpoint: str, least: float = 0.2, batch_size: int = 64, device: str = "auto") -> None:
+        if not -1 <= least <= 1:
+            raise InputError(f"filter score has least {least}: a cosine is in -1..1")
+        self.written = existing_path(checkpoint, "checkpoint").stat().st_mtime_ns  # tells it from another under the same name
+        self.checkpoint, self.least, self.batch_size, self.device = checkpoint, least, batch_size, device
+        self.reason = f"CLIP score below {least:g}"
+        self._loaded: ClipModule | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}  # each process loads its own
+
+    def passes(self, samples: Sequence[Looked]) -> list[bool]:
+        for start in range(0, len(samples), self.batch_size):
+            part = samples[start : start + self.batch_size]
+            for sample, score in zip(part, self._scores(part), strict=True):
+                sample.score = score
+        return [sample.score is not None and sample.score >= self.least for sample in samples]
+
+    def _scores(self, samples: Sequence[Looked]) -> list[float]:
+        module = self._module()
+        transform = module.image_transform(train=False)
+        image_features = module.encode_image(torch.stack([transform(sample.pixels) for sample in samples]))
+        owners = [number for number, sample in enumerate(samples) for _ in sample.captions]
+        text_features = module.encode_text([text for sample in samples for text in sample.captions])
+        cosines = (image_features[owners] * text_features).sum(dim=1)
+        best = [-1.0] * len(samples)
+        for owner, cosine in zip(owners, cosines.tolist(), strict=True):
+            best[owner] = max(best[owner], round(cosine, 4))
+        return best
+
+    def _module(self) -> ClipModule:
+        if self._loaded is None:
+            from lightning_clip.module import ClipModule
+
+            wanted = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu")
+            self._loaded = ClipModule.load_from_checkpoint(self.checkpoint).to(wanted)
+        return self._loaded
