@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 from data.test_shards import jpeg, pairs, tar_bytes
+from pictures import encoded, gradient
 from small import write_folder
 
 from lightning_clip import ClipDataModule
 from lightning_clip.cli import main
+from lightning_clip.curation import CurationSettings, pair_filters
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {name: (ROOT / f"docs/recipes/{name}.md").read_text() for name in ("own_images", "img2dataset", "chinese_clip_data")}
+PAGES = {
+    name: (ROOT / f"docs/recipes/{name}.md").read_text()
+    for name in ("own_images", "img2dataset", "chinese_clip_data", "curate")
+}
 BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```console\n(.*?)```", "".join(PAGES.values()), re.S))
 
 
@@ -61,6 +66,33 @@ def test_img2dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "laion/00000_stats.json").write_text(json.dumps({"count": 12, "successes": 12}))
     run("img2dataset", tmp_path, monkeypatch)
     assert [len(data.source("train")) for data in sources("img2dataset")] == [12]
+
+
+def test_curate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures and titles of the same columns in the place of fashion_small."""
+    rows, images = [], {}
+    for number in range(60):
+        split = "test" if number % 10 == 9 else "train"
+        rows.append(
+            {"image": f"{number}.jpg", "split": split, "title": f"Brand Men {('Red', 'Blue')[number % 2]} Shirt {number}"}
+        )
+        images[f"{number}.jpg"] = encoded(gradient(60 + number, 80), "JPEG")
+    (tmp_path / "fashion_small").mkdir()
+    (tmp_path / "fashion_small/captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "fashion_small/images.tar").write_bytes(tar_bytes(images))
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.setenv("LIGHTNING_CLIP_DATA", str(tmp_path))
+    run("curate", tmp_path, monkeypatch)
+    report = json.loads((tmp_path / "runs/curation/fashion_small/report.json").read_text())
+    assert report["pairs"] == 54 and report["kept"] == 54 - sum(report["dropped"].values())
+
+
+def test_the_steps_of_the_page_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.ckpt").touch()
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGES["curate"], re.S)
+    settings = CurationSettings.parse(yaml.safe_load(block))
+    assert len([pair_filters.build(spec) for spec in settings.filters]) == 5 and settings.balance is not None
 
 
 def test_chinese_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
