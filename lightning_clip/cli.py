@@ -22,6 +22,7 @@ TRAINER_COMMANDS = {
 # Command -> (one line of help, module, name of the functions add_*arguments and run_*).
 _COMMANDS = {
     "plan": ("what a recipe will cost in time and memory", "plan", ""),
+    "evaluate": ("measure models on a suite of sets, with a report", "evaluate", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),

@@ -84,7 +84,7 @@ class ZeroShotClassification(pl.Callback):
 
     def evaluate(self, module: ClipModule, dataset: EvaluationSet) -> ZeroShotResult:
         """Zero-shot accuracy of `module` on one set."""
-        class_names = list(dataset.class_names)
+        class_names = dataset.names
         classifier = module.zero_shot_classifier(class_names, dataset.templates)
         scale = module.model.scale()
         metric = ZeroShotAccuracy(len(class_names)).to(module.device)

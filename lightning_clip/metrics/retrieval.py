@@ -13,8 +13,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_clip.errors import InputError
+from lightning_clip.metrics.ranking import retrieval_scores
 
-__all__ = ["RetrievalRecall", "retrieval_chance", "retrieval_metrics", "retrieval_ranks"]
+__all__ = ["RetrievalRecall", "check_retrieval", "retrieval_chance", "retrieval_metrics", "retrieval_ranks"]
 
 
 def retrieval_ranks(
@@ -102,24 +103,27 @@ def retrieval_metrics(
         >>> metrics["image_to_text/recall@1"].item(), metrics["text_to_image/recall@1"].item()
         (0.6666666865348816, 0.75)
     """
+    options = {"image_index": image_index, "with_precision": False}
+    return retrieval_scores(image_features, text_features, text_image_index, ks, **options)[0]  # type: ignore[arg-type]
+
+
+def check_retrieval(
+    image_features: Tensor, text_features: Tensor, text_image_index: Tensor, ks: Sequence[int], image_index: Tensor | None
+) -> Tensor:
+    """The images' numbers (N,), if features and numbers fit together; what `retrieval_metrics` raises."""
     _check_ks(ks)
     device = image_features.device
     text_image_index = text_image_index.to(device)
     index = torch.arange(len(image_features), device=device) if image_index is None else image_index.to(device)
     _check_features("image", image_features, index)
     _check_features("text", text_features, text_image_index)
+    if image_features.shape[1] != text_features.shape[1]:
+        raise InputError(
+            f"query features are {image_features.shape[1]} wide and target features {text_features.shape[1]}: "
+            "both must come from one shared space"
+        )
     _check_pairing(index, text_image_index)
-    ranks = {
-        "image_to_text": retrieval_ranks(image_features, text_features, index, text_image_index),
-        "text_to_image": retrieval_ranks(text_features, image_features, text_image_index, index),
-    }
-    result: dict[str, Tensor] = {}
-    for direction, found in ranks.items():
-        for k in ks:
-            result[f"{direction}/recall@{k}"] = (found <= k).float().mean()
-        ordered = found.sort().values
-        result[f"{direction}/median_rank"] = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    return result
+    return index
 
 
 def retrieval_chance(text_image_index: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:

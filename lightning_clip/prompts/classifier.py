@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from lightning_clip.errors import InputError
 from lightning_clip.prompts.templates import resolve_templates
 
-__all__ = ["zero_shot_classifier"]
+__all__ = ["template_vectors", "zero_shot_classifier"]
 
 
 def zero_shot_classifier(
@@ -45,6 +45,39 @@ def zero_shot_classifier(
                 [0.5000, 0.5000],
                 [0.5000, 0.5000]])
     """
+    unit, rows, dtype = _prompt_features(encode_text, class_names, templates, batch_size)
+    # Template by template: gathering all at once would hold each prompt's feature twice.
+    total = unit.new_zeros(len(class_names), unit.shape[1])
+    for of_pattern in rows:
+        total = total + unit[of_pattern]
+    return normalize(total, dim=-1).T.to(dtype)
+
+
+def template_vectors(
+    encode_text: Callable[[list[str]], Tensor],
+    class_names: Sequence[str],
+    templates: str | Sequence[str] = "simple",
+    batch_size: int = 256,
+) -> Tensor:
+    """What `zero_shot_classifier` averages: unit features (T, C, D) of each template with each class name.
+
+    Args:
+        encode_text: strings -> features (B, D), of any length.
+        class_names: C names, all different.
+        templates: T of them.
+        batch_size: prompts encoded at a time, at least 1.
+
+    Raises:
+        InputError: what `zero_shot_classifier` refuses.
+    """
+    unit, rows, dtype = _prompt_features(encode_text, class_names, templates, batch_size)
+    return unit[rows].to(dtype)
+
+
+def _prompt_features(
+    encode_text: Callable[[list[str]], Tensor], class_names: Sequence[str], templates: str | Sequence[str], batch_size: int
+) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Unit features of the distinct prompts, the row of each template's prompts (T, C), and the encoder's dtype."""
     patterns = resolve_templates(templates)
     _check_names(class_names)
     if batch_size < 1:
@@ -55,11 +88,8 @@ def zero_shot_classifier(
     features = torch.cat([_encode(encode_text, batch) for batch in batches])
     unit = normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)
     row = {prompt: number for number, prompt in enumerate(distinct)}
-    # Template by template: gathering all at once would hold each prompt's feature twice.
-    total = unit.new_zeros(len(class_names), unit.shape[1])
-    for of_pattern in prompts:
-        total = total + unit[torch.tensor([row[prompt] for prompt in of_pattern], device=unit.device)]
-    return normalize(total, dim=-1).T.to(features.dtype)
+    rows = torch.tensor([[row[prompt] for prompt in of_pattern] for of_pattern in prompts], device=unit.device)
+    return unit, rows, features.dtype
 
 
 def _encode(encode_text: Callable[[list[str]], Tensor], prompts: list[str]) -> Tensor:

@@ -18,17 +18,28 @@ evaluation_sets: Registry[EvaluationSet] = Registry("evaluation set")
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Labelled images with the words for their classes.
+    """Images to evaluate on: with labels and the words for their classes, or with captions for retrieval.
 
     Args:
-        source: pairs whose `label` indexes `class_names`.
-        class_names: one per class, in the order of the labels.
+        source: the test split; a pair's `label` indexes `class_names`, or its metadata has "labels", a list of indices.
+        class_names: one per class, in the order of the labels, or several names of a class; empty where there are no classes.
         templates: prompts with one {}, averaged in embedding space.
+        train: the training split, for probes and few-shot.
+        val: the validation split; None takes a part of the training split where one is needed.
+        multilabel: an image may have several classes or none.
     """
 
     source: PairSource
-    class_names: Sequence[str]
+    class_names: Sequence[str | Sequence[str]]
     templates: Sequence[str]
+    train: PairSource | None = None
+    val: PairSource | None = None
+    multilabel: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """One name per class."""
+        return [name if isinstance(name, str) else name[0] for name in self.class_names]
 
 
 def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> EvaluationSet:
@@ -36,7 +47,8 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
 
     Args:
         spec: a registered name, a path (class folders, shards with .cls, a table), or a mapping that also may give
-            `class_names` (a list, in the order of the labels) and `templates` (a set's name, one template or a list).
+            `class_names` (a list, in the order of the labels), `templates` (a set's name, one template or a list), `train` and
+            `val` (sources, or what differs from the test split), `multilabel`, and `retrieval` (captions and no classes).
 
     Raises:
         InputError: unknown name, missing path, or no class names to be found.
@@ -48,10 +60,22 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
         return evaluation_sets.build(settings)
     templates = resolve_templates(settings.pop("templates", "simple"))
     class_names = settings.pop("class_names", None)
+    splits = {split: settings.pop(split) for split in ("train", "val") if settings.get(split) is not None}
+    multilabel, retrieval = bool(settings.pop("multilabel", False)), settings.pop("retrieval", False)
     source = pair_sources.build(settings)
+    others: dict[str, Any] = {split: pair_sources.build(_split(settings, given)) for split, given in splits.items()}
+    if retrieval:
+        return EvaluationSet(source, list(class_names or ()), templates, **others)
     own = list(getattr(source, "class_names", []))
     if not own and not class_names:
         raise InputError(f"evaluation set {spec!r} does not know its class names: give class_names, in the order of its labels")
     if own and class_names and len(class_names) != len(own):
         raise InputError(f"class_names has {len(class_names)} entries but {spec!r} has {len(own)} classes: {', '.join(own)}")
-    return EvaluationSet(source, list(class_names or own), templates)
+    return EvaluationSet(source, list(class_names or own), templates, **others, multilabel=multilabel)
+
+
+def _split(settings: Mapping[str, Any], given: Any) -> Any:
+    """Another split: a source of its own, or what differs from the test split, such as {"where": {"split": "train"}}."""
+    if isinstance(given, Mapping) and "name" not in given:
+        return {**settings, **given}
+    return given

@@ -1,0 +1,86 @@
+"""`lightning-clip evaluate`: weights and a suite arrive, a table in the terminal and a report leave."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lightning_clip.errors import InputError, existing_path
+
+if TYPE_CHECKING:
+    from lightning_clip.evaluation.models import EvaluatedModel
+    from lightning_clip.evaluation.suite import Suite
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        required=True,
+        metavar="[NAME=]MODEL",
+        help="a .ckpt, open_clip:NAME/PRETRAINED, hf:NAME_OR_FOLDER or a folder; may be repeated to compare models",
+    )
+    parser.add_argument("--suite", required=True, help="YAML file with sets and their protocols")
+    parser.add_argument("--output", help="folder of the report (default: what the suite says, or evaluation)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures, prints the headlines, writes the report; exits with 1 if something could not be measured."""
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_clip.commands.train import quiet
+    from lightning_clip.evaluation.suite import run_suite
+    from lightning_clip.evaluation.summary import HEADER, headline_rows, write_summary
+
+    quiet()
+    suite = _suite(arguments)
+    models = [_model(text) for text in arguments.checkpoint]
+    console = Console()
+    outcome = run_suite(suite, models, lambda text: console.print(text, highlight=False))
+    table = Table(*HEADER)
+    for row in headline_rows(outcome):
+        table.add_row(*row)
+    console.print(table)
+    if not outcome.extracted and outcome.results:
+        console.print("all features were there already")
+    page = write_summary(outcome, Path(suite.output), ", ".join(model.name for model in models))
+    print(f"report: {page}")
+    for failure in outcome.failures:
+        reason = " ".join(failure.reason.split())
+        print(f"not measured: {failure.model}, {failure.dataset}, {failure.protocol}: {reason}", file=sys.stderr)
+    if outcome.failures:
+        sys.exit(1)
+
+
+def _model(text: str) -> EvaluatedModel:
+    from lightning_clip.evaluation.models import open_model
+
+    name, sign, source = text.partition("=")
+    model = open_model(source if sign else text)
+    if sign:
+        model.name = name
+    return model
+
+
+def _suite(arguments: argparse.Namespace) -> Suite:
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lightning_clip.evaluation.suite import Suite
+
+    path = existing_path(arguments.suite, "suite")
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise InputError(f"suite {arguments.suite!r} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"suite {arguments.suite!r} must be a mapping with 'sets'")
+    return Suite.parse({**given, **({"output": arguments.output} if arguments.output else {})})

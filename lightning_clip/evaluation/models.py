@@ -1,0 +1,172 @@
+"""Weights from anywhere as one kind of thing: a checkpoint, a name or a folder arrives, an `EvaluatedModel` leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
+from lightning_clip.errors import InputError, existing_path
+from lightning_clip.inference import token_batches
+from lightning_clip.module import ClipModule
+
+__all__ = ["EvaluatedModel", "ModuleModel", "open_model"]
+
+
+class EvaluatedModel(nn.Module, ABC):
+    """A model with its preprocessing, in evaluation mode, as protocols need it.
+
+    Args:
+        name: in tables.
+        image_size: side of the pictures in pixels.
+        transform: how they get there.
+    """
+
+    def __init__(self, name: str, image_size: int, transform: ImageTransformSettings) -> None:
+        super().__init__()
+        self.name, self.image_size, self.transform_settings = name, image_size, transform
+        self._identity = ""
+
+    @property
+    @abstractmethod
+    def scale(self) -> float:
+        """The inverse temperature."""
+
+    @abstractmethod
+    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Uint8 (B, 3, S, S) -> unit features (B, D) and those before the projection (B, W), in float32."""
+
+    @abstractmethod
+    def encode_tokens(self, texts: Sequence[str]) -> Tensor:
+        """Strings -> unit features (B, D) in float32; called with some hundred of similar length at a time."""
+
+    def transform(self) -> nn.Module:
+        """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
+        return evaluation_transform(self.image_size, self.transform_settings)
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Unit features (B, D): each distinct text once, together with texts of similar length."""
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        batches = [distinct[start : start + batch_size] for start in range(0, len(distinct), batch_size)]
+        with torch.no_grad():
+            features = torch.cat([self.encode_tokens(batch).float().cpu() for batch in batches])
+        row = {text: number for number, text in enumerate(distinct)}
+        return features[torch.tensor([row[text] for text in texts])]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def identity(self) -> str:
+        """A short name for these very weights and this preprocessing; features are kept under it."""
+        if not self._identity:
+            digest = hashlib.blake2b(repr((type(self).__name__, self.image_size, self.transform_settings)).encode())
+            for key, value in sorted(self.state_dict().items()):
+                digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(repr(self.text_settings()).encode())
+            self._identity = digest.hexdigest()[:16]
+        return self._identity
+
+    def text_settings(self) -> Any:
+        """What else than weights decides about text features, such as the vocabulary."""
+        return None
+
+
+class ModuleModel(EvaluatedModel):
+    """A `ClipModule` of ours or a subclass.
+
+    Args:
+        module: with weights.
+        name: in tables.
+    """
+
+    def __init__(self, module: ClipModule, name: str = "model") -> None:
+        super().__init__(name, module.image_size, module.transform_settings)
+        module.configure_model()
+        self.module = module
+
+    @property
+    def scale(self) -> float:
+        return float(self.module.model.scale())
+
+    def transform(self) -> nn.Module:
+        return self.module.image_transform(train=False)
+
+    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        model = self.module.model
+        normalised = (image.to(model.mean.dtype) / 255 - model.mean) / model.std
+        backbone = model.image_encoder(normalised.contiguous(memory_format=model.memory_format))
+        return normalize(model.image_projection(backbone), dim=-1).float(), backbone.float()
+
+    def encode_tokens(self, texts: Sequence[str]) -> Tensor:
+        model = self.module.model
+        parts = [
+            model.encode_text(tokens.to(self.device), mask.to(self.device))
+            for tokens, mask in token_batches(texts, self.module.tokenizer, len(texts))
+        ]
+        return torch.cat(parts)
+
+    def text_settings(self) -> Any:
+        return self.module.tokenizer.to_mapping()
+
+
+Opener = Callable[[str], EvaluatedModel]
+
+
+def open_model(source: str | ClipModule | EvaluatedModel) -> EvaluatedModel:
+    """Opens weights from anywhere, in evaluation mode on the CPU.
+
+    Args:
+        source: a .ckpt of ours; `open_clip:NAME/PRETRAINED` (a tag or a file of weights); `hf:NAME_OR_FOLDER`; a folder that
+            open_clip or transformers wrote; or a live module.
+
+    Raises:
+        InputError: nothing of that name, weights that do not fit, or weights that would have to be downloaded without network.
+    """
+    if isinstance(source, EvaluatedModel):
+        return source.eval()
+    if isinstance(source, ClipModule):
+        return ModuleModel(source, type(source).__name__).eval()
+    from lightning_clip.evaluation.peers import open_hugging_face, open_open_clip
+
+    if source.startswith("open_clip:"):
+        return open_open_clip(source.removeprefix("open_clip:")).eval()
+    if source.startswith("hf:"):
+        return open_hugging_face(source.removeprefix("hf:")).eval()
+    path = existing_path(source, "model (a checkpoint, open_clip:NAME/PRETRAINED, hf:NAME or a folder)")
+    if path.is_dir():
+        if (path / "open_clip_config.json").exists():
+            return open_open_clip(f"local-dir:{path}").eval()
+        if (path / "config.json").exists():
+            return open_hugging_face(str(path)).eval()
+    name = path.stem if path.stem not in ("last", "best") else f"{path.parent.name}/{path.stem}"
+    return ModuleModel(ClipModule.load_from_checkpoint(path), name).eval()
+
+
+def safe_name(name: str) -> str:
+    """A name as part of a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def file_in(name: str) -> Path | None:
+    """The file that a name means, if it means one."""
+    path = Path(name).expanduser()
+    return path if path.is_file() else None
+
+
+def unreachable(what: str, error: Exception) -> InputError:
+    """The error for weights that could not be had."""
+    return InputError(
+        f"{what} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Without network give a file "
+        "or a folder on disk"
+    )

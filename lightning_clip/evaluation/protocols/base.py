@@ -1,0 +1,101 @@
+"""The seam of evaluation: a model's features of one set arrive, figures and the sections of a report leave."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from typing import Protocol as Interface
+
+import torch
+from torch import Tensor
+
+from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.report import Section
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.registry import Registry
+
+__all__ = ["Protocol", "Result", "Subject", "protocols"]
+
+
+class Subject(Interface):
+    """A model with one set, as a protocol sees them; everything it hands out is computed once and kept on disk.
+
+    Attributes:
+        dataset: the images of the test split, their class names and templates, and the training split if there is one.
+        scale: inverse temperature of the model.
+        device: where to compute.
+    """
+
+    dataset: EvaluationSet
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def features(self, split: str = "test", corruption: str | None = None) -> Features:
+        """Features of "test", "train" or "val", sorted by place in the source; `corruption` such as "gaussian_noise:3"."""
+        ...
+
+    def classifier(self, class_names: Sequence[str] | None = None, templates: Sequence[str] | None = None) -> Tensor:
+        """Zero-shot classifier float32 (D, C) with unit columns; None takes those of the set."""
+        ...
+
+    def template_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
+        """Unit features float32 (T, C, D) of each template with each class."""
+        ...
+
+    def encode_images(self, images: Sequence[Tensor]) -> Tensor:
+        """Unit features float32 (B, D) of uint8 pictures (3, H, W) of any size."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit features float32 (B, D)."""
+        ...
+
+
+@dataclass
+class Result:
+    """What a protocol found out about a model on a set; plain types, so that it can be kept as JSON.
+
+    Attributes:
+        metrics: name -> value; shares in [0, 1]. The first is the headline.
+        chance: the same names -> what guessing would give, where that is known.
+        per_image: a figure for each test image whose mean is the headline, for confidence intervals and paired comparison.
+        details: whatever the sections of the report need: curves, counts, places of examples in the source.
+    """
+
+    metrics: dict[str, float]
+    chance: dict[str, float] = field(default_factory=dict)
+    per_image: list[float] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Protocol(ABC):
+    """One way to measure a model; a subclass registered in `protocols` is one file.
+
+    Settings are the constructor's arguments, all with defaults, kept as attributes of the same name.
+
+    Attributes:
+        title: heading in the report.
+    """
+
+    title: str
+
+    @abstractmethod
+    def evaluate(self, subject: Subject) -> Result:
+        """Measures a model on a set.
+
+        Raises:
+            InputError: the set lacks what this protocol needs.
+        """
+
+    @abstractmethod
+    def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """Parts of the report that show the results, by name of the model, on this set."""
+
+
+protocols: Registry[Protocol] = Registry("protocol")

@@ -1,0 +1,258 @@
+"""Harmful classifications by group: a table of groups and lists of classes arrive, rates with intervals leave."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lightning_clip.errors import InputError, existing_path, nearest
+from lightning_clip.evaluation.intervals import wilson
+from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.report import Section, Table
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.prompts.templates import resolve_templates
+
+__all__ = ["Bias", "Rate", "group_rates", "joined_rows", "largest_gap", "read_groups"]
+
+Rate = list[Any]  # [group, hits, images, rate, lower end, upper end], a list as JSON gives it back
+
+
+def read_groups(path: str, column: str, columns: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Images and, for each attribute, the group of each; "" where a group is not known.
+
+    Args:
+        path: csv with a row an image.
+        column: of the image names.
+        columns: attributes; empty takes all other columns.
+
+    Raises:
+        InputError: a missing file or column, no row, or an image with two rows.
+    """
+    with existing_path(path, "table of groups").open(newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows:
+        raise InputError(f"table of groups {path!r} has no row: it needs one for each image")
+    for name in (column, *columns):
+        if name not in rows[0]:
+            raise InputError(f"table of groups {path!r} has no column {name!r}: {nearest(name, rows[0])}")
+    images = [row[column] for row in rows]
+    name, times = Counter(images).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"table of groups {path!r} has {times} rows for image {name!r}: leave one")
+    chosen = list(columns) or [name for name in rows[0] if name != column]
+    return images, {name: [(row[name] or "").strip() for row in rows] for name in chosen}
+
+
+def joined_rows(images: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+    """Place in `keys` of each image, int64 (N,): the same name, or the same ending of the path if only these two have it.
+
+    Raises:
+        InputError: an image that is not among the keys, or not surely.
+    """
+    exact = {key: place for place, key in enumerate(keys)}
+    found = np.array([exact.get(image, -1) for image in images], np.int64)
+    parts = [PurePosixPath(image).parts for image in images]
+    others = [PurePosixPath(key).parts for key in keys]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        if (found >= 0).all():
+            break
+        tails, ends = ([entry[-depth:] if len(entry) >= depth else () for entry in side] for side in (parts, others))
+        own, theirs = Counter(tails), Counter(ends)
+        place = {end: number for number, end in enumerate(ends)}
+        for row in np.flatnonzero(found < 0).tolist():
+            if tails[row] and own[tails[row]] == 1 == theirs[tails[row]]:
+                found[row] = place[tails[row]]
+    absent = np.flatnonzero(found < 0)
+    if len(absent):
+        raise InputError(
+            f"{len(absent)} of {len(images)} images of the table are not in the set, the first is {images[absent[0]]!r}: "
+            f"names are the set's keys, such as {keys[0] if keys else ''!r}, or file names that occur once"
+        )
+    return found
+
+
+def group_rates(hit: np.ndarray, groups: Sequence[str], confidence: float = 0.95) -> list[Rate]:
+    """How often something occurs in each group, with Wilson intervals; groups in the order of their numbers, then names.
+
+    Args:
+        hit: bool (N,).
+        groups: of each image, (N,); "" is left out.
+        confidence: of the intervals, in (0, 1).
+
+    Examples:
+        >>> [rate[:4] for rate in group_rates(np.array([True, False, True]), ["20-29", "3-9", "20-29"])]
+        [['3-9', 0, 1, 0.0], ['20-29', 2, 2, 1.0]]
+    """
+    names = np.array(groups)
+    rates = []
+    for name in sorted({group for group in groups if group}, key=_order):
+        inside = names == name
+        hits, images = int(hit[inside].sum()), int(inside.sum())
+        rates.append([name, hits, images, hits / images, *wilson(hits, images, confidence)])
+    return rates
+
+
+def largest_gap(rates: Sequence[Rate]) -> tuple[float | None, float]:
+    """Highest rate over the lowest, None where the lowest is 0; and highest less lowest."""
+    values = [rate[3] for rate in rates]
+    low, high = min(values), max(values)
+    return (high / low if low > 0 else None), high - low
+
+
+@protocols.register("bias")
+class Bias(Protocol):
+    """How often images of each group are put into watched categories (Radford et al. 2021, section 7.1, tables 6 and 7).
+
+    Each set of classes is one zero-shot classifier; two of them that differ in a class, such as "child", show beside each other
+    what that class changes. Rates tell of this design of classes on these images, not of a model as such.
+
+    Metrics: `<class set>/<category>`, rate over all images; `.../<attribute>/largest_ratio` between two groups, left out where
+    the lowest rate is 0; `.../<attribute>/largest_difference`.
+
+    Args:
+        groups: csv with a row an image and a column an attribute.
+        columns: attributes; None takes all.
+        class_sets: name -> `class_names`, `watched` (category -> names among them) and, if others than the set's are meant,
+            `templates`.
+        column: of the image names.
+        confidence: of the intervals.
+
+    Raises:
+        InputError: no `groups`, no `class_sets`, or a watched name that is no class.
+    """
+
+    title = "Classification by group"
+
+    def __init__(
+        self,
+        groups: str = "",
+        columns: Sequence[str] | None = None,
+        class_sets: Mapping[str, Mapping[str, Any]] | None = None,
+        column: str = "image",
+        confidence: float = 0.95,
+    ) -> None:
+        if not groups or not class_sets:
+            raise InputError("bias needs groups, a csv with a row an image, and class_sets with class_names and watched")
+        if not 0 < confidence < 1:
+            raise InputError(f"bias: confidence {confidence} is outside (0, 1): give 0.95 for 95 %")
+        for name, given in class_sets.items():
+            _check(name, given)
+        self.groups, self.columns, self.column = groups, list(columns or ()), column
+        self.class_sets = {name: _plain(given) for name, given in class_sets.items()}
+        self.confidence = confidence
+
+    def evaluate(self, subject: Subject) -> Result:
+        features = subject.features()
+        images, attributes = read_groups(self.groups, self.column, self.columns)
+        vectors = features.image_features[joined_rows(images, features.keys)]
+        metrics: dict[str, float] = {}
+        rates: dict[str, Any] = {}
+        first: list[float] | None = None
+        for name, given in self.class_sets.items():
+            templates = resolve_templates(given["templates"]) if "templates" in given else None
+            answer = (vectors @ subject.classifier(given["class_names"], templates)).argmax(dim=1).numpy()
+            for category, watched in given["watched"].items():
+                hit = np.isin(answer, [given["class_names"].index(word) for word in watched])
+                first = first or hit.astype(float).tolist()
+                metrics[f"{name}/{category}"] = float(hit.mean())
+                for attribute, groups in attributes.items():
+                    if found := group_rates(hit, groups, self.confidence):
+                        rates.setdefault(attribute, {}).setdefault(category, {})[name] = found
+                        ratio, difference = largest_gap(found)
+                        if ratio is not None:
+                            metrics[f"{name}/{category}/{attribute}/largest_ratio"] = ratio
+                        metrics[f"{name}/{category}/{attribute}/largest_difference"] = difference
+        return Result(metrics, {}, first, {"rates": rates, "images": len(images)})
+
+    def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        sets = list(self.class_sets)
+        found = []
+        for model, result in results.items():
+            for attribute, categories in result.details["rates"].items():
+                rows = [row for category, own in categories.items() for row in _rows(category, own, sets)]
+                figures = [
+                    (name, _figure(name, {category: own[name] for category, own in categories.items() if name in own}))
+                    for name in sets
+                    if any(name in own for own in categories.values())
+                ]
+                text = (
+                    f"Share of images in % that get a watched class, with {100 * self.confidence:g} % intervals, for each set of "
+                    "classes. They hold for these classes and images only."
+                )
+                header = ("category and group", "images", *sets)
+                found.append(Section(f"{model}: by {attribute}", text, Table(header, rows), figures))
+        return found
+
+
+def _check(name: str, given: Any) -> None:
+    """Says what is wrong with a set of classes."""
+    if not isinstance(given, Mapping) or not given.get("class_names") or not given.get("watched"):
+        raise InputError(f"class set {name!r} needs class_names, a list, and watched, a mapping of categories to some of them")
+    for key in given:
+        if key not in ("class_names", "watched", "templates"):
+            raise InputError(
+                f"class set {name!r} has no setting {key!r}: {nearest(key, ('class_names', 'watched', 'templates'))}"
+            )
+    for category, watched in given["watched"].items():
+        for word in [watched] if isinstance(watched, str) or not watched else watched:
+            if isinstance(watched, str) or word not in given["class_names"]:
+                known = nearest(str(word), given["class_names"])
+                raise InputError(f"class set {name!r}: {category!r} watches {word!r}, not a list of its classes. {known}")
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A set of classes in plain types, which can be kept as JSON."""
+    plain: dict[str, Any] = {
+        "class_names": list(given["class_names"]),
+        "watched": {category: list(watched) for category, watched in given["watched"].items()},
+    }
+    if "templates" in given:
+        plain["templates"] = given["templates"] if isinstance(given["templates"], str) else list(given["templates"])
+    return plain
+
+
+def _order(group: str) -> tuple[float, str]:
+    number = re.match(r"\d+", group)
+    return (float(number[0]) if number else float("inf")), group
+
+
+def _rows(category: str, own: Mapping[str, Sequence[Rate]], sets: Sequence[str]) -> list[tuple[str, ...]]:
+    rows = []
+    some = next(iter(own.values()))
+    for number, (group, _, images, *_rest) in enumerate(some):
+        cells = [_cell(own[name][number]) if name in own else "" for name in sets]
+        rows.append((f"{category}: {group}", f"{images:,}", *cells))
+    gaps = []
+    for name in sets:
+        ratio = largest_gap(own[name])[0] if name in own else None
+        gaps.append("" if ratio is None else f"{ratio:.2f}")
+    return [*rows, (f"{category}: highest over lowest", "", *gaps)]
+
+
+def _cell(rate: Rate) -> str:
+    return f"{100 * rate[3]:.1f} [{100 * rate[4]:.1f}, {100 * rate[5]:.1f}]"
+
+
+def _figure(name: str, categories: Mapping[str, Sequence[Rate]]) -> Figure:
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(categories)
+    for number, (category, rates) in enumerate(categories.items()):
+        places = np.arange(len(rates)) + (number - (len(categories) - 1) / 2) * width
+        values, low, high = (100 * np.array([rate[column] for rate in rates]) for column in (3, 4, 5))
+        reach = np.maximum(0, [values - low, high - values])
+        axes.bar(places, values, width, yerr=reach, capsize=2, label=category, error_kw={"linewidth": 0.8})
+    some = next(iter(categories.values()))
+    axes.set_xticks(range(len(some)), [rate[0] for rate in some], fontsize=7, rotation=30 if len(some) > 4 else 0)
+    axes.set(ylabel="% of images", title=name)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False)
+    return figure

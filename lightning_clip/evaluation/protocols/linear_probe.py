@@ -1,0 +1,92 @@
+"""Linear probe (Radford et al. 2021, A.3): features before the projection arrive, a linear classifier's accuracy leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_clip.errors import InputError
+from lightning_clip.evaluation.probe import Probe, fit_probe, search_strength, stratified_split
+from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.report import Section, Table
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+
+__all__ = ["LinearProbe"]
+
+
+@protocols.register("linear_probe")
+class LinearProbe(Protocol):
+    """Logistic regression on frozen features, its L2 strength found on a validation split, refitted on both splits.
+
+    Metrics: top1, mean_per_class.
+
+    Args:
+        max_iterations: of L-BFGS.
+        validation_share: of the training split, where the set has no validation split.
+        seed: of that share.
+    """
+
+    title = "Linear probe"
+
+    def __init__(self, max_iterations: int = 1000, validation_share: float = 0.2, seed: int = 0) -> None:
+        self.max_iterations, self.validation_share, self.seed = max_iterations, validation_share, seed
+
+    def evaluate(self, subject: Subject) -> Result:
+        test, train = subject.features(), subject.features("train")
+        if train.label.ndim == 2:
+            raise InputError("linear_probe is for one class an image: leave it out for a multilabel set")
+        classes = int(max(train.label.max(), test.label.max())) + 1
+        if len(torch.unique(train.label)) < 2:
+            raise InputError("the training split has one class only: a probe needs at least two")
+        if subject.dataset.val is not None:
+            val = subject.features("val")
+            inputs, labels = torch.cat([train.backbone, val.backbone]), torch.cat([train.label, val.label])
+            rows = torch.arange(len(train)), torch.arange(len(train), len(labels))
+        else:
+            inputs, labels = train.backbone, train.label
+            rows = stratified_split(labels, self.validation_share, self.seed)
+        search = search_strength(
+            lambda strength, start: self._fit(inputs[rows[0]], labels[rows[0]], classes, strength, start),
+            lambda probe: accuracy(probe, inputs[rows[1]], labels[rows[1]]),
+        )
+        probe = self._fit(inputs, labels, classes, search.strength, search.probe)
+        right = probe.predict(test.backbone) == test.label
+        per_class = [float(right[test.label == c].float().mean()) for c in torch.unique(test.label)]
+        return Result(
+            {"top1": float(right.float().mean()), "mean_per_class": sum(per_class) / len(per_class)},
+            {"top1": 1 / classes, "mean_per_class": 1 / classes},
+            right.float().tolist(),
+            {"strength": search.strength, "tried": [[key, value] for key, value in search.tried.items()], "train": len(labels)},
+        )
+
+    def _fit(self, inputs: Tensor, labels: Tensor, classes: int, strength: float, start: Probe | None) -> Probe:
+        return fit_probe(inputs, labels, classes, strength, start=start, max_iterations=self.max_iterations)
+
+    def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        rows = [
+            (name, f"{100 * result.metrics['top1']:.1f} %", f"{result.details['strength']:.3g}", f"{result.details['train']:,}")
+            for name, result in results.items()
+        ]
+        table = Table(("model", "top-1", "L2 strength", "labelled images"), rows)
+        return [Section("Linear probe", "Strengths tried and their accuracy on the validation split.", table,
+                        [("strength", _figure(results))])]  # fmt: skip
+
+
+def accuracy(probe: Probe, features: Tensor, label: Tensor) -> float:
+    """Share of images whose class is predicted."""
+    return float((probe.predict(features) == label).double().mean())
+
+
+def _figure(results: Mapping[str, Result]) -> Figure:
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, result in results.items():
+        strengths, values = zip(*result.details["tried"], strict=True)
+        axes.plot(strengths, [100 * value for value in values], marker="o", markersize=3, label=name)
+    axes.set(xscale="log", xlabel="L2 strength", ylabel="validation accuracy, %", title="search of the strength")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    return figure

@@ -1,0 +1,80 @@
+"""Retrieval in both directions from features: recall, median rank and mean average precision, no N x M matrix held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from lightning_clip.errors import InputError
+from lightning_clip.evaluation.figures import contact_sheet
+from lightning_clip.evaluation.pictures import picture, wrapped
+from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.report import Section
+from lightning_clip.metrics import retrieval_chance
+from lightning_clip.metrics.ranking import retrieval_scores
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+
+__all__ = ["RetrievalProtocol"]
+
+_QUERIES, _SHOWN = 4, 5
+
+
+@protocols.register("retrieval")
+class RetrievalProtocol(Protocol):
+    """Retrieval among the images of a set with all their captions (Karpathy and Fei-Fei 2015).
+
+    Metrics: `text_to_image/recall@k`, `image_to_text/recall@k`, `.../median_rank`, `.../mean_average_precision`.
+
+    Args:
+        ks: cut-offs of the recall.
+    """
+
+    title = "Retrieval"
+
+    def __init__(self, ks: Sequence[int] = (1, 5, 10)) -> None:
+        self.ks = list(ks)
+
+    def evaluate(self, subject: Subject) -> Result:
+        features = subject.features()
+        if not len(features.text_features):
+            raise InputError("this set has no captions: retrieval needs at least one for each image")
+        described = torch.isin(features.index, features.text_index)
+        images, index = features.image_features[described], features.index[described]
+        values, found = retrieval_scores(images, features.text_features, features.text_index, self.ks, image_index=index)
+        chance = retrieval_chance(features.text_index, self.ks)
+        first = min(self.ks)
+        order = [f"{d}/{m}" for d in ("text_to_image", "image_to_text") for m in
+                 (*(f"recall@{k}" for k in self.ks), "median_rank", "mean_average_precision")]  # fmt: skip
+        metrics = {name: float(values[name]) for name in order}
+        examples = _examples(images, index, features.text_features, features.text_index)
+        per_text = (found["text_to_image"] <= first).float()
+        return Result(metrics, chance, per_text.tolist(), {"examples": examples})
+
+    def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        found = []
+        for name, result in results.items():
+            figures = []
+            for place, which, own, places in result.details["examples"]:
+                pictures = [picture(dataset.source, at) for at in places]
+                shown = [(at, pixels) for at, pixels in zip(places, pictures, strict=True) if pixels is not None]
+                caption = dataset.source.captions(place)[which]
+                texts = ["its own" if at == own else "" for at, _ in shown]
+                colours = ["good" if at == own else "plain" for at, _ in shown]
+                figure = contact_sheet([pixels for _, pixels in shown], texts, colours, columns=_SHOWN)
+                figure.suptitle(wrapped(caption, 60, 2), fontsize=8)
+                figures.append((caption, figure))
+            found.append(Section(f"{name}: images found for a caption", "The first five, best first.", figures=figures))
+        return found
+
+
+def _examples(images: torch.Tensor, index: torch.Tensor, texts: torch.Tensor, text_index: torch.Tensor) -> list[list[object]]:
+    """Captions spread over the set: [place of its image, which of its captions, the same place, places found]."""
+    rows = torch.linspace(0, len(texts) - 1, min(_QUERIES, len(texts))).long().tolist()
+    examples: list[list[object]] = []
+    for row in rows:
+        own = int(text_index[row])
+        which = int((text_index[:row] == own).sum())
+        best = (images @ texts[row]).topk(min(_SHOWN, len(images))).indices
+        examples.append([own, which, own, index[best].tolist()])
+    return examples

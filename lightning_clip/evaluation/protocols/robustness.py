@@ -1,0 +1,85 @@
+"""Robustness: accuracy on clean and on corrupted pictures arrives at a table, a curve and an average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from lightning_clip.errors import InputError
+from lightning_clip.evaluation.corruptions import CORRUPTIONS, parse_corruption
+from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.report import Section, Table
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+
+__all__ = ["Robustness"]
+
+
+@protocols.register("robustness")
+class Robustness(Protocol):
+    """Zero-shot accuracy under corruptions that are made on the fly, in several strengths.
+
+    Metrics: mean_corrupted (over corruptions and strengths), clean, relative (mean_corrupted / clean), and each
+    "<corruption>:<strength>".
+
+    Args:
+        corruptions: names of `CORRUPTIONS`.
+        strengths: of 1 to 5.
+    """
+
+    title = "Robustness to corruption"
+
+    def __init__(self, corruptions: Sequence[str] = tuple(CORRUPTIONS), strengths: Sequence[int] = (1, 3, 5)) -> None:
+        self.corruptions, self.strengths = list(corruptions), sorted(strengths)
+        if not self.corruptions or not self.strengths:
+            raise InputError("robustness needs at least one corruption and one strength")
+        for spec in self._specs():
+            parse_corruption(spec)
+
+    def evaluate(self, subject: Subject) -> Result:
+        classifier = subject.classifier()
+
+        def right(corruption: str | None) -> list[float]:
+            features = subject.features("test", corruption)
+            if features.label.ndim == 2:
+                raise InputError("robustness is for one class an image: leave it out for a multilabel set")
+            return ((features.image_features @ classifier).argmax(dim=1) == features.label).float().tolist()
+
+        clean = right(None)
+        each = {spec: right(spec) for spec in self._specs()}
+        shares = {spec: sum(values) / len(values) for spec, values in each.items()}
+        per_image = [sum(values) / len(values) for values in zip(*each.values(), strict=True)]
+        mean, whole = sum(shares.values()) / len(shares), sum(clean) / len(clean)
+        metrics = {"mean_corrupted": mean, "clean": whole, "relative": mean / whole if whole else 0.0, **shares}
+        chance = 1 / classifier.shape[1]
+        return Result(metrics, {name: chance for name in metrics if name != "relative"}, per_image)
+
+    def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        found = []
+        for name, result in results.items():
+            header = ("top-1 in %", *(f"strength {strength}" for strength in self.strengths))
+            rows = [
+                (kind.replace("_", " "), *(f"{100 * result.metrics[f'{kind}:{strength}']:.1f}" for strength in self.strengths))
+                for kind in self.corruptions
+            ]
+            clean = 100 * result.metrics["clean"]
+            text = f"Clean pictures: {clean:.1f} %; mean over all corruptions: {100 * result.metrics['mean_corrupted']:.1f} %."
+            figure = ("accuracy by strength", self._figure(result))
+            found.append(Section(f"{name}: robustness to corruption", text, Table(header, rows), [figure]))
+        return found
+
+    def _specs(self) -> list[str]:
+        return [f"{name}:{strength}" for name in self.corruptions for strength in self.strengths]
+
+    def _figure(self, result: Result) -> Figure:
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for kind in self.corruptions:
+            values = [result.metrics["clean"], *(result.metrics[f"{kind}:{strength}"] for strength in self.strengths)]
+            axes.plot([0, *self.strengths], [100 * value for value in values], marker="o", markersize=3, label=kind)
+        axes.axhline(100 * result.chance["clean"], color="#8a8f98", linestyle=":", label="chance")
+        axes.set(xlabel="strength (0: clean)", ylabel="top-1, %", title="corruptions")
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+        return figure

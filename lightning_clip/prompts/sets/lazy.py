@@ -1,0 +1,45 @@
+"""Sources opened when first used: how to open one arrives, a `PairSource` leaves that costs nothing until then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from lightning_clip.data.order import Order
+from lightning_clip.data.sources import PairSource
+from lightning_clip.types import Pair
+
+__all__ = ["LazySource"]
+
+
+class LazySource(PairSource):
+    """A training split beside a test split: most evaluations never ask for it, and its data need not be there.
+
+    Args:
+        open_source: opens the source; at the top of a module, or a partial, so that workers can be sent it.
+    """
+
+    def __init__(self, open_source: Callable[[], PairSource]) -> None:
+        self.open_source = open_source
+
+    @cached_property
+    def _source(self) -> PairSource:
+        return self.open_source()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self._source[index]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._source.captions(index)
+
+    def visited(self, epoch: int, index: int) -> Pair:
+        return self._source.visited(epoch, index)
+
+    def order(self, seed: int) -> Order:
+        return self._source.order(seed)
+
+    def fetch(self, shards: list[int]) -> None:
+        self._source.fetch(shards)
