@@ -162,7 +162,7 @@ def joined(parts: Sequence[Features]) -> Features:
 
 
 def local_features(
-    model: EvaluatedModel, images: Images, batch_size: int, num_workers: int, num_classes: int | None
+    model: EvaluatedModel, images: Images, batch_size: int, num_workers: int = 0, num_classes: int | None = None
 ) -> Features:
     """The share of this rank, in this process: what a callback uses while a Trainer is at work."""
     collector = Collector(model, num_classes)

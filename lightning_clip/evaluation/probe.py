@@ -70,25 +70,42 @@ def fit_probe(
     """
     if not strength > 0:
         raise InputError(f"strength {strength} of a probe must be above 0")
-    inputs, anchor = features.double(), None if towards is None else towards.double()
-    zero = inputs.new_zeros(inputs.shape[1], num_classes)
-    begin = start or Probe(zero if anchor is None else anchor, inputs.new_zeros(num_classes))
-    weight, bias = (value.detach().clone().requires_grad_(True) for value in begin)
+    inputs, bare = features.double(), features.new_zeros(features.shape[1], num_classes, dtype=torch.float64)
+    anchor = bare if towards is None else towards.double()
+    begin = start or Probe(anchor, bare.new_zeros(num_classes))
+    centre = inputs.mean(dim=0)
+    inputs = inputs - centre  # the bias takes it up
+    shape, inverse = _curvature(inputs, strength)
+    shaped, offset = inputs @ shape, inputs @ anchor
+    moved = (inverse @ (begin.weight - anchor)).contiguous().requires_grad_(True)
+    bias = (begin.bias + centre @ begin.weight).detach().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_iterations, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [moved, bias], max_iter=max_iterations, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )
     penalty = strength / (2 * len(inputs))
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        away = weight if anchor is None else weight - anchor
-        value = cross_entropy(inputs @ weight + bias, label) + penalty * away.square().sum()
+        value = cross_entropy(offset + shaped @ moved + bias, label) + penalty * (shape @ moved).square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return Probe(weight.detach(), bias.detach())
+    weight = anchor + shape @ moved.detach()
+    return Probe(weight, bias.detach() - centre @ weight)
+
+
+def _curvature(inputs: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Coordinates in which the loss is curved alike in all directions, and the way back: W = W_0 + shape V.
+
+    The Hessian of cross-entropy is at most that of inputs^T inputs / 2N (Boehning 1992); L-BFGS then needs some ten steps where
+    it took a thousand. The minimum is the same.
+    """
+    bound = inputs.T @ inputs / (2 * len(inputs))
+    values, vectors = torch.linalg.eigh(bound)
+    root = (values.clamp(min=0) + strength / len(inputs)).sqrt()
+    return (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
 
 
 class SearchResult(NamedTuple):

@@ -177,14 +177,16 @@ class Bias(Protocol):
         for model, result in results.items():
             for attribute, categories in result.details["rates"].items():
                 rows = [row for category, own in categories.items() for row in _rows(category, own, sets)]
+                # One scale for all sets of classes, so that they can be compared by eye.
+                top = max(rate[5] for own in categories.values() for rates in own.values() for rate in rates)
                 figures = [
-                    (name, _figure(name, {category: own[name] for category, own in categories.items() if name in own}))
+                    (name, _figure(name, {category: own[name] for category, own in categories.items() if name in own}, top))
                     for name in sets
                     if any(name in own for own in categories.values())
                 ]
                 text = (
-                    f"Share of images in % that get a watched class, with {100 * self.confidence:g} % intervals, for each set of "
-                    "classes. They hold for these classes and images only."
+                    f"Share of images in % that get a watched class, with {100 * self.confidence:g} % intervals, for each set "
+                    "of classes. They hold for these classes and images only."
                 )
                 header = ("category and group", "images", *sets)
                 found.append(Section(f"{model}: by {attribute}", text, Table(header, rows), figures))
@@ -240,7 +242,7 @@ def _cell(rate: Rate) -> str:
     return f"{100 * rate[3]:.1f} [{100 * rate[4]:.1f}, {100 * rate[5]:.1f}]"
 
 
-def _figure(name: str, categories: Mapping[str, Sequence[Rate]]) -> Figure:
+def _figure(name: str, categories: Mapping[str, Sequence[Rate]], top: float) -> Figure:
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(categories)
@@ -252,7 +254,7 @@ def _figure(name: str, categories: Mapping[str, Sequence[Rate]]) -> Figure:
     some = next(iter(categories.values()))
     axes.set_xticks(range(len(some)), [rate[0] for rate in some], fontsize=7, rotation=30 if len(some) > 4 else 0)
     axes.set(ylabel="% of images", title=name)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 105 * top)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)
     return figure

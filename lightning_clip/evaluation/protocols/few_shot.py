@@ -21,6 +21,7 @@ from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["FewShot", "draw_shots", "equivalent_shots"]
 
+_STEPS = 100  # a few images are fitted exactly by weak penalties, at weights that grow for ever
 _METHODS = {
     "probe": "linear probe",
     "zero_shot_probe": "probe from zero-shot",
@@ -143,7 +144,7 @@ class FewShot(Protocol):
 
 def _probe(few: Any, val: Any, test: Any, classifier: Tensor, scale: float, classes: int) -> Tensor:
     search = search_strength(
-        lambda strength, start: fit_probe(few.backbone, few.label, classes, strength, start=start),
+        lambda strength, start: fit_probe(few.backbone, few.label, classes, strength, start=start, max_iterations=_STEPS),
         lambda probe: accuracy(probe, val.backbone, val.label) if len(val) else 0.0,
         steps_per_decade=1,
     )
@@ -153,7 +154,9 @@ def _probe(few: Any, val: Any, test: Any, classifier: Tensor, scale: float, clas
 def _zero_shot_probe(few: Any, val: Any, test: Any, classifier: Tensor, scale: float, classes: int) -> Tensor:
     anchor = scale * classifier
     search = search_strength(
-        lambda strength, start: fit_probe(few.image_features, few.label, classes, strength, start=start, towards=anchor),
+        lambda strength, start: fit_probe(
+            few.image_features, few.label, classes, strength, start=start, towards=anchor, max_iterations=_STEPS
+        ),
         lambda probe: accuracy(probe, val.image_features, val.label) if len(val) else 0.0,
         steps_per_decade=1,
     )

@@ -95,7 +95,9 @@ def _class_names(given: Any) -> ClassNames:
 
 def _listed(given: Any) -> Any:
     if not isinstance(given, str | list):
-        raise InputError(f"templates {given!r} must be a list of sentences with {{}} where the class name goes, or a set's name")
+        raise InputError(
+            f"templates {given!r} must be a list of sentences with {{}} where the class name goes, or a set's name"
+        )
     return given
 
 

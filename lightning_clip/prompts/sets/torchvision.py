@@ -1,0 +1,152 @@
+"""Sets that torchvision reads, by name: a folder arrives, an `EvaluationSet` of labelled pictures leaves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_clip.data.decoding import from_pil
+from lightning_clip.data.sources import PairSource
+from lightning_clip.errors import InputError
+from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
+from lightning_clip.prompts.sets.lazy import LazySource
+from lightning_clip.prompts.sets.names import CALTECH101, CLASS_NAME_SETS, class_names, plain
+from lightning_clip.prompts.sets.opening import TorchvisionSet, opened
+from lightning_clip.prompts.sets.pieces import drawn, labels_in_order
+from lightning_clip.prompts.sets.templates import SET_TEMPLATES
+from lightning_clip.prompts.sets.user_files import chosen_prompts
+from lightning_clip.types import Pair
+
+__all__ = ["TorchvisionSource", "datasets_folder"]
+
+_TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
+_WITH_VAL = {**_TRAIN_TEST, "val": {"split": "val"}}
+_BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
+
+
+class TorchvisionSource(PairSource):
+    """A torchvision dataset of pictures and class numbers as pairs without captions.
+
+    Args:
+        dataset: its items are (picture, label): a PIL picture, an array (H, W) or (H, W, 3), or a tensor (C, H, W), uint8.
+        split: stands in the keys, "test/17".
+        places: the samples used, in this order; None for all.
+    """
+
+    def __init__(self, dataset: Any, split: str = "test", places: Sequence[int] | np.ndarray | None = None) -> None:
+        self.dataset, self.split = dataset, split
+        self.places = None if places is None else np.asarray(places, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.places is None else len(self.places)
+
+    def __getitem__(self, index: int) -> Pair:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = index if self.places is None else int(self.places[index])
+        picture, label = self.dataset[place]
+        return Pair(_pixels(picture), (), key=f"{self.split}/{place}", label=None if label is None else int(label))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return ()
+
+
+_SETS = {
+    "caltech101": TorchvisionSet(
+        "Caltech101", "caltech101", None, "y", 30,
+        lambda dataset: [CALTECH101.get(name, plain(name)) for name in dataset.categories],
+    ),
+    "cifar10": TorchvisionSet("CIFAR10", "cifar-10-batches-py", _BY_FLAG),
+    "cifar100": TorchvisionSet("CIFAR100", "cifar-100-python", _BY_FLAG),
+    "country211": TorchvisionSet("Country211", "country211", {**_TRAIN_TEST, "val": {"split": "valid"}}),
+    "dtd": TorchvisionSet("DTD", "dtd", _WITH_VAL),
+    "eurosat": TorchvisionSet("EuroSAT", "eurosat", None, "targets", 2 / 3),
+    "fashion_mnist": TorchvisionSet("FashionMNIST", "FashionMNIST/raw", _BY_FLAG),
+    "fer2013": TorchvisionSet("FER2013", "fer2013", _TRAIN_TEST, fetchable=False),
+    "fgvc_aircraft": TorchvisionSet("FGVCAircraft", "fgvc-aircraft-2013b", _WITH_VAL),
+    "flowers102": TorchvisionSet("Flowers102", "flowers-102", _WITH_VAL),
+    "food101": TorchvisionSet("Food101", "food-101", _TRAIN_TEST),
+    "gtsrb": TorchvisionSet("GTSRB", "gtsrb", _TRAIN_TEST),
+    "mnist": TorchvisionSet("MNIST", "MNIST/raw", _BY_FLAG),
+    "pcam": TorchvisionSet("PCAM", "pcam", _WITH_VAL),
+    "pets": TorchvisionSet("OxfordIIITPet", "oxford-iiit-pet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    "rendered_sst2": TorchvisionSet("RenderedSST2", "rendered-sst2", _WITH_VAL),
+    "stanford_cars": TorchvisionSet("StanfordCars", "stanford_cars", _TRAIN_TEST, fetchable=False),
+    "stl10": TorchvisionSet("STL10", "stl10_binary", _TRAIN_TEST),
+    "sun397": TorchvisionSet("SUN397", "SUN397", None, "_labels", 0.5),
+    "svhn": TorchvisionSet("SVHN", "", _TRAIN_TEST),
+}  # fmt: skip
+
+
+def datasets_folder() -> Path:
+    """Where sets are looked for: the environment variable LIGHTNING_CLIP_DATASETS, or a folder in the user's cache."""
+    return Path(os.environ.get("LIGHTNING_CLIP_DATASETS") or "~/.cache/lightning_clip/datasets").expanduser()
+
+
+def _evaluation_set(
+    name: str,
+    root: str | None = None,
+    download: bool = False,
+    templates: str | Sequence[str] | None = None,
+    prompts: str | None = None,
+) -> EvaluationSet:
+    """One of `_SETS`; the test split is opened at once, the others when they are first used.
+
+    Args:
+        name: in `_SETS`.
+        root: torchvision's root; None for `datasets_folder()`.
+        download: fetches what is missing.
+        templates: in the place of the set's own.
+        prompts: a file with class names and templates in the place of the set's own.
+
+    Raises:
+        InputError: data that is missing or broken, or cannot be downloaded.
+    """
+    spec, folder = _SETS[name], Path(root).expanduser() if root is not None else datasets_folder()
+    test = _split(name, folder, download, "test")
+    own = class_names(name) if name in CLASS_NAME_SETS else spec.words(test.dataset)
+    names, sentences = chosen_prompts(own, SET_TEMPLATES[name], prompts, templates)
+    splits = spec.splits or {"train"}
+    later = {split: partial(_split, name, folder, download, split) for split in splits}
+    train, val = (LazySource(later[split]) if split in later else None for split in ("train", "val"))
+    return EvaluationSet(test, names, sentences, train, val)
+
+
+for _name in _SETS:
+    evaluation_sets.register(_name)(partial(_evaluation_set, _name))
+
+
+def _split(name: str, root: Path, download: bool, split: str) -> TorchvisionSource:
+    spec = _SETS[name]
+    dataset = opened(name, spec, root, download, spec.splits[split] if spec.splits else {})
+    if spec.splits is None:
+        return TorchvisionSource(dataset, split, drawn(labels_in_order(dataset, spec.labels), spec.train_share)[split])
+    if not len(dataset):
+        raise InputError(f"{split} split of {name!r} in {str(root / spec.folder)!r} is empty: put its pictures there")
+    if dataset[0][1] is None:
+        raise InputError(
+            f"{split} split of {name!r} has no labels: put the file that has them into {str(root / spec.folder)!r}"
+        )
+    return TorchvisionSource(dataset, split)
+
+
+def _pixels(picture: Any) -> Tensor:
+    """A picture of any of torchvision's kinds -> uint8 (3, H, W)."""
+    if isinstance(picture, Image.Image):
+        return from_pil(picture)
+    if isinstance(picture, Tensor):
+        tensor = picture if picture.ndim == 3 else picture[None]
+    else:
+        array = torch.from_numpy(np.ascontiguousarray(picture))
+        tensor = array[None] if array.ndim == 2 else array.permute(2, 0, 1)
+    if tensor.dtype != torch.uint8 or tensor.shape[0] not in (1, 3):
+        raise ValueError(f"picture is {tensor.dtype} {tuple(tensor.shape)}, not uint8 with 1 or 3 channels")
+    return tensor.expand(3, -1, -1).contiguous()

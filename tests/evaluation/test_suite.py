@@ -1,0 +1,266 @@
+"""A whole suite: two ranks give one process's figures, the second run reads what is kept, mistakes are listed at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+from small import small_module, write_folder
+from torch.nn.functional import normalize
+
+from lightning_clip import InputError
+from lightning_clip.cli import main
+from lightning_clip.data import SyntheticScenes
+from lightning_clip.evaluation.extraction import Images, extract, local_features
+from lightning_clip.evaluation.features import Features, load_features, save_features
+from lightning_clip.evaluation.models import ModuleModel, open_model
+from lightning_clip.evaluation.suite import Suite, run_suite
+from lightning_clip.evaluation.summary import write_summary
+from lightning_clip.prompts.evaluation_sets import open_evaluation_set
+
+CPU = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
+SCENES = {"name": "synthetic", "held_out": True, "image_size": 32}
+SETS: dict[str, Any] = {
+    "scenes": {
+        **SCENES,
+        "size": 61,
+        "templates": ["a {}", "a photo of a {}"],
+        "train": {"size": 200, "seed": 1},
+        "protocols": [
+            "zero_shot",
+            {"name": "linear_probe", "max_iterations": 30},
+            {"name": "few_shot", "shots": [1, 2], "seeds": 2},
+            {"name": "robustness", "corruptions": ["jpeg"], "strengths": [3]},
+            "retrieval",
+        ],
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> ModuleModel:
+    pl.seed_everything(0)
+    return ModuleModel(small_module(), "small").eval()  # type: ignore[return-value]
+
+
+def suite(folder: Path, sets: Any = None, **changes: Any) -> Suite:
+    return Suite(sets or SETS, output=str(folder), batch_size=16, trainer=changes.pop("trainer", CPU), **changes)
+
+
+class TestExtraction:
+    def test_two_ranks_are_one_process(self, model: ModuleModel, tmp_path: Path) -> None:
+        """61 images: 31 and 30; the same figures, every metric."""
+        one = run_suite(suite(tmp_path / "one"), [model])
+        ranks = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork", "enable_progress_bar": False}
+        two = run_suite(suite(tmp_path / "two", trainer=ranks), [model])
+        assert not one.failures and not two.failures and len(one.extracted) == len(two.extracted) == 3
+        for label, results in one.results["scenes"].items():
+            assert results["small"].metrics == pytest.approx(two.results["scenes"][label]["small"].metrics, abs=1e-6)
+        paths = [sorted((tmp_path / name / "features").glob("*/scenes-test-*")) for name in ("one", "two")]
+        first, second = (load_features(path[-1]) for path in paths)
+        assert first.index.tolist() == second.index.tolist() == list(range(61)) and first.keys == second.keys
+        assert torch.allclose(first.image_features, second.image_features, atol=1e-6)
+
+    def test_features_are_the_models(self, model: ModuleModel, tmp_path: Path) -> None:
+        scenes = SyntheticScenes("test", 5, image_size=32)
+        found = extract(model, Images(scenes, model.transform()), tmp_path / "f.safetensors", trainer=CPU)
+        pixels = torch.stack([scenes[place].image for place in range(5)])  # type: ignore[misc]
+        assert torch.allclose(found.image_features, model.module.encode_image(pixels), atol=1e-6)
+        assert torch.allclose(
+            found.text_features, model.module.encode_text([scenes[i].captions[0] for i in range(5)]), atol=1e-6
+        )
+        projected = normalize(model.module.model.image_projection(found.backbone), dim=-1)
+        assert torch.allclose(projected, found.image_features, atol=1e-6)
+        again = local_features(model, Images(scenes, model.transform()), 2)
+        assert torch.allclose(again.backbone, found.backbone, atol=1e-5) and again.text_index.tolist() == list(range(5))
+
+    def test_what_cannot_be_read_is_named(self, model: ModuleModel, tmp_path: Path) -> None:
+        table = write_folder(tmp_path / "photos")
+        (tmp_path / "photos/2.jpg").write_bytes(b"broken")
+        source = open_evaluation_set({"name": str(table), "retrieval": True}).source
+        found = extract(model, Images(source, model.transform()), tmp_path / "f.safetensors", trainer=CPU)
+        assert found.index.tolist() == [0, 1, 3, 4, 5] and found.skipped == {"sample 2": "not an image"}
+
+    def test_bad_features(self, tmp_path: Path) -> None:
+        features = Features(torch.eye(2), torch.eye(2), torch.tensor([0, 3]), torch.arange(2), ["a", "b"])
+        with pytest.raises(InputError, match="image 'b' of x has label 3, outside the 3 class names"):
+            features.checked("x", 3)
+        with pytest.raises(InputError, match="hold NaN or infinite values"):
+            Features(torch.full((2, 2), torch.nan), torch.eye(2), torch.zeros(2), torch.arange(2)).checked("x")
+        with pytest.raises(InputError, match="has no image that could be read"):
+            Features(*(torch.zeros(0, 2),) * 2, torch.zeros(0), torch.zeros(0)).checked("x")
+        save_features(features, tmp_path / "f.safetensors")
+        content = (tmp_path / "f.safetensors").read_bytes()
+        (tmp_path / "f.safetensors").write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match="are broken .*: delete the file"):
+            load_features(tmp_path / "f.safetensors")
+
+
+class TestSuite:
+    def test_second_time_nothing_is_computed(self, model: ModuleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = run_suite(suite(tmp_path), [model])
+        monkeypatch.setattr(ModuleModel, "encode_image", None)
+        monkeypatch.setattr(ModuleModel, "encode_tokens", None)
+        second = run_suite(suite(tmp_path), [model])
+        assert first.extracted and not second.extracted and not second.failures
+        assert second.results["scenes"]["zero_shot"]["small"].metrics == first.results["scenes"]["zero_shot"]["small"].metrics
+        sets = {"scenes": {**SETS["scenes"], "protocols": [{"name": "zero_shot", "bins": 5}]}}
+        assert not run_suite(suite(tmp_path, sets), [model]).failures  # other settings, the same features
+
+    def test_another_models_features_are_not_taken(self, model: ModuleModel, tmp_path: Path) -> None:
+        sets = {"scenes": {**SETS["scenes"], "protocols": ["zero_shot"]}}
+        run_suite(suite(tmp_path, sets), [model])
+        pl.seed_everything(1)
+        other = ModuleModel(small_module(), "small").eval()
+        assert run_suite(suite(tmp_path, sets), [other]).extracted and other.identity != model.identity  # type: ignore[list-item]
+
+    def test_goes_on_after_failures(self, model: ModuleModel, tmp_path: Path) -> None:
+        sets = {
+            "gone": {"name": str(tmp_path / "gone"), "protocols": ["zero_shot"]},
+            "one_class": {**SCENES, "size": 8, "class_names": [f"c{n}" for n in range(8)], "protocols": ["linear_probe"]},
+            "few": {**SETS["scenes"], "protocols": [{"name": "few_shot", "shots": [100]}, "zero_shot"]},
+        }
+        outcome = run_suite(suite(tmp_path / "out", sets), [model])
+        reasons = {(failure.dataset, failure.protocol): failure.reason for failure in outcome.failures}
+        assert "does not exist" in reasons["gone", "zero_shot"]
+        assert "one_class has no train split" in reasons["one_class", "linear_probe"]
+        assert "fewer than 100 shots" in reasons["few", "few_shot"] and list(outcome.results) == ["few"]
+        assert "Not measured" in write_summary(outcome, tmp_path / "out").read_text()
+
+    def test_report(self, model: ModuleModel, tmp_path: Path) -> None:
+        pl.seed_everything(1)
+        other = ModuleModel(small_module(), "other").eval()
+        outcome = run_suite(suite(tmp_path), [model, other])  # type: ignore[list-item]
+        page = write_summary(outcome, tmp_path).read_text()
+        for words in ("Models side by side", "few-shot", "Linear probe", "robustness", "small - other", "images found"):
+            assert words in page
+        record = json.loads((tmp_path / "report.json").read_text())
+        assert record["results"]["scenes"]["zero_shot"]["other"]["metrics"]["top1"] <= 1
+        assert (tmp_path / "report.csv").read_text().startswith("set,protocol,model,measure,value,chance")
+        assert (tmp_path / "report.md").read_text().count("\n") == 2 + 10
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({}, "the suite has no sets"),
+            ({"sets": {}}, "the suite has no sets"),
+            ({"sets": {"a": {"name": "x"}}}, "set 'a' of the suite has no protocols"),
+            ({"sets": {"a": {"protocols": ["zero_shots"]}}}, "unknown protocol 'zero_shots': did you mean 'zero_shot'"),
+            ({"set": {}}, "the suite has no setting 'set': did you mean 'sets'"),
+        ],
+    )
+    def test_mistakes(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            Suite.parse(given)
+
+    def test_command(self, model: ModuleModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, default_root_dir=tmp_path)
+        trainer.strategy.connect(model.module)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        sets = {"scenes": {**SETS["scenes"], "protocols": ["zero_shot"]}}
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"sets": sets, "trainer": CPU, "output": str(tmp_path / "out")}))
+        command = ["evaluate", "--checkpoint", f"mine={tmp_path / 'a.ckpt'}", "--suite", str(tmp_path / "suite.yaml")]
+        assert main(command) == 0 and (tmp_path / "out/report.html").exists() and "mine" in capsys.readouterr().out
+        assert main(command) == 0 and "all features were there already" in capsys.readouterr().out
+        gone = {"sets": {"gone": {"name": "gone", "protocols": ["zero_shot"]}}}
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump(gone))
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--output", str(tmp_path / "other")])
+        assert stopped.value.code == 1 and "not measured: mine, gone, zero_shot:" in capsys.readouterr().err
+        assert main(["evaluate", "--checkpoint", "no.ckpt", "--suite", str(tmp_path / "suite.yaml")]) == 2
+
+
+class TestModels:
+    def test_open_clip(self, tmp_path: Path) -> None:
+        import open_clip
+
+        pl.seed_everything(0)
+        reference = open_clip.create_model("RN50-quickgelu").eval()
+        torch.save(reference.state_dict(), tmp_path / "weights.pt")
+        model = open_model(f"open_clip:RN50-quickgelu/{tmp_path / 'weights.pt'}")
+        pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+        mean, std = (
+            torch.tensor(value).view(1, 3, 1, 1) for value in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        )
+        with torch.no_grad():
+            expected = reference.encode_image((pixels / 255 - mean) / std, normalize=True)
+            texts = reference.encode_text(open_clip.tokenize(["a cat", "two dogs"]), normalize=True)
+            features, backbone = model.encode_image(pixels)
+        assert torch.allclose(features, expected, atol=1e-5) and backbone.shape == (2, 1024)
+        assert torch.allclose(model.encode_text(["a cat", "two dogs"]), texts, atol=1e-5)
+
+    def test_hugging_face_folder(self, tmp_path: Path) -> None:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+
+        pl.seed_everything(0)
+        small = {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "projection_dim": 8,
+        }
+        text = {
+            **small,
+            "vocab_size": 10,
+            "max_position_embeddings": 12,
+            "eos_token_id": 2,
+            "bos_token_id": 1,
+            "pad_token_id": 0,
+        }
+        config = CLIPConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=8)
+        reference = CLIPModel(config).eval()
+        backend = Tokenizer(
+            models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "cat": 3, "dog": 4, "a": 5, "<unk>": 6}, "<unk>")
+        )
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
+        reference.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+        model = open_model(str(tmp_path))
+        pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        processor = CLIPImageProcessor.from_pretrained(tmp_path)
+        inputs = processor(list(pixels), return_tensors="pt", do_resize=False)
+        with torch.no_grad():
+            expected = reference.get_image_features(**inputs).pooler_output
+            features, _ = model.encode_image(pixels)
+        assert model.image_size == 32 and torch.allclose(features, normalize(expected, dim=-1), atol=1e-5)
+        assert model.encode_text(["a cat", "dog", "a cat"]).shape == (3, 8)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("open_clip:ViT-B-32", "must be open_clip:NAME/PRETRAINED"),
+            ("open_clip:ViT-B-33/openai", "no model 'ViT-B-33': did you mean 'ViT-B-32"),
+            ("open_clip:ViT-B-32/openay", "no weights 'openay' of ViT-B-32: did you mean 'openai'"),
+            ("gone.ckpt", "'gone.ckpt' does not exist"),
+            ("hf:/no/such/folder", "cannot be loaded .* Without network give a file or a folder"),
+        ],
+    )
+    def test_mistakes(self, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(InputError, match=message):
+            open_model(name)
+
+
+def test_several_names_of_a_class(tmp_path: Path) -> None:
+    from lightning_clip.evaluation.subject import class_vectors
+
+    def encode(texts: Any) -> torch.Tensor:
+        return torch.stack([torch.tensor([len(text), text.count("a"), 1.0]) for text in texts])
+
+    found = class_vectors(encode, [["cat", "kitten"], "dog"], ["a {}", "{}"])
+    for row, template in enumerate(("a {}", "{}")):
+        unit = normalize(encode([template.replace("{}", name) for name in ("cat", "kitten", "dog")]), dim=1)
+        assert torch.allclose(found[row, 0], normalize((unit[0] + unit[1]) / 2, dim=0)) and torch.allclose(
+            found[row, 1], unit[2]
+        )
+    with pytest.raises(InputError, match="class 1 has no name"):
+        class_vectors(encode, ["cat", []], ["{}"])
