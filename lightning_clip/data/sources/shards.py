@@ -84,6 +84,11 @@ class ShardSource(PairSource):
         members = self.shards.read(shard, lambda reader: reader.text(number, TEXT_EXTENSIONS))
         return _captions(members, self.caption_key)[0]
 
+    def label(self, index: int) -> int | None:
+        shard, number = self._place(index)
+        members = self.shards.read(shard, lambda reader: reader.text(number, ("cls",)))
+        return int(members["cls"]) if "cls" in members else None
+
     def __getitem__(self, index: int) -> Pair:
         shard, number = self._place(index)
         key, members = self.shards.read(shard, lambda reader: reader.sample(number))
