@@ -25,6 +25,8 @@ _COMMANDS = {
     "evaluate": ("measure models on a suite of sets, with a report", "evaluate", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
+    "interpolate": ("weights between a model and its fine-tuned form (WiSE-FT)", "weights", "interpolate"),
+    "soup": ("average fine-tuned models into one", "weights", "soup"),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
