@@ -45,7 +45,7 @@ def interpolate(first: Weights, second: Weights, alpha: float) -> dict[str, Tens
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha {alpha} must be in [0, 1]: 0 is the first model, 1 the second")
-    check_same(first, second, "the first", "the second")
+    check_same(first, second, "the first model", "the second")
     if alpha in (0, 1):
         return {name: value.clone() for name, value in (second if alpha else first).items()}
     mixed = {}
@@ -64,11 +64,11 @@ def check_same(first: Weights, second: Weights, first_name: str, second_name: st
     """
     for name in sorted(first.keys() ^ second.keys()):
         has, lacks = (first_name, second_name) if name in first else (second_name, first_name)
-        raise InputError(f"{has} model has weights {name!r}, which {lacks} lacks: only models of one architecture can be mixed")
+        raise InputError(f"{has} has weights {name!r}, which {lacks} lacks: only models of one architecture can be mixed")
     for name, value in first.items():
         if value.shape != second[name].shape:
             raise InputError(
-                f"weights {name!r} are {tuple(value.shape)} in {first_name} model and {tuple(second[name].shape)} in "
+                f"weights {name!r} are {tuple(value.shape)} in {first_name} and {tuple(second[name].shape)} in "
                 f"{second_name}: only models of one architecture can be mixed"
             )
 
@@ -85,7 +85,7 @@ def comparable(first: ClipModule, second: ClipModule) -> ClipModule:
         raise InputError("the two models read text with different tokenizers: only models of one architecture can be mixed")
     own, other = first.model.state_dict(), second.model.state_dict()
     if not isinstance(second, ClassifierModule) or isinstance(first, SupervisedModule):
-        check_same(own, other, "the first", "the second")
+        check_same(own, other, "the first model", "the second")
         return first
     check_same(
         own, {name: value for name, value in other.items() if not name.startswith("classes.")}, "the first", "the second"

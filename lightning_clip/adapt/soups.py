@@ -27,7 +27,7 @@ def average(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     if not states:
         raise InputError("a soup needs at least one model")
     for number, state in enumerate(states[1:], start=2):
-        check_same(states[0], state, "model 1:", f"model {number}:")
+        check_same(states[0], state, "model 1", f"model {number}")
     if len(states) == 1:
         return {name: value.clone() for name, value in states[0].items()}
     return {
