@@ -88,7 +88,7 @@ def comparable(first: ClipModule, second: ClipModule) -> ClipModule:
         check_same(own, other, "the first model", "the second")
         return first
     check_same(
-        own, {name: value for name, value in other.items() if not name.startswith("classes.")}, "the first", "the second"
+        own, {name: value for name, value in other.items() if not name.startswith("classes.")}, "the first model", "the second"
     )
     start = copy.deepcopy(second)
     start.model.load_state_dict(own, strict=False)

@@ -107,6 +107,7 @@ class SupervisedModule(ClipModule):
         self.model.classes.register_buffer("started", torch.tensor(False))
         self.accuracy = ZeroShotAccuracy(len(names))
         self._undecayed = undecayed_names(self.model)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Towers that rest stay in evaluation mode, so that their batch statistics and dropout rest too."""

@@ -92,7 +92,8 @@ def run_soup(arguments: argparse.Namespace) -> None:
     modules = [_load(path) for path in arguments.checkpoint]
     prepare = _preparation(arguments, sets, modules[0])
     name = _chosen(arguments, sets) if sets else ""
-    score = partial(_scorer(arguments), dataset=sets[name]) if sets else None
+    measured = _scorer(arguments)
+    score = (lambda module: measured(module, sets[name])) if sets else None
     if arguments.method == "greedy":
         assert score is not None
         soup = greedy_soup(modules, score, prepare)

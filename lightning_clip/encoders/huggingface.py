@@ -83,6 +83,10 @@ class HuggingFaceTextEncoder(TextEncoder):
         hidden: Tensor = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
         return hidden
 
+    def token_table(self) -> nn.Embedding:
+        table: nn.Embedding = self.model.get_input_embeddings()
+        return table
+
     def blocks(self) -> list[nn.Module]:
         lists = [list(layers) for layers in self.model.modules() if isinstance(layers, nn.ModuleList)]
         return max(lists, key=len, default=[])
