@@ -22,6 +22,7 @@ from lightning_clip.draws import seed_batch
 from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.errors import InputError
 from lightning_clip.execution import ExecutionSettings, prepare
+from lightning_clip.export.pretrained import start_from
 from lightning_clip.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.inference import Inference
 from lightning_clip.losses import ContrastiveLoss, caption_ids, losses
@@ -43,11 +44,17 @@ class ClipModule(Inference, pl.LightningModule):
     `choose_caption` and the constructor's defaults. `lightning_clip.variants.convirt` is a worked example.
 
     Args:
-        image_encoder: a registered or timm name, a mapping {"name": ..., settings}, or an `ImageEncoder`.
-        text_encoder: "clip_text_small|base|large|huge", "hf:NAME_OR_FOLDER", a mapping, or a `TextEncoder`.
-        embed_dim: width D of the shared space.
-        loss: "softmax", "sigmoid", a mapping, or a `ContrastiveLoss`.
-        projection: head of both towers ("linear", "mlp", "none"), or {"image": ..., "text": ...}.
+        image_encoder: a registered or timm name, a mapping {"name": ..., settings}, or an `ImageEncoder`; None takes that of
+            `pretrained`, or "vit_base_patch32_clip_224".
+        text_encoder: "clip_text_small|base|large|huge", "hf:NAME_OR_FOLDER", a mapping, or a `TextEncoder`; None takes that of
+            `pretrained`, or "clip_text_base".
+        pretrained: published weights or a checkpoint to start from, see `from_pretrained`: "open_clip:NAME/TAG", "hf:NAME", a
+            folder or a file, or a mapping {"source": ..., "image_size": ..., "context_length": ..., "allow_pickle": ...}.
+            They bring towers, heads, loss, tokenizer and preprocessing; a tower that is given beside them starts anew.
+        embed_dim: width D of the shared space; None takes that of `pretrained`, or 512.
+        loss: "softmax", "sigmoid", a mapping, or a `ContrastiveLoss`; None takes that of `pretrained`, or "softmax".
+        projection: head of both towers ("linear", "mlp", "none"), or {"image": ..., "text": ...}; None takes that of
+            `pretrained`, or "linear".
         tokenizer: "clip", "hf:NAME_OR_FOLDER", a path written by `lightning-clip tokenizer train`, or a `Tokenizer`;
             None takes the one of an `hf:` text encoder, otherwise CLIP's.
         transform: crops, flips and normalisation, see `ImageTransformSettings`.
@@ -74,12 +81,13 @@ class ClipModule(Inference, pl.LightningModule):
 
     def __init__(
         self,
-        image_encoder: str | dict[str, Any] | ImageEncoder = "vit_base_patch32_clip_224",
-        text_encoder: str | dict[str, Any] | TextEncoder = "clip_text_base",
+        image_encoder: str | dict[str, Any] | ImageEncoder | None = None,
+        text_encoder: str | dict[str, Any] | TextEncoder | None = None,
         *,
-        embed_dim: int = 512,
-        loss: str | dict[str, Any] | ContrastiveLoss = "softmax",
-        projection: str | dict[str, Any] = "linear",
+        pretrained: str | dict[str, Any] | None = None,
+        embed_dim: int | None = None,
+        loss: str | dict[str, Any] | ContrastiveLoss | None = None,
+        projection: str | dict[str, Any] | None = None,
         tokenizer: str | dict[str, Any] | Tokenizer | None = None,
         transform: dict[str, Any] | ImageTransformSettings | None = None,
         optimizer: dict[str, Any] | OptimizerSettings | None = None,
@@ -90,11 +98,16 @@ class ClipModule(Inference, pl.LightningModule):
         super().__init__()
         if micro_batch_size is not None and micro_batch_size < 1:
             raise InputError(f"micro_batch_size {micro_batch_size} must be at least 1, or None to encode the batch at once")
-        self._image_encoder, self._text_encoder = image_encoder, text_encoder
-        self.embed_dim, self._projection = embed_dim, projection
-        self.loss = losses.build(loss)
-        self.tokenizer = tokenizers.build(default_tokenizer(text_encoder) if tokenizer is None else tokenizer)
-        self.transform_settings = ImageTransformSettings.of(transform)
+        given = {"image_encoder": image_encoder, "text_encoder": text_encoder, "embed_dim": embed_dim, "projection": projection}
+        parts, self._start = start_from(pretrained, {**given, "loss": loss, "tokenizer": tokenizer, "transform": transform})
+        self._image_encoder, self._text_encoder = parts["image_encoder"], parts["text_encoder"]
+        self.embed_dim: int = parts["embed_dim"]
+        self._projection = parts["projection"]
+        self.loss = losses.build(parts["loss"])
+        self.tokenizer = tokenizers.build(
+            default_tokenizer(self._text_encoder) if parts["tokenizer"] is None else parts["tokenizer"]
+        )
+        self.transform_settings = ImageTransformSettings.of(parts["transform"])
         self.optimizer_settings = OptimizerSettings.of(optimizer)
         self.micro_batch_size = micro_batch_size
         self.execution_settings = ExecutionSettings.of(execution)
@@ -114,6 +127,34 @@ class ClipModule(Inference, pl.LightningModule):
             **arguments: any other argument of the constructor.
         """
         return cls(**{**preset(name), **arguments})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        image_size: int | None = None,
+        context_length: int | None = None,
+        allow_pickle: bool = False,
+        **arguments: Any,
+    ) -> Self:
+        """Published weights, or weights of your own, in evaluation mode, with their tokenizer and preprocessing.
+
+        Args:
+            source: "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/FILE", "hf:openai/clip-vit-base-patch32", a folder that
+                open_clip, transformers or `lightning-clip export` wrote, or a .ckpt of ours.
+            image_size: another side in pixels; position embeddings are resized.
+            context_length: another number of tokens, likewise.
+            allow_pickle: read a file that may run code; only if you trust its author.
+            **arguments: any other argument of the constructor, which wins over what the source brings.
+
+        Raises:
+            InputError: nothing of that name, no network, a broken file, or weights that do not fit.
+        """
+        sizes = {"image_size": image_size, "context_length": context_length, "allow_pickle": allow_pickle}
+        module = cls(pretrained={"source": str(source), **sizes}, **arguments)
+        module.configure_model()
+        return module.eval()
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
 
@@ -162,6 +203,9 @@ class ClipModule(Inference, pl.LightningModule):
             tokenizer=self.tokenizer,
             transform=self.transform_settings,
         )
+        if self._start is not None:
+            self._start.load_into(self.model)
+            self._start = None  # a checkpoint holds all of it from now on
         prepare(self.model, self.execution_settings)
         self._adaptation = Adaptation(self.model, self.adapt_settings, self.trainer.strategy if self._trainer else None)
         self._undecayed = undecayed_names(self.model)
