@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_clip.adapt import Adaptation, AdaptSettings
 from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.data.captions import random_caption
@@ -61,6 +62,7 @@ class ClipModule(Inference, pl.LightningModule):
         micro_batch_size: pairs encoded at a time; memory then holds the activations of so many, for a third more time.
             The gradient stays that of the whole batch. None encodes the batch at once.
         execution: compilation, activation checkpointing and other things that change speed only, see `ExecutionSettings`.
+        adapt: what is trained when a trained model is adapted: locks, rates by depth, stages, LoRA, see `AdaptSettings`.
 
     Raises:
         InputError: an unknown name or setting, or parts that do not fit together.
@@ -91,6 +93,7 @@ class ClipModule(Inference, pl.LightningModule):
         optimizer: dict[str, Any] | OptimizerSettings | None = None,
         micro_batch_size: int | None = None,
         execution: dict[str, Any] | ExecutionSettings | None = None,
+        adapt: dict[str, Any] | AdaptSettings | None = None,
     ) -> None:
         super().__init__()
         if micro_batch_size is not None and micro_batch_size < 1:
@@ -108,6 +111,7 @@ class ClipModule(Inference, pl.LightningModule):
         self.optimizer_settings = OptimizerSettings.of(optimizer)
         self.micro_batch_size = micro_batch_size
         self.execution_settings = ExecutionSettings.of(execution)
+        self.adapt_settings = AdaptSettings.of(adapt)
         self.loss.check_finite = self.execution_settings.non_finite == "stop"
         self._guard = FiniteGuard(self.execution_settings.non_finite)
         self._skip_step = False
@@ -203,12 +207,14 @@ class ClipModule(Inference, pl.LightningModule):
             self._start.load_into(self.model)
             self._start = None  # a checkpoint holds all of it from now on
         prepare(self.model, self.execution_settings)
+        self._adaptation = Adaptation(self.model, self.adapt_settings, self.trainer.strategy if self._trainer else None)
         self._undecayed = undecayed_names(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # A fused step under float16 scaling would rule out clipping by norm.
         fused = self.trainer.precision != "16-mixed"
-        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed, fused)
+        rates = self._adaptation.rates(self.optimizer_settings, self._undecayed)
+        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed, fused, rates)
         scheduler = build_scheduler(optimizer, self.optimizer_settings, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -224,20 +230,20 @@ class ClipModule(Inference, pl.LightningModule):
         return parts["loss"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._adaptation.proceed(self.trainer, self.model):
+            self._check_micro_batches()
         seed_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = self.trainer.global_step
         if step and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("train/learning_rate", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
             speed = self._throughput.read() * self.trainer.world_size
             if speed:
                 self.log("train/samples_per_second", speed)
 
     def on_train_start(self) -> None:
-        if self.micro_batch_size is not None:
-            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
-            check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
+        self._check_micro_batches()
         self._throughput.restart()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -270,6 +276,18 @@ class ClipModule(Inference, pl.LightningModule):
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
         return self.encode(batch)
 
+    def train(self, mode: bool = True) -> Self:
+        """As everywhere, but what is locked stays in evaluation mode."""
+        super().train(mode)
+        if mode and hasattr(self, "_adaptation"):
+            self._adaptation.locks.still(self.model)
+        return self
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets the locks of the step at which the checkpoint was written."""
+        self._built()
+        self._adaptation.resume(self.model, checkpoint)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the arguments as names and plain mappings, complete without any file."""
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.to_mapping()
@@ -290,6 +308,7 @@ class ClipModule(Inference, pl.LightningModule):
             "optimizer": plain_settings(self.optimizer_settings),
             "micro_batch_size": self.micro_batch_size,
             "execution": plain_settings(self.execution_settings),
+            "adapt": self.adapt_settings.to_mapping(),
         }
 
     @classmethod
@@ -320,6 +339,11 @@ class ClipModule(Inference, pl.LightningModule):
             size = len(batch.image)
             self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=size)
         return output
+
+    def _check_micro_batches(self) -> None:
+        if self.micro_batch_size is not None:
+            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
+            check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
 
     def _built(self) -> ClipModel:
         if not hasattr(self, "model"):

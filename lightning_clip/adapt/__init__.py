@@ -1,10 +1,54 @@
-"""A trained model and what it is to be adapted to arrive, an adapted model leaves."""
+"""A trained model and what it is to be adapted to arrive, an adapted model leaves.
 
-from lightning_clip.adapt.classifier import ClassifierModule
-from lightning_clip.adapt.clip_adapter import ClipAdapterModule
-from lightning_clip.adapt.coop import CoopModule
-from lightning_clip.adapt.finetune import FlypModule
-from lightning_clip.adapt.supervised import SupervisedModule
-from lightning_clip.adapt.tip import TipAdapterModule
+`ClipModule` imports what concerns its towers (locks, rates by depth, stages) from here; what subclasses it is imported when
+it is first used.
+"""
 
-__all__ = ["ClassifierModule", "ClipAdapterModule", "CoopModule", "FlypModule", "SupervisedModule", "TipAdapterModule"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lightning_clip.adapt.adaptation import Adaptation
+from lightning_clip.adapt.settings import AdaptSettings, Stage
+from lightning_clip.adapt.towers import ImageAdapt, Lock, LoraSettings, TextAdapt, TowerAdapt
+
+if TYPE_CHECKING:
+    from lightning_clip.adapt.classifier import ClassifierModule
+    from lightning_clip.adapt.clip_adapter import ClipAdapterModule
+    from lightning_clip.adapt.coop import CoopModule
+    from lightning_clip.adapt.finetune import FlypModule
+    from lightning_clip.adapt.supervised import SupervisedModule
+    from lightning_clip.adapt.tip import TipAdapterModule
+
+__all__ = [
+    "AdaptSettings",
+    "Adaptation",
+    "ClassifierModule",
+    "ClipAdapterModule",
+    "CoopModule",
+    "FlypModule",
+    "ImageAdapt",
+    "Lock",
+    "LoraSettings",
+    "Stage",
+    "SupervisedModule",
+    "TextAdapt",
+    "TipAdapterModule",
+    "TowerAdapt",
+]
+
+_MODULES = {
+    "ClassifierModule": "classifier",
+    "ClipAdapterModule": "clip_adapter",
+    "CoopModule": "coop",
+    "FlypModule": "finetune",
+    "SupervisedModule": "supervised",
+    "TipAdapterModule": "tip",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"lightning_clip.adapt.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'lightning_clip.adapt' has no attribute {name!r}")
