@@ -186,6 +186,9 @@ class ClipModule(Inference, pl.LightningModule):
         """The text of a pair for this visit; static, so that workers need not receive the model."""
         return random_caption(pair, rng)
 
+    def complete_model(self) -> None:
+        """Adds parts of a subclass's own to `self.model` and says what rests, before locks and strategies see it."""
+
     # -- Lightning --------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -206,6 +209,7 @@ class ClipModule(Inference, pl.LightningModule):
         if self._start is not None:
             self._start.load_into(self.model)
             self._start = None  # a checkpoint holds all of it from now on
+        self.complete_model()
         prepare(self.model, self.execution_settings)
         self._adaptation = Adaptation(self.model, self.adapt_settings, self.trainer.strategy if self._trainer else None)
         self._undecayed = undecayed_names(self.model)

@@ -16,7 +16,6 @@ from lightning_clip.errors import InputError
 from lightning_clip.inference import evaluating
 from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.module import ClipModule
-from lightning_clip.optim import undecayed_names
 from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
 from lightning_clip.types import ClipOutput, PairBatch
 
@@ -95,18 +94,18 @@ class SupervisedModule(ClipModule):
         logits = self.class_logits(output.image_features)
         return {"loss": cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)}
 
-    def configure_model(self) -> None:
-        if hasattr(self, "model"):
-            return super().configure_model()
-        names = self._names()
+    def complete_model(self) -> None:
         if self._trainer is not None and isinstance(self.trainer.strategy, ClipFSDP2Strategy | ClipDeepSpeedStrategy):
             raise InputError(f"{type(self).__name__} learns little beside its towers: use strategy 'auto' or 'ddp'")
-        super().configure_model()
         self.rest()
-        self.model.classes = self.build_classes(len(names))
+        self.model.classes = self.build_classes(len(self._names()))
         self.model.classes.register_buffer("started", torch.tensor(False))
-        self.accuracy = ZeroShotAccuracy(len(names))
-        self._undecayed = undecayed_names(self.model)
+        self.accuracy = ZeroShotAccuracy(len(self._names()))
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "model"):
+            self._names()  # what is wrong is said before the towers are built
+        super().configure_model()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
