@@ -31,6 +31,7 @@ _COMMANDS = {
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
     "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),
+    "data teach": ("write shards with teachers' features beside the pairs, for distillation", "teach", ""),
     "data verify": ("read and decode everything, list what cannot be used", "verify", ""),
 }
 

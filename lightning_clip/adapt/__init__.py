@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_clip.adapt.classifier import ClassifierModule
     from lightning_clip.adapt.clip_adapter import ClipAdapterModule
     from lightning_clip.adapt.coop import CoopModule
+    from lightning_clip.adapt.distillation import DistillationModule
     from lightning_clip.adapt.finetune import FlypModule
     from lightning_clip.adapt.supervised import SupervisedModule
     from lightning_clip.adapt.tip import TipAdapterModule
@@ -27,6 +28,7 @@ __all__ = [
     "ClassifierModule",
     "ClipAdapterModule",
     "CoopModule",
+    "DistillationModule",
     "FlypModule",
     "ImageAdapt",
     "Lock",
@@ -42,6 +44,7 @@ _MODULES = {
     "ClassifierModule": "classifier",
     "ClipAdapterModule": "clip_adapter",
     "CoopModule": "coop",
+    "DistillationModule": "distillation",
     "FlypModule": "finetune",
     "SupervisedModule": "supervised",
     "TipAdapterModule": "tip",

@@ -14,6 +14,7 @@ from lightning_clip.data.captions import ChooseCaption
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.sampler import Visit, visit_seed
 from lightning_clip.data.sources import PairSource
+from lightning_clip.data.teachers import StoredTeacher, stacked, teachers_of
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.types import Pair, PairBatch, Skipped
 
@@ -27,6 +28,7 @@ class PreparedPair(NamedTuple):
     caption: str
     pair: Pair
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
+    teachers: list[StoredTeacher] | None = None
 
 
 class PreparedPairs(Dataset["PreparedPair | Skipped"]):
@@ -63,6 +65,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
             pair = look_up(self.source, visit)
             image = decode(pair.image, getattr(self.transform, "at_least", None))
             caption = self.choose_caption(pair, random.Random(seed))
+            teachers = teachers_of(pair, caption)
         except (OSError, ValueError, IndexError, KeyError) as error:
             # A sample's own fault. IndexError: an empty list of captions has nothing to choose from.
             reason = "no caption" if isinstance(error, IndexError) else str(error).strip("'")
@@ -70,7 +73,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         torch.default_generator.manual_seed(seed)
         image = self.transform(image)
         # The batch needs names and texts, not the encoded bytes again.
-        return PreparedPair(image, caption, Pair(b"", pair.captions, pair.key, pair.label), visit.index)
+        return PreparedPair(image, caption, Pair(b"", pair.captions, pair.key, pair.label), visit.index, teachers)
 
 
 def look_up(source: PairSource, visit: Visit) -> Pair:
@@ -98,4 +101,6 @@ class PairCollator:
             keys=[sample.pair.key for sample in good],
             skipped=[sample for sample in samples if isinstance(sample, Skipped)],
             lengths=mask.sum(dim=1).tolist(),
+            texts=[sample.caption for sample in good],
+            teachers=stacked([sample.teachers for sample in good]),
         )
