@@ -43,7 +43,7 @@ class PairBatch(NamedTuple):
     """A collated batch of B pairs.
 
     Attributes:
-        image: uint8 (B, 3, H, W).
+        image: uint8 (B, 3, H, W); or float32 (B, W), features of a locked image tower that were computed before.
         tokens: int64 (B, L), L being the longest caption of the batch rounded up to a multiple of 8.
         mask: bool (B, L), True where `tokens` holds text.
         label: int64 (B,), -1 where there is none.
@@ -52,6 +52,7 @@ class PairBatch(NamedTuple):
         keys: per image its name.
         skipped: samples of this batch that were dropped.
         lengths: per row the place after its last token; known to the loader, so that no device is waited for.
+        digests: per image 16 bytes that stand for the picture, where features are kept by them.
     """
 
     image: Tensor
@@ -63,6 +64,7 @@ class PairBatch(NamedTuple):
     keys: list[str]
     skipped: list[Skipped]
     lengths: list[int] | None = None
+    digests: list[bytes] | None = None
 
 
 class ClipOutput(NamedTuple):
