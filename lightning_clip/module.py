@@ -12,10 +12,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.adapt import Adaptation, AdaptSettings
+from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache
 from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.data.captions import random_caption
+from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
 from lightning_clip.draws import seed_batch
@@ -117,6 +118,7 @@ class ClipModule(Inference, pl.LightningModule):
         self._skip_step = False
         self._undecayed: set[str] = set()
         self._throughput = Throughput()
+        self._cache: FeatureCache | None = None
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> Self:
@@ -225,6 +227,8 @@ class ClipModule(Inference, pl.LightningModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         if getattr(self.trainer.strategy, "passes_are_collective", False):
             check_even(len(batch.image), self.device)
+        if self._cache is not None:
+            batch = self._cache.fill(batch, self.model, self.micro_batch_size)
         output = encode_in_slices(self.encode, batch, self.micro_batch_size or len(batch.image))
         parts = self.compute_loss(output, batch)
         self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)
@@ -261,6 +265,12 @@ class ClipModule(Inference, pl.LightningModule):
         elif self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/gradient_norm", gradient_norm(self.model.parameters()))
 
+    def on_train_epoch_end(self) -> None:
+        """Before loaders of any rank begin the next epoch, they can find the features of this one."""
+        if self._cache is not None:
+            self._cache.store.flush()
+            self.trainer.strategy.barrier()
+
     def on_validation_end(self) -> None:
         self._throughput.restart()
 
@@ -296,6 +306,8 @@ class ClipModule(Inference, pl.LightningModule):
         """Stores the arguments as names and plain mappings, complete without any file."""
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.to_mapping()
         checkpoint[CLASS_KEY] = class_path(type(self))
+        if self._cache is not None:
+            self._cache.store.flush()
 
     def to_mapping(self) -> dict[str, Any]:
         """Arguments that build this module again; live objects are noted by class, to be passed again."""
@@ -333,6 +345,15 @@ class ClipModule(Inference, pl.LightningModule):
             load = super().load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
             module: Self = load(checkpoint_path, *arguments, **options)
         return module.eval()
+
+    def feature_store(self) -> FeatureStore | None:
+        """Where training keeps features of a locked image tower, asked by the data once the weights are final."""
+        if (folder := self.adapt_settings.image.cache) is None:
+            return None
+        if self._cache is not None:
+            self._cache.store.flush()
+        self._cache = FeatureCache(self, folder)
+        return self._cache.store
 
     # -- details ----------------------------------------------------------------------------------------------------
 

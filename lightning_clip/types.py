@@ -60,7 +60,7 @@ class PairBatch(NamedTuple):
     """A collated batch of B pairs.
 
     Attributes:
-        image: uint8 (B, 3, H, W).
+        image: uint8 (B, 3, H, W); or float32 (B, W), features of a locked image tower that were computed before.
         tokens: int64 (B, L), L being the longest caption of the batch rounded up to a multiple of 8.
         mask: bool (B, L), True where `tokens` holds text.
         label: int64 (B,), -1 where there is none.
@@ -71,6 +71,7 @@ class PairBatch(NamedTuple):
         lengths: per row the place after its last token; known to the loader, so that no device is waited for.
         texts: per image the chosen caption, for those who read it with another tokenizer.
         teachers: features that were stored beside the pairs, see `lightning-clip data teach`.
+        digests: per image 16 bytes that stand for the picture, where features are kept by them.
     """
 
     image: Tensor
@@ -84,6 +85,7 @@ class PairBatch(NamedTuple):
     lengths: list[int] | None = None
     texts: list[str] | None = None
     teachers: TeacherFeatures | None = None
+    digests: list[bytes] | None = None
 
 
 class ClipOutput(NamedTuple):

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.adapt.adaptation import Adaptation
+from lightning_clip.adapt.cache import FeatureCache
 from lightning_clip.adapt.settings import AdaptSettings, Stage
 from lightning_clip.adapt.towers import ImageAdapt, Lock, LoraSettings, TextAdapt, TowerAdapt
 
@@ -29,6 +30,7 @@ __all__ = [
     "ClipAdapterModule",
     "CoopModule",
     "DistillationModule",
+    "FeatureCache",
     "FlypModule",
     "ImageAdapt",
     "Lock",

@@ -124,6 +124,10 @@ class DistillationModule(ClipModule):
 
     def _asked(self, batch: PairBatch) -> TeacherFeatures:
         texts = batch.texts if batch.texts is not None else [captions[0] for captions in batch.captions]
+        if batch.image.ndim != 4:
+            raise InputError(
+                "live teachers need pictures, which adapt.image.cache leaves out: take stored teachers, or no cache"
+            )
         size, device = self.micro_batch_size or 256, batch.image.device
         images, written, scales = [], [], []
         with torch.no_grad():

@@ -80,6 +80,7 @@ class TipAdapterModule(SupervisedModule):
             found = TipAdapter.searched(keys, cache.values, *self._val, cache.words.T, scale)
             cache.alpha.fill_(found.alpha)
             cache.beta.fill_(found.beta)
+        super().on_train_epoch_end()
 
     def to_mapping(self) -> dict[str, Any]:
         return {**super().to_mapping(), "alpha": self.alpha, "beta": self.beta, "entries": self.entries}

@@ -24,6 +24,7 @@ class ImageTransformSettings:
     """How pixels reach the image tower; part of the model, so that a checkpoint knows it.
 
     Args:
+        augment: False lets training see the pictures of evaluation, the same each time: no crops, flips or colours are drawn.
         crop_scale: share of the area that a training crop covers, drawn from this range; (0.9, 1.0) in open_clip.
         crop_ratio: aspect ratios of training crops.
         flip: probability of a horizontal flip in training; 0 because captions speak of left and right.
@@ -41,6 +42,7 @@ class ImageTransformSettings:
         std: likewise.
     """
 
+    augment: bool = True
     crop_scale: tuple[float, float] = (0.9, 1.0)
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: float = 0.0
@@ -86,6 +88,8 @@ class ImageTransformSettings:
 
 def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
     """Random resized crop and what else is set: uint8 (3, H, W) -> uint8 (3, size, size), drawing from torch's generator."""
+    if not settings.augment:
+        return evaluation_transform(size, settings)
     steps: list[nn.Module] = [_RandomCrop(size, settings)]
     if settings.flip:
         steps.append(v2.RandomHorizontalFlip(settings.flip))
