@@ -26,6 +26,7 @@ _COMMANDS = {
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
+    "checkpoint merge": ("write whole weights from a checkpoint with adapters (LoRA)", "checkpoint", "merge"),
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
     "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),

@@ -1,7 +1,10 @@
-"""Adapting a model: locked towers, rates by depth, stages. `ClipModule` imports this room, so it imports nothing of that."""
+"""Adapting a model: locks, rates by depth, stages, adapters. `ClipModule` imports this room, so it imports nothing of that."""
 
 from lightning_clip.adapt.adaptation import Adaptation
+from lightning_clip.adapt.base import known_base
 from lightning_clip.adapt.cache import FeatureCache
+from lightning_clip.adapt.lora import merged
+from lightning_clip.adapt.partial import complete, options_with_base
 from lightning_clip.adapt.settings import AdaptSettings, Stage
 from lightning_clip.adapt.towers import ImageAdapt, Lock, LoraSettings, TextAdapt, TowerAdapt
 
@@ -15,4 +18,8 @@ __all__ = [
     "Stage",
     "TextAdapt",
     "TowerAdapt",
+    "complete",
+    "known_base",
+    "merged",
+    "options_with_base",
 ]

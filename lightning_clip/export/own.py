@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lightning_clip.adapt.partial import BASE_KEY
 from lightning_clip.checkpoint import CLASS_KEY, is_in_parts
 from lightning_clip.errors import InputError
 from lightning_clip.export.pretrained import Pretrained, Source
@@ -35,6 +36,11 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
             f"open_clip:ViT-B-32/{path.name}"
         )
     settings = content["hyper_parameters"]
+    if BASE_KEY in content or any(".lora_" in key for key in content["state_dict"]):
+        raise InputError(
+            f"pretrained {str(path)!r} holds adapters or only what was trained: make whole weights of it with "
+            f"lightning-clip checkpoint merge {path} WHOLE.ckpt"
+        )
     weights = {key.removeprefix("model."): value for key, value in content["state_dict"].items() if key.startswith("model.")}
     return Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights)
 
