@@ -1,15 +1,26 @@
 """Protocols by name; importing this registers those that are built in."""
 
-from lightning_clip.evaluation.protocols import few_shot, humans, linear_probe, retrieval, robustness, zero_shot
+from lightning_clip.evaluation.protocols import (
+    bias,
+    few_shot,
+    humans,
+    linear_probe,
+    overlap,
+    retrieval,
+    robustness,
+    zero_shot,
+)
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 
 __all__ = [
     "Protocol",
     "Result",
     "Subject",
+    "bias",
     "few_shot",
     "humans",
     "linear_probe",
+    "overlap",
     "protocols",
     "retrieval",
     "robustness",
