@@ -2,6 +2,7 @@
 
 from lightning_clip.evaluation.protocols import (
     bias,
+    compositional,
     few_shot,
     humans,
     linear_probe,
@@ -17,6 +18,7 @@ __all__ = [
     "Result",
     "Subject",
     "bias",
+    "compositional",
     "few_shot",
     "humans",
     "linear_probe",
