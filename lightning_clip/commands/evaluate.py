@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lightning_clip.evaluation.models import EvaluatedModel
     from lightning_clip.evaluation.suite import Suite
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "opened_model", "read_suite", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.evaluation.summary import HEADER, headline_rows, write_summary
 
     quiet()
-    suite = _suite(arguments)
-    models = [_model(text) for text in arguments.checkpoint]
+    suite = read_suite(arguments.suite, **({"output": arguments.output} if arguments.output else {}))
+    models = [opened_model(text) for text in arguments.checkpoint]
     console = Console()
     outcome = run_suite(suite, models, lambda text: console.print(text, highlight=False))
     table = Table(*HEADER)
@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _model(text: str) -> EvaluatedModel:
+def opened_model(text: str) -> EvaluatedModel:
+    """A model as the command line names it: [NAME=]MODEL."""
     from lightning_clip.evaluation.models import open_model
 
     name, sign, source = text.partition("=")
@@ -69,18 +70,26 @@ def _model(text: str) -> EvaluatedModel:
     return model
 
 
-def _suite(arguments: argparse.Namespace) -> Suite:
+def read_suite(path: str, **changes: Any) -> Suite:
+    """A suite from its YAML file.
+
+    Args:
+        path: of the file.
+        changes: settings that go before the file's.
+
+    Raises:
+        InputError: no such file, no YAML, or a setting that does not exist.
+    """
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from lightning_clip.evaluation.suite import Suite
 
-    path = existing_path(arguments.suite, "suite")
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        given: Any = OmegaConf.to_container(OmegaConf.load(existing_path(path, "suite")), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(f"suite {arguments.suite!r} cannot be read: {error}") from error
+        raise InputError(f"suite {path!r} cannot be read: {error}") from error
     if not isinstance(given, dict):
-        raise InputError(f"suite {arguments.suite!r} must be a mapping with 'sets'")
-    return Suite.parse({**given, **({"output": arguments.output} if arguments.output else {})})
+        raise InputError(f"suite {path!r} must be a mapping with 'sets'")
+    return Suite.parse({**given, **changes})

@@ -16,7 +16,7 @@ from lightning_clip.evaluation.protocols import Protocol, Result, protocols
 from lightning_clip.evaluation.subject import CachedSubject, set_fingerprint
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
-__all__ = ["Failure", "Outcome", "Suite", "run_suite"]
+__all__ = ["Failure", "Outcome", "Suite", "run_suite", "suite_subject"]
 
 log = logging.getLogger(__name__)
 _FORMAT = 1  # of kept results
@@ -130,7 +130,7 @@ def run_suite(suite: Suite, models: Sequence[EvaluatedModel], progress: Callable
         outcome.datasets[name], outcome.protocols[name] = dataset, wanted
         outcome.images[name] = len(dataset.source)
         for model in models:
-            subject = _subject(suite, model, dataset, name, settings)
+            subject = suite_subject(suite, model, dataset, name, settings)
             for label, protocol in wanted.items():
                 progress(f"{model.name}: {name}, {label}")
                 result = _measured(suite, subject, label, protocol, outcome)
@@ -140,7 +140,16 @@ def run_suite(suite: Suite, models: Sequence[EvaluatedModel], progress: Callable
     return outcome
 
 
-def _subject(suite: Suite, model: EvaluatedModel, dataset: EvaluationSet, name: str, settings: Any) -> CachedSubject:
+def suite_subject(suite: Suite, model: EvaluatedModel, dataset: EvaluationSet, name: str, settings: Any) -> CachedSubject:
+    """A model with a set of the suite, its features kept in the suite's cache.
+
+    Args:
+        suite: whose Trainer, loader and cache are used.
+        model: what is evaluated.
+        dataset: on what.
+        name: of the set.
+        settings: of the set as the suite has them, without its protocols; they tell its features from others.
+    """
     cache = Path(suite.cache) if suite.cache else Path(suite.output) / "features"
     options = {"trainer": suite.trainer, "batch_size": suite.batch_size, "num_workers": suite.num_workers}
     return CachedSubject(

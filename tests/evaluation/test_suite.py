@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from small import small_module, write_folder
+from small import save_checkpoint, small_module, write_folder
 from torch.nn.functional import normalize
 
 from lightning_clip import InputError
@@ -159,9 +159,7 @@ class TestSuite:
             Suite.parse(given)
 
     def test_command(self, model: ModuleModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, default_root_dir=tmp_path)
-        trainer.strategy.connect(model.module)
-        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        save_checkpoint(tmp_path / "a.ckpt", model.module)
         sets = {"scenes": {**SETS["scenes"], "protocols": ["zero_shot"]}}
         (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"sets": sets, "trainer": CPU, "output": str(tmp_path / "out")}))
         command = ["evaluate", "--checkpoint", f"mine={tmp_path / 'a.ckpt'}", "--suite", str(tmp_path / "suite.yaml")]
