@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
-
-from lightning_clip.errors import InputError, existing_path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_clip.evaluation.models import EvaluatedModel
-    from lightning_clip.evaluation.suite import Suite
 
-__all__ = ["add_arguments", "opened_model", "read_suite", "run"]
+__all__ = ["add_arguments", "opened_model", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +33,12 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.commands.train import quiet
-    from lightning_clip.evaluation.suite import run_suite
+    from lightning_clip.evaluation.running import run_suite
+    from lightning_clip.evaluation.suite import Suite
     from lightning_clip.evaluation.summary import HEADER, headline_rows, write_summary
 
     quiet()
-    suite = read_suite(arguments.suite, **({"output": arguments.output} if arguments.output else {}))
+    suite = Suite.read(arguments.suite, **({"output": arguments.output} if arguments.output else {}))
     models = [opened_model(text) for text in arguments.checkpoint]
     console = Console()
     outcome = run_suite(suite, models, lambda text: console.print(text, highlight=False))
@@ -68,28 +66,3 @@ def opened_model(text: str) -> EvaluatedModel:
     if sign:
         model.name = name
     return model
-
-
-def read_suite(path: str, **changes: Any) -> Suite:
-    """A suite from its YAML file.
-
-    Args:
-        path: of the file.
-        changes: settings that go before the file's.
-
-    Raises:
-        InputError: no such file, no YAML, or a setting that does not exist.
-    """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from lightning_clip.evaluation.suite import Suite
-
-    try:
-        given: Any = OmegaConf.to_container(OmegaConf.load(existing_path(path, "suite")), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(f"suite {path!r} cannot be read: {error}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"suite {path!r} must be a mapping with 'sets'")
-    return Suite.parse({**given, **changes})

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lightning_clip.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from lightning_clip.evaluation.cached_subject import CachedSubject
     from lightning_clip.evaluation.features import Features
-    from lightning_clip.evaluation.subject import CachedSubject
 
 __all__ = ["add_search_arguments", "add_show_arguments", "run_search", "run_show"]
 
@@ -86,11 +86,12 @@ def _candidates(given: list[str]) -> list[str]:
 
 
 def _subject(arguments: argparse.Namespace) -> CachedSubject:
-    from lightning_clip.commands.evaluate import opened_model, read_suite
-    from lightning_clip.evaluation.suite import suite_subject
+    from lightning_clip.commands.evaluate import opened_model
+    from lightning_clip.evaluation.running import suite_subject
+    from lightning_clip.evaluation.suite import Suite
     from lightning_clip.prompts.evaluation_sets import open_evaluation_set
 
-    suite = read_suite(arguments.suite)
+    suite = Suite.read(arguments.suite)
     name = arguments.set or next(iter(suite.sets))
     if name not in suite.sets or (len(suite.sets) > 1 and not arguments.set):
         known = nearest(name, suite.sets) if arguments.set else f"choose by --set: {', '.join(suite.sets)}"

@@ -19,7 +19,8 @@ from lightning_clip.data import SyntheticScenes
 from lightning_clip.evaluation.extraction import Images, extract, local_features
 from lightning_clip.evaluation.features import Features, load_features, save_features
 from lightning_clip.evaluation.models import ModuleModel, open_model
-from lightning_clip.evaluation.suite import Suite, run_suite
+from lightning_clip.evaluation.running import run_suite
+from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
 from lightning_clip.prompts.evaluation_sets import open_evaluation_set
 

@@ -9,6 +9,7 @@ from lightning_clip.evaluation.protocols import (
     overlap,
     retrieval,
     robustness,
+    shift,
     zero_shot,
 )
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
@@ -26,5 +27,6 @@ __all__ = [
     "protocols",
     "retrieval",
     "robustness",
+    "shift",
     "zero_shot",
 ]
