@@ -24,6 +24,8 @@ _COMMANDS = {
     "plan": ("what a recipe will cost in time and memory", "plan", ""),
     "evaluate": ("measure models on a suite of sets, with a report", "evaluate", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
+    "prompts show": ("the templates of a set, or the names of all sets", "prompts", "show"),
+    "prompts search": ("choose the templates that suit a set, one after the other", "prompts", "search"),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
     "checkpoint merge": ("write whole weights from a checkpoint with adapters (LoRA)", "checkpoint", "merge"),
@@ -90,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lightning-clip: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads our lines has enough of them, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("lightning-clip: interrupted", file=sys.stderr)
         return 130
