@@ -9,7 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_clip.callbacks import ComputeMeter, Report, Retrieval, SaveOnSignal, WriteFeatures, ZeroShotClassification
+    from lightning_clip.callbacks import (
+        ComputeMeter,
+        EvaluationSuite,
+        Report,
+        Retrieval,
+        SaveOnSignal,
+        WriteFeatures,
+        ZeroShotClassification,
+    )
     from lightning_clip.data import ClipDataModule
     from lightning_clip.errors import InputError
     from lightning_clip.losses import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
@@ -23,6 +31,7 @@ __all__ = [
     "ClipModule",
     "ClipOutput",
     "ComputeMeter",
+    "EvaluationSuite",
     "InputError",
     "Pair",
     "PairBatch",
@@ -37,7 +46,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "callbacks": ("ComputeMeter", "Report", "Retrieval", "SaveOnSignal", "WriteFeatures", "ZeroShotClassification"),
+    "callbacks": (
+        "ComputeMeter",
+        "EvaluationSuite",
+        "Report",
+        "Retrieval",
+        "SaveOnSignal",
+        "WriteFeatures",
+        "ZeroShotClassification",
+    ),
     "data": ("ClipDataModule",),
     "errors": ("InputError",),
     "losses": ("SigmoidContrastiveLoss", "SoftmaxContrastiveLoss"),

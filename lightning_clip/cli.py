@@ -24,10 +24,13 @@ _COMMANDS = {
     "plan": ("what a recipe will cost in time and memory", "plan", ""),
     "evaluate": ("measure models on a suite of sets, with a report", "evaluate", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
+    "prompts show": ("the templates of a set, or the names of all sets", "prompts", "show"),
+    "prompts search": ("choose the templates that suit a set, one after the other", "prompts", "search"),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
     "interpolate": ("weights between a model and its fine-tuned form (WiSE-FT)", "weights", "interpolate"),
     "soup": ("average fine-tuned models into one", "weights", "soup"),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
+    "checkpoint merge": ("write whole weights from a checkpoint with adapters (LoRA)", "checkpoint", "merge"),
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
     "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),
@@ -92,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lightning-clip: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads our lines has enough of them, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("lightning-clip: interrupted", file=sys.stderr)
         return 130

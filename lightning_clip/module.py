@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache
+from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, complete, known_base, options_with_base
 from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.data.captions import random_caption
@@ -100,6 +100,7 @@ class ClipModule(Inference, pl.LightningModule):
         if micro_batch_size is not None and micro_batch_size < 1:
             raise InputError(f"micro_batch_size {micro_batch_size} must be at least 1, or None to encode the batch at once")
         given = {"image_encoder": image_encoder, "text_encoder": text_encoder, "embed_dim": embed_dim, "projection": projection}
+        self._given = {"pretrained": pretrained, **given}
         parts, self._start = start_from(pretrained, {**given, "loss": loss, "tokenizer": tokenizer, "transform": transform})
         self._image_encoder, self._text_encoder = parts["image_encoder"], parts["text_encoder"]
         self.embed_dim: int = parts["embed_dim"]
@@ -208,12 +209,14 @@ class ClipModule(Inference, pl.LightningModule):
             tokenizer=self.tokenizer,
             transform=self.transform_settings,
         )
+        base = known_base(self._given, self._start.weights if self._start else ())
         if self._start is not None:
             self._start.load_into(self.model)
             self._start = None  # a checkpoint holds all of it from now on
         self.complete_model()
+        strategy = self.trainer.strategy if self._trainer else None
+        self._adaptation = Adaptation(self.model, self.adapt_settings, strategy, base)
         prepare(self.model, self.execution_settings)
-        self._adaptation = Adaptation(self.model, self.adapt_settings, self.trainer.strategy if self._trainer else None)
         self._undecayed = undecayed_names(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -300,12 +303,15 @@ class ClipModule(Inference, pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Sets the locks of the step at which the checkpoint was written."""
         self._built()
+        complete(checkpoint, self)
         self._adaptation.resume(self.model, checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the arguments as names and plain mappings, complete without any file."""
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.to_mapping()
         checkpoint[CLASS_KEY] = class_path(type(self))
+        if self._adaptation.partial is not None:
+            self._adaptation.partial.shrink(checkpoint)
         if self._cache is not None:
             self._cache.store.flush()
 
@@ -325,6 +331,7 @@ class ClipModule(Inference, pl.LightningModule):
             "micro_batch_size": self.micro_batch_size,
             "execution": plain_settings(self.execution_settings),
             "adapt": self.adapt_settings.to_mapping(),
+            **self._adaptation.base_arguments,
         }
 
     @classmethod
@@ -342,9 +349,16 @@ class ClipModule(Inference, pl.LightningModule):
         options = {"weights_only": True, "map_location": "cpu", **options}
         with explain_loading(checkpoint_path, cls):
             writer = class_of_checkpoint(checkpoint_path, cls, options["weights_only"])
+            options = options_with_base(checkpoint_path, options)
             load = super().load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
             module: Self = load(checkpoint_path, *arguments, **options)
         return module.eval()
+
+    def forget_adaptation(self) -> None:
+        """From now on everything is trained alike and checkpoints are whole; the weights stay as they are."""
+        self.adapt_settings = AdaptSettings()
+        self._adaptation = self._adaptation.forget(self.model)
+        self._undecayed = undecayed_names(self.model)
 
     def feature_store(self) -> FeatureStore | None:
         """Where training keeps features of a locked image tower, asked by the data once the weights are final."""

@@ -62,3 +62,12 @@ def write_folder(folder: Path, count: int = 6, size: tuple[int, int] = (40, 30))
     table = folder / "captions.jsonl"
     table.write_text("\n".join(json.dumps(row) for row in rows))
     return table
+
+
+def save_checkpoint(path: Path, module: ClipModule | None = None) -> Path:
+    """A checkpoint of a module that was not trained."""
+    trainer = small_trainer(path.parent)
+    trainer.strategy.connect(module or small_module())
+    trainer.strategy.lightning_module.configure_model()
+    trainer.save_checkpoint(path)
+    return path

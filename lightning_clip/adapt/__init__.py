@@ -10,7 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.adapt.adaptation import Adaptation
+from lightning_clip.adapt.base import known_base
 from lightning_clip.adapt.cache import FeatureCache
+from lightning_clip.adapt.lora import merged
+from lightning_clip.adapt.partial import complete, options_with_base
 from lightning_clip.adapt.settings import AdaptSettings, Stage
 from lightning_clip.adapt.towers import ImageAdapt, Lock, LoraSettings, TextAdapt, TowerAdapt
 
@@ -40,6 +43,10 @@ __all__ = [
     "TextAdapt",
     "TipAdapterModule",
     "TowerAdapt",
+    "complete",
+    "known_base",
+    "merged",
+    "options_with_base",
 ]
 
 _MODULES = {

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lightning_clip.adapt.partial import fingerprint
 from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.errors import InputError
 from lightning_clip.types import PairBatch
@@ -18,16 +19,7 @@ if TYPE_CHECKING:
     from lightning_clip.model import ClipModel
     from lightning_clip.module import ClipModule
 
-__all__ = ["FeatureCache", "fingerprint"]
-
-
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """A short name for these very weights, whatever device they are on."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-    return digest.hexdigest()
+__all__ = ["FeatureCache"]
 
 
 class FeatureCache:

@@ -70,6 +70,14 @@ class Locks:
         """Names of the parameters that are trained in any stage: the optimizer's."""
         return set().union(*(self.trained(stage) for stage in range(len(self.settings.stages) + 1)))
 
+    def always_still(self, name: str) -> bool:
+        """Whether a value that is no parameter (statistics of normalisation) stays as it is in all stages."""
+        tower, _, kind = name.partition(".")[0].partition("_")
+        if tower not in _TOWERS or kind != "encoder":
+            return False
+        locks = [self.lock_of(tower, stage) for stage in range(len(self.settings.stages) + 1)]
+        return self.settings.towers[tower].lora is not None or all(lock.lock and not lock.unlock_last for lock in locks)
+
     def enter(self, model: nn.Module, stage: int) -> None:
         """Sets gradients and modes as a stage has them."""
         self.stage = stage

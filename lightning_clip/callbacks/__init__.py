@@ -5,6 +5,7 @@ from lightning_clip.callbacks.features import WriteFeatures
 from lightning_clip.callbacks.preemption import SaveOnSignal
 from lightning_clip.callbacks.report import Report
 from lightning_clip.callbacks.retrieval import Retrieval
+from lightning_clip.callbacks.suite import EvaluationSuite
 from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 
-__all__ = ["ComputeMeter", "Report", "Retrieval", "SaveOnSignal", "WriteFeatures", "ZeroShotClassification"]
+__all__ = ["ComputeMeter", "EvaluationSuite", "Report", "Retrieval", "SaveOnSignal", "WriteFeatures", "ZeroShotClassification"]

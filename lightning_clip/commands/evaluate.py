@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
-
-from lightning_clip.errors import InputError, existing_path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_clip.evaluation.models import EvaluatedModel
-    from lightning_clip.evaluation.suite import Suite
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "opened_model", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +33,13 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.commands.train import quiet
-    from lightning_clip.evaluation.suite import run_suite
+    from lightning_clip.evaluation.running import run_suite
+    from lightning_clip.evaluation.suite import Suite
     from lightning_clip.evaluation.summary import HEADER, headline_rows, write_summary
 
     quiet()
-    suite = _suite(arguments)
-    models = [_model(text) for text in arguments.checkpoint]
+    suite = Suite.read(arguments.suite, **({"output": arguments.output} if arguments.output else {}))
+    models = [opened_model(text) for text in arguments.checkpoint]
     console = Console()
     outcome = run_suite(suite, models, lambda text: console.print(text, highlight=False))
     table = Table(*HEADER)
@@ -59,7 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _model(text: str) -> EvaluatedModel:
+def opened_model(text: str) -> EvaluatedModel:
+    """A model as the command line names it: [NAME=]MODEL."""
     from lightning_clip.evaluation.models import open_model
 
     name, sign, source = text.partition("=")
@@ -67,20 +66,3 @@ def _model(text: str) -> EvaluatedModel:
     if sign:
         model.name = name
     return model
-
-
-def _suite(arguments: argparse.Namespace) -> Suite:
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from lightning_clip.evaluation.suite import Suite
-
-    path = existing_path(arguments.suite, "suite")
-    try:
-        given: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(f"suite {arguments.suite!r} cannot be read: {error}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"suite {arguments.suite!r} must be a mapping with 'sets'")
-    return Suite.parse({**given, **({"output": arguments.output} if arguments.output else {})})

@@ -1,11 +1,9 @@
-"""A model with one set: what protocols ask for arrives, features leave, each computed once and kept under the model's name."""
+"""A model with one set: what protocols ask for arrives, features leave, each computed once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,45 +12,34 @@ from torch.nn.functional import normalize
 
 from lightning_clip.data.sources import PairSource
 from lightning_clip.errors import InputError
-from lightning_clip.evaluation.extraction import Images, extract
-from lightning_clip.evaluation.features import Features, load_features
+from lightning_clip.evaluation.extraction import Images
+from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.models import EvaluatedModel
 from lightning_clip.prompts.classifier import template_vectors
-from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
-__all__ = ["CachedSubject", "set_fingerprint"]
+__all__ = ["LiveSubject", "ModelSubject", "class_vectors"]
 
-Extract = Callable[[Images, Path, "int | None"], Features]
+Extract = Callable[[Images, "int | None"], Features]
 
 
-class CachedSubject:
-    """A `Subject` whose features stand on disk, under `folder/<model's identity>/`.
+class ModelSubject(ABC):
+    """A `Subject` made of a model and a set.
 
     Args:
         model: what is evaluated.
         dataset: on what.
         name: of the set.
-        folder: of the cache.
-        spec: how the set was described, which tells it from others; None looks at its size and first keys.
-        make: encodes and writes what is missing; None uses a Trainer of its own.
+
+    Attributes:
+        extracted: names of the features that were computed, not found.
     """
 
-    def __init__(
-        self,
-        model: EvaluatedModel,
-        dataset: EvaluationSet,
-        name: str,
-        folder: Path,
-        *,
-        spec: Any = None,
-        make: Extract | None = None,
-    ) -> None:
+    def __init__(self, model: EvaluatedModel, dataset: EvaluationSet, name: str) -> None:
         self.model, self.dataset, self.name = model, dataset, name
-        self.folder, self.spec = folder / model.identity, spec
         self.extracted: list[str] = []
-        self._make = make or (lambda images, path, classes: extract(model, images, path, num_classes=classes))
         self._features: dict[tuple[str, str | None], Features] = {}
-        self._vectors: dict[tuple[str, str], Tensor] = {}
+        self._vectors: dict[tuple[tuple[str, ...], str], Tensor] = {}
 
     @property
     def scale(self) -> float:
@@ -88,12 +75,16 @@ class CachedSubject:
 
     def template_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
         """Unit features float32 (T, C, D) of each template with each class; several names of a class are averaged."""
-        missing = [pattern for pattern in dict.fromkeys(templates) if (_short(class_names), pattern) not in self._vectors]
+        names = tuple(map(str, class_names))
+        missing = [pattern for pattern in dict.fromkeys(templates) if (names, pattern) not in self._vectors]
         if missing:
-            path = self.folder / f"prompts-{_short((list(class_names), missing))}.safetensors"
-            found = _kept(path, lambda: class_vectors(self.model.encode_text, class_names, missing))
-            self._vectors.update({(_short(class_names), pattern): found[row] for row, pattern in enumerate(missing)})
-        return torch.stack([self._vectors[_short(class_names), pattern] for pattern in templates])
+            found = self._class_vectors(class_names, missing)
+            self._vectors |= {(names, pattern): found[row] for row, pattern in enumerate(missing)}
+        return torch.stack([self._vectors[names, pattern] for pattern in templates])
+
+    @abstractmethod
+    def other(self, name: str, spec: Any) -> ModelSubject:
+        """See `Subject`."""
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit features float32 (B, D)."""
@@ -109,16 +100,41 @@ class CachedSubject:
         return torch.cat(parts)
 
     def _read(self, source: PairSource, split: str, corruption: str | None) -> Features:
-        images = Images(source, self.model.transform(), corruption)
-        classes = len(self.dataset.class_names) if self.dataset.multilabel else None
-        stem = f"{_plain(self.name)}-{split}{'-' + corruption.replace(':', '') if corruption else ''}"
-        path = self.folder / f"{stem}-{set_fingerprint(source, self.spec)}.safetensors"
-        if path.exists():
-            features = load_features(path)
-        else:
-            self.extracted.append(path.name)
-            features = self._make(images, path, classes)
+        features = self._made(Images(source, self.model.transform(), corruption), split)
         return features.checked(f"{self.name} ({split})", len(self.dataset.class_names) or None)
+
+    @abstractmethod
+    def _made(self, images: Images, split: str) -> Features:
+        """Features of images, computed or found."""
+
+    def _classes(self) -> int | None:
+        return len(self.dataset.class_names) if self.dataset.multilabel else None
+
+    def _class_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
+        return class_vectors(self.model.encode_text, class_names, templates)
+
+
+class LiveSubject(ModelSubject):
+    """A `Subject` that holds what it has computed in memory only: a model at work.
+
+    Args:
+        model: what is evaluated.
+        dataset: on what.
+        name: of the set.
+        make: encodes images; of a set with several classes an image it is told their number.
+    """
+
+    def __init__(self, model: EvaluatedModel, dataset: EvaluationSet, name: str, make: Extract) -> None:
+        super().__init__(model, dataset, name)
+        self._make = make
+
+    def other(self, name: str, spec: Any) -> LiveSubject:
+        """See `Subject`."""
+        return LiveSubject(self.model, open_evaluation_set(spec), name, self._make)
+
+    def _made(self, images: Images, split: str) -> Features:
+        self.extracted.append(f"{self.name}-{split}")
+        return self._make(images, self._classes())
 
 
 def class_vectors(encode_text: Callable[[Sequence[str]], Tensor], names: Sequence[Any], templates: Sequence[str]) -> Tensor:
@@ -146,37 +162,3 @@ def class_vectors(encode_text: Callable[[Sequence[str]], Tensor], names: Sequenc
     column = {name: number for number, name in enumerate(distinct)}
     means = [vectors[:, [column[name] for name in own]].mean(dim=1) for own in several]
     return normalize(torch.stack(means, dim=1), dim=-1)
-
-
-def set_fingerprint(source: PairSource, spec: Any = None) -> str:
-    """A short name for a source: its description, or its kind; its size and its first captions."""
-    try:
-        first = source.captions(0) if len(source) else ()
-    except (OSError, ValueError, KeyError):
-        first = ()
-    return _short((json.dumps(spec, sort_keys=True, default=str), type(source).__name__, len(source), first))
-
-
-def _kept(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    if path.exists():
-        try:
-            return load_file(path)["value"]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise InputError(f"cached classifier {str(path)!r} is broken ({error}): delete the file") from error
-    value = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    save_file({"value": value.contiguous()}, beside)
-    beside.replace(path)
-    return value
-
-
-def _short(value: Any) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lightning_clip.evaluation.comparison import bootstrap_interval, paired_bootstrap
 from lightning_clip.evaluation.protocols import Result
 from lightning_clip.evaluation.report import Section, Table, write_report
-from lightning_clip.evaluation.suite import Outcome
+from lightning_clip.evaluation.running import Outcome
 
 __all__ = ["headline_rows", "write_summary"]
 

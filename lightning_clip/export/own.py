@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_clip.adapt.partial import BASE_KEY
 from lightning_clip.checkpoint import CLASS_KEY, is_in_parts
 from lightning_clip.errors import InputError
 from lightning_clip.export.files import is_openai, plain_names, read_file, read_weights
@@ -29,6 +30,11 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
     if CLASS_KEY not in content:
         return _foreign(path, source)
     settings = content["hyper_parameters"]
+    if BASE_KEY in content or any(".lora_" in key for key in content["state_dict"]):
+        raise InputError(
+            f"pretrained {str(path)!r} holds adapters or only what was trained: make whole weights of it with "
+            f"lightning-clip checkpoint merge {path} WHOLE.ckpt"
+        )
     weights = {key.removeprefix("model."): value for key, value in content["state_dict"].items() if key.startswith("model.")}
     return _resized(Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights), source)
 

@@ -47,8 +47,9 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
 
     Args:
         spec: a registered name, a path (class folders, shards with .cls, a table), or a mapping that also may give
-            `class_names` (a list, in the order of the labels), `templates` (a set's name, one template or a list), `train` and
-            `val` (sources, or what differs from the test split), `multilabel`, and `retrieval` (captions and no classes).
+            `class_names` (a list, in the order of the labels), `templates` (a set's name, one template or a list), `prompts` (a
+            file with either), `train` and `val` (sources, or what differs from the test split), `multilabel`, and `retrieval`
+            (captions and no classes).
 
     Raises:
         InputError: unknown name, missing path, or no class names to be found.
@@ -58,8 +59,7 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     if settings.get("name") in evaluation_sets.names():
         return evaluation_sets.build(settings)
-    templates = resolve_templates(settings.pop("templates", "simple"))
-    class_names = settings.pop("class_names", None)
+    class_names, templates = _words(settings)
     splits = {split: settings.pop(split) for split in ("train", "val") if settings.get(split) is not None}
     multilabel, retrieval = bool(settings.pop("multilabel", False)), settings.pop("retrieval", False)
     source = pair_sources.build(settings)
@@ -72,6 +72,17 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     if own and class_names and len(class_names) != len(own):
         raise InputError(f"class_names has {len(class_names)} entries but {spec!r} has {len(own)} classes: {', '.join(own)}")
     return EvaluationSet(source, list(class_names or own), templates, **others, multilabel=multilabel)
+
+
+def _words(settings: dict[str, Any]) -> tuple[list[Any] | None, list[str]]:
+    """Class names, if given, and templates; what says so leaves the settings."""
+    names, templates = settings.pop("class_names", None), settings.pop("templates", None)
+    if (path := settings.pop("prompts", None)) is not None:
+        from lightning_clip.prompts.sets.user_files import read_prompt_file  # here: sets import this file
+
+        of_file, patterns = read_prompt_file(path)
+        names, templates = names or of_file or None, templates or patterns or None
+    return names, resolve_templates(templates or "simple")
 
 
 def _split(settings: Mapping[str, Any], given: Any) -> Any:

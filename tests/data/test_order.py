@@ -15,9 +15,10 @@ from small import small_data, small_module, write_folder
 
 from lightning_clip import InputError
 from lightning_clip.data import ClipDataModule, PairSampler, SyntheticScenes
+from lightning_clip.data.drawing import COLOURS, SHAPES
 from lightning_clip.data.order import Order, Sequential, Shuffled
 from lightning_clip.data.sampler import visit_seed
-from lightning_clip.data.synthetic import COLOURS, SHAPES, combination_names, held_out_combinations
+from lightning_clip.data.synthetic import combination_names, held_out_combinations
 from lightning_clip.types import PairBatch
 
 

@@ -19,8 +19,9 @@ from torch.nn.functional import normalize
 
 from lightning_clip.errors import InputError
 from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.groups import group_rates, joined_rows, largest_gap, read_groups
 from lightning_clip.evaluation.protocols.base import Result
-from lightning_clip.evaluation.protocols.bias import Bias, group_rates, joined_rows, largest_gap, read_groups
+from lightning_clip.evaluation.protocols.bias import Bias
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 WORDS = ["person", "thief", "animal", "child"]

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from lightning_clip.data.sources import PairSource
 from lightning_clip.errors import InputError
 from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.people import agreement, read_answers
 from lightning_clip.evaluation.protocols.base import Result
 from lightning_clip.evaluation.protocols.humans import Humans
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
@@ -84,9 +85,14 @@ def test_every_figure_by_hand(table: str) -> None:
     classes = [[np.mean([part[n] for n in range(60) if label[n] == c]) for c in range(3)] for part in (share, right)]
     assert metrics["model"] == pytest.approx(np.mean(right))
     assert metrics["people"] == pytest.approx(np.mean(share))
-    assert metrics["majority"] == pytest.approx(np.mean(vote))
-    assert vote[0] == 1  # the tie goes to the lower class, which is the true one
+    clear = [sorted(row)[-1] > sorted(row)[-2] for row in chosen.tolist()]
+    assert not clear[0]  # ties for the first place are left out
+    assert metrics["majority"] == pytest.approx(np.mean([v for v, c in zip(vote, clear, strict=True) if c]))
+    assert "people_on_guesses" not in metrics
     assert metrics["difficulty"] == pytest.approx(pearsonr(*classes)[0])
+    assert metrics["difficulty_rank"] == pytest.approx(spearmanr(*classes)[0])
+    kullback = [entropy(a, b) for a, b in zip(people, model, strict=True)]
+    assert metrics["kullback_leibler"] == pytest.approx(np.mean(kullback), abs=1e-5)
     cross = [-sum(p * np.log(q) for p, q in zip(a, b, strict=True)) for a, b in zip(people, model, strict=True)]
     assert metrics["cross_entropy"] == pytest.approx(np.mean(cross), abs=1e-5)
     middle = (people + model) / 2
@@ -94,7 +100,6 @@ def test_every_figure_by_hand(table: str) -> None:
     assert metrics["divergence"] == pytest.approx(apart.mean(), abs=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="entropies are ranked unrounded: equal counts in another order are no ties")
 def test_equal_uncertainty_of_people_ties(table: str) -> None:
     subject = Fake()
     model = softmax(6.0 * subject.vectors.double().numpy() @ subject.columns.double().numpy(), axis=1)
@@ -105,14 +110,44 @@ def test_equal_uncertainty_of_people_ties(table: str) -> None:
 def test_examples_are_those_that_differ_most(table: str) -> None:
     subject = Fake()
     examples = Humans(table, examples=5).evaluate(subject).details["examples"]
-    people = counts() / 10
+    people, label = counts() / 10, subject.label.numpy()
     model = softmax(6.0 * subject.vectors.double().numpy() @ subject.columns.double().numpy(), axis=1)
     middle = (people + model) / 2
     apart = entropy(people, middle, axis=1) + entropy(model, middle, axis=1)
-    assert [entry[0] for entry in examples] == np.argsort(-apart, kind="stable")[:5].tolist()
-    for place, vote, sure, answer, probability in examples:
-        assert (vote, answer) == (people[place].argmax(), model[place].argmax())
-        assert (sure, probability) == pytest.approx((people[place].max(), model[place].max()), abs=1e-5)
+    of_people, of_model = people.argmax(axis=1) == label, model.argmax(axis=1) == label
+    for direction, rows in (("people_right", of_people & ~of_model), ("model_right", of_model & ~of_people)):
+        expected = [row for row in np.argsort(-apart, kind="stable") if rows[row]][:5]
+        assert expected and [entry[0] for entry in examples[direction]] == expected
+        for place, vote, sure, answer, probability in examples[direction]:
+            assert (vote, answer) == (people[place].argmax(), model[place].argmax())
+            assert (sure, probability) == pytest.approx((people[place].max(), model[place].max()), abs=1e-5)
+
+
+def test_who_does_not_know(tmp_path: Path) -> None:
+    """Table 2's four columns, by hand: five people on each of four images of two classes and more."""
+    rows = [(3, 0, 0, 2), (1, 2, 0, 2), (0, 0, 0, 5), (0, 2, 0, 3)]  # cat, dog, cow, do not know
+    path = tmp_path / "counts.csv"
+    lines = [",".join(map(str, (f"{number}.png", *row))) for number, row in enumerate(rows)]
+    path.write_text("image,cat,dog,cow,unknown\n" + "\n".join(lines) + "\n")
+    answers = read_answers(str(path), NAMES, [f"{number}.png" for number in range(4)], unknown="unknown")
+    found = agreement(answers, torch.tensor([0, 0, 1, 1]))
+    assert found.people == pytest.approx((3 / 5 + 1 / 5 + 0 + 2 / 5) / 4)
+    assert found.majority == pytest.approx(1 / 3)  # right; a tie of dog and unknown, left out; unknown; unknown
+    assert found.people_on_guesses == pytest.approx((1 + 1 / 3 + 1) / 3)  # nobody guessed on the third
+    assert found.majority_on_guesses == pytest.approx(2 / 3)
+
+
+def test_images_on_which_nobody_guessed(tmp_path: Path) -> None:
+    """They count in accuracies and in nothing else."""
+    subject, chosen = Fake(), counts()
+    path = tmp_path / "counts.csv"
+    lines = [f"{n}.png,{c[0]},{c[1]},{c[2]},0" if n else "0.png,0,0,0,9" for n, c in enumerate(chosen)]
+    path.write_text("\n".join(["image,cat,dog,cow,unknown", *lines]) + "\n")
+    metrics = Humans(str(path), unknown="unknown").evaluate(subject).metrics
+    model = softmax(6.0 * subject.vectors.double().numpy() @ subject.columns.double().numpy(), axis=1)
+    cross = [-(p * np.log(q)).sum() for p, q in zip(chosen / 10, model, strict=True)][1:]
+    assert metrics["cross_entropy"] == pytest.approx(np.mean(cross), abs=1e-5)
+    assert metrics["people"] < metrics["people_on_guesses"]
 
 
 def test_sections_from_kept_results(table: str) -> None:
@@ -139,6 +174,10 @@ def test_refuses_what_does_not_fit(table: str, tmp_path: Path) -> None:
     short.write_text("\n".join(lines[:-2]) + "\n")
     with pytest.raises(InputError, match=r"lack 2 of 60 images, the first is '0.png'"):
         Humans(str(short)).evaluate(subject)
+    odd = tmp_path / "odd.csv"
+    odd.write_text("\n".join([*lines[:-1], "0.png,x,many,0,0"]) + "\n")
+    with pytest.raises(InputError, match=r"'many' in column 'cow' is no count: give a number from 0"):
+        Humans(str(odd)).evaluate(subject)
     silent = tmp_path / "silent.csv"
     silent.write_text("\n".join([*lines[:-1], "0.png,x,0,0,0"]) + "\n")
     with pytest.raises(InputError, match=r"nobody judged image '0.png'"):

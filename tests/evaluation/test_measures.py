@@ -18,7 +18,8 @@ from lightning_clip import InputError
 from lightning_clip.evaluation.comparison import bootstrap_interval, paired_bootstrap
 from lightning_clip.evaluation.corruptions import CORRUPTIONS, corrupted
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.protocols.humans import Humans, correlation, divergence, ranked, read_counts
+from lightning_clip.evaluation.people import correlation, divergence, ranked, read_answers
+from lightning_clip.evaluation.protocols.humans import Humans
 from lightning_clip.evaluation.protocols.zero_shot import calibration_error, class_accuracies, mean_average_precision
 from lightning_clip.metrics import ranking
 from lightning_clip.metrics.ranking import both_ranks, retrieval_scores
@@ -108,14 +109,14 @@ class TestHumans:
         table = tmp_path / "counts.csv"
         table.write_text("image,cat,dog\nb/1.png,3,1\na/0.png,0,4\n")
         features = Features(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), torch.arange(2), ["a/0.png", "b/1.png"])
-        assert read_counts(str(table), "image", ["dog", "cat"], features).tolist() == [[4, 0], [1, 3]]
+        assert read_answers(str(table), ["dog", "cat"], features.keys).counts.tolist() == [[4, 0], [1, 3]]
         features.keys[:] = ["0.png", "x/1.png"]
-        assert read_counts(str(table), "image", ["cat", "dog"], features).tolist() == [[0, 4], [3, 1]]
+        assert read_answers(str(table), ["cat", "dog"], features.keys).counts.tolist() == [[0, 4], [3, 1]]
         features.keys[:] = ["7.png", "1.png"]
         with pytest.raises(InputError, match=r"lack 1 of 2 images, the first is '7.png'"):
-            read_counts(str(table), "image", ["cat", "dog"], features)
+            read_answers(str(table), ["cat", "dog"], features.keys)
         with pytest.raises(InputError, match="no column 'cow'"):
-            read_counts(str(table), "image", ["cow"], features)
+            read_answers(str(table), ["cow"], features.keys)
         with pytest.raises(InputError, match="humans needs counts"):
             Humans()
 

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from small import small_module, write_folder
+from small import save_checkpoint, small_module, write_folder
 from torch.nn.functional import normalize
 
 from lightning_clip import InputError
@@ -19,7 +19,8 @@ from lightning_clip.data import SyntheticScenes
 from lightning_clip.evaluation.extraction import Images, extract, local_features
 from lightning_clip.evaluation.features import Features, load_features, save_features
 from lightning_clip.evaluation.models import ModuleModel, open_model
-from lightning_clip.evaluation.suite import Suite, run_suite
+from lightning_clip.evaluation.running import run_suite
+from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
 from lightning_clip.prompts.evaluation_sets import open_evaluation_set
 
@@ -159,9 +160,7 @@ class TestSuite:
             Suite.parse(given)
 
     def test_command(self, model: ModuleModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, default_root_dir=tmp_path)
-        trainer.strategy.connect(model.module)
-        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        save_checkpoint(tmp_path / "a.ckpt", model.module)
         sets = {"scenes": {**SETS["scenes"], "protocols": ["zero_shot"]}}
         (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"sets": sets, "trainer": CPU, "output": str(tmp_path / "out")}))
         command = ["evaluate", "--checkpoint", f"mine={tmp_path / 'a.ckpt'}", "--suite", str(tmp_path / "suite.yaml")]

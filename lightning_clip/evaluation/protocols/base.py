@@ -48,6 +48,10 @@ class Subject(Interface):
         """Unit features float32 (T, C, D) of each template with each class."""
         ...
 
+    def other(self, name: str, spec: Any) -> Subject:
+        """The same model with another set, as a suite describes it."""
+        ...
+
     def encode_images(self, images: Sequence[Tensor]) -> Tensor:
         """Unit features float32 (B, D) of uint8 pictures (3, H, W) of any size."""
         ...

@@ -10,74 +10,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_clip.curation.duplicates import close_pairs
-from lightning_clip.curation.looking import perceptual_hash
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.errors import InputError
+from lightning_clip.evaluation.copies import Copies, hashes, nearest_copies, overlap_statistics
 from lightning_clip.evaluation.figures import contact_sheet
-from lightning_clip.evaluation.intervals import clopper_pearson, scipy_stats
 from lightning_clip.evaluation.pictures import picture, wrapped
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.evaluation.report import Section, Table
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
-__all__ = ["Overlap", "nearest_copies", "overlap_statistics"]
+__all__ = ["Overlap"]
 
-_CHUNK = 1 << 16  # training pictures compared at a time
 _BATCH = 256  # pictures decoded at a time
-Copies = tuple[np.ndarray, np.ndarray]
-
-
-def nearest_copies(test: np.ndarray, train: np.ndarray, distance: int, chunk: int = _CHUNK) -> Copies:
-    """For each test picture the training picture that differs in the fewest bits, of equal ones the first.
-
-    Args:
-        test: uint8 (N, W), perceptual hashes of 8 W bits.
-        train: uint8 (M, W).
-        distance: bits up to which a picture is a copy, less than 8 W.
-        chunk: training pictures compared at a time.
-
-    Returns:
-        Places int64 (N,), -1 where no picture is that near, and bits int64 (N,), 8 W there.
-    """
-    place, bits = np.full(len(test), -1, np.int64), np.full(len(test), 8 * test.shape[1], np.int64)
-    for start in range(0, len(train), chunk):
-        both = np.concatenate([test, train[start : start + chunk]])
-        for first, second in close_pairs(both, distance):
-            across = (first < len(test)) & (second >= len(test))
-            for row, other in zip(first[across].tolist(), second[across].tolist(), strict=True):
-                apart = int(np.unpackbits(both[row] ^ both[other]).sum())
-                there = start + other - len(test)
-                if (apart, there) < (int(bits[row]), int(place[row])) or place[row] < 0:
-                    place[row], bits[row] = there, apart
-    return place, bits
-
-
-def overlap_statistics(right: np.ndarray, overlap: np.ndarray, confidence: float = 0.995) -> dict[str, float]:
-    """Accuracy on all, clean and overlapping images (Radford et al. 2021, section 5 and figure 17).
-
-    effect = all - clean: what the overlap adds to the reported accuracy. p_value: one-tailed binomial test that accuracy on the
-    overlap is greater than on the clean images. low, high: Clopper-Pearson interval of the accuracy on the overlap.
-
-    Args:
-        right: bool (N,), N at least 1.
-        overlap: bool (N,).
-        confidence: of the interval, in (0, 1).
-
-    Returns:
-        all and share; clean and effect if any image is clean; overlap, low and high if any overlaps; p_value if both.
-    """
-    found = {"all": float(right.mean()), "share": float(overlap.mean())}
-    hits, many = int(right[overlap].sum()), int(overlap.sum())
-    if many < len(right):
-        found["clean"] = float(right[~overlap].mean())
-        found["effect"] = found["all"] - found["clean"]
-    if many:
-        found["overlap"] = hits / many
-        found["low"], found["high"] = clopper_pearson(hits, many, confidence)
-    if 0 < many < len(right):
-        found["p_value"] = float(scipy_stats().binomtest(hits, many, found["clean"], alternative="greater").pvalue)
-    return found
 
 
 @protocols.register("overlap")
@@ -149,14 +93,14 @@ class Overlap(Protocol):
     def _copies(self, dataset: EvaluationSet, index: list[int]) -> Copies:
         """Places count through the training sources one after the other; the same for every model, so found once."""
         if self._kept is None or self._kept[0] is not dataset.source or self._kept[1] != index:
-            test, read = _hashes(dataset.source, index)
-            hashes, numbers, start = [], [], 0
+            test, read = hashes(dataset.source, index)
+            all_hashes, numbers, start = [], [], 0
             for source in self._opened(dataset):
-                hashed, places = _hashes(source, range(len(source)))
-                hashes.append(hashed)
+                hashed, places = hashes(source, range(len(source)))
+                all_hashes.append(hashed)
                 numbers.append(places + start)
                 start += len(source)
-            near, bits = nearest_copies(test, np.concatenate(hashes), self.perceptual)
+            near, bits = nearest_copies(test, np.concatenate(all_hashes), self.perceptual)
             place, apart = np.full(len(index), -1, np.int64), np.full(len(index), 256, np.int64)
             rows = np.searchsorted(np.array(index), read)
             place[rows] = np.where(near < 0, -1, np.concatenate([*numbers, [-1]])[near])
@@ -216,16 +160,6 @@ class Overlap(Protocol):
                 texts += [wrapped("test, " + ("right" if right else "wrong")), wrapped(f"training, {said}")]
                 colours += ["good" if right else "bad", "plain"]
         return contact_sheet(pictures, texts, colours)
-
-
-def _hashes(source: PairSource, places: Sequence[int]) -> Copies:
-    """Hashes uint8 (N, 32) and places int64 (N,) of the pictures that can be read."""
-    hashes, read = [], []
-    for place in places:
-        if (pixels := picture(source, place)) is not None:
-            hashes.append(perceptual_hash(pixels))
-            read.append(place)
-    return np.array(hashes, np.uint8).reshape(-1, 32), np.array(read, np.int64)
 
 
 def _embedded(subject: Subject, source: PairSource) -> Any:

@@ -1,0 +1,110 @@
+"""Lines of standard models against scikit-learn, and accuracies under shift by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lightning_clip.errors import InputError
+from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.lines import fit_line, logit, read_reference
+from lightning_clip.evaluation.protocols.base import Result
+from lightning_clip.evaluation.protocols.shift import Shift
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+
+NAMES = ["cat", "dog", "cow"]
+COLUMNS = normalize(torch.randn(8, 3, generator=torch.Generator().manual_seed(2)), dim=0)
+
+
+class Fake:
+    """Features around their class; under shift farther away."""
+
+    scale, device = 6.0, torch.device("cpu")
+
+    def __init__(self, names: list[str] = NAMES, noise: float = 0.5) -> None:
+        self.dataset, self.noise = EvaluationSet(None, names, ["{}"]), noise  # type: ignore[arg-type]
+
+    def features(self, split: str = "test", corruption: str | None = None) -> Features:
+        classes, many = len(self.dataset.class_names), 300
+        noise = self.noise * (2 if corruption else 1)
+        generator = torch.Generator().manual_seed(len(split) + 100 * bool(corruption))
+        label = torch.arange(many) % classes
+        own = [NAMES.index(str(name)) for name in self.dataset.class_names]
+        vectors = normalize(COLUMNS.T[own][label] + noise * torch.randn(many, 8, generator=generator), dim=-1)
+        return Features(vectors, vectors, label, torch.arange(many), [str(n) for n in range(many)])
+
+    def classifier(self, class_names: Any = None, templates: Any = None) -> Tensor:
+        return COLUMNS[:, [NAMES.index(str(name)) for name in self.dataset.class_names]]
+
+    def other(self, name: str, spec: Any) -> Fake:
+        return Fake(spec["class_names"], noise=1.0)
+
+
+def test_line_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    points = [(float(a), float(b)) for a, b in rng.uniform(0.1, 0.9, (12, 2))]
+    x, y = (np.array([np.log(p[axis] / (1 - p[axis])) for p in points]) for axis in (0, 1))
+    reference = LinearRegression().fit(x[:, None], y)
+    line = fit_line(points)
+    assert line.slope == pytest.approx(reference.coef_[0]) and line.intercept == pytest.approx(reference.intercept_)
+    expected = 1 / (1 + np.exp(-reference.predict([[logit(0.7)]])[0]))
+    assert line.effective(0.7, 0.65) == pytest.approx(0.65 - expected)
+    assert logit(0.0) == pytest.approx(-logit(1.0))  # finite
+
+
+def test_against_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "models.csv"
+    table.write_text("model,reference,noise,pets\na,0.5,0.3,0.5\nb,0.7,0.5,0.7\nc,0.9,0.8,\n")
+    shifted = {"noise": "gaussian_noise:3", "pets": {"class_names": ["dog", "cat"]}}
+    subject, protocol = Fake(), Shift(shifted, str(table))
+    metrics = protocol.evaluate(subject).metrics  # type: ignore[arg-type]
+    clean, noisy = (subject.features("test", name) for name in (None, "gaussian_noise:3"))
+    accuracy = float(((clean.image_features @ COLUMNS).argmax(dim=1) == clean.label).double().mean())
+    shift = float(((noisy.image_features @ COLUMNS).argmax(dim=1) == noisy.label).double().mean())
+    assert metrics["accuracy"] == pytest.approx(accuracy) and metrics["noise"] == pytest.approx(shift) and shift < accuracy
+    line = fit_line([(0.5, 0.3), (0.7, 0.5), (0.9, 0.8)])
+    assert metrics["noise/effective"] == pytest.approx(shift - line.expected(accuracy))
+    assert metrics["pets/effective"] == pytest.approx(metrics["pets"] - accuracy)  # the line through (x, x)
+    both = (metrics["noise/effective"] + metrics["pets/effective"]) / 2
+    assert metrics["effective_robustness"] == pytest.approx(both) and next(iter(metrics)) == "effective_robustness"
+
+
+def test_against_probes() -> None:
+    protocol, subject = Shift({"noise": "jpeg:3", "pets": {"class_names": ["dog", "cat"]}}), Fake()
+    result = protocol.evaluate(subject)  # type: ignore[arg-type]
+    for points in result.details["points"].values():
+        assert len(points) == 6 and points[-1][0] > points[0][0]  # more labels, better probes
+    kept = Result(result.metrics, {}, None, result.details)
+    (section,) = protocol.sections({"one": kept, "two": kept}, subject.dataset)
+    assert len(section.table.rows) == 6 and [name for name, _ in section.figures] == ["noise", "pets"]  # type: ignore[union-attr]
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="shift needs shifted: names with a corruption"):
+        Shift()
+    with pytest.raises(InputError, match="unknown corruption 'jpg': did you mean 'jpeg'"):
+        Shift({"a": "jpg:1"})
+    with pytest.raises(InputError, match="shifted set 'pets' has a class 'dgo' that the set lacks: did you mean 'dog'"):
+        Shift({"pets": {"class_names": ["dgo"]}}).evaluate(_Wrong())  # type: ignore[arg-type]
+    table = tmp_path / "models.csv"
+    table.write_text("model,reference,noise\na,76.2,0.3\nb,0.7,0.5\n")
+    with pytest.raises(InputError, match=r"'76.2' is no share in \[0, 1\]; 76.2 % is 0.762"):
+        read_reference(str(table), ["noise"])
+    with pytest.raises(InputError, match="no column 'nois': did you mean 'noise'"):
+        read_reference(str(table), ["nois"])
+    with pytest.raises(InputError, match="a reference line needs two models of different accuracy"):
+        fit_line([(0.5, 0.4), (0.5, 0.6)])
+
+
+class _Wrong(Fake):
+    def other(self, name: str, spec: Any) -> Fake:
+        wrong = Fake(["dog"])
+        wrong.dataset = EvaluationSet(None, spec["class_names"], ["{}"])  # type: ignore[arg-type]
+        return wrong
