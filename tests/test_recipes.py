@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small import write_folder
+from adapt.labelled import write_cifar10
+from small import small_module, write_folder
 
 from lightning_clip.commands.train import ClipCLI
 
@@ -32,22 +33,29 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for the files that recipes name, of the same columns."""
     import json
 
+    from lightning_clip.adapt.interpolation import write_checkpoint
     from lightning_clip.data import pair_sources, train_tokenizer
     from lightning_clip.data.pack import pack_shards
 
     for folder, images, columns in (
         ("flickr8k", "images_144.tar", ("en", "zh_human")),
         ("cxr_covid", "images_224.tar", ("clinical_notes",)),
+        ("fashion_small", "images.tar", ("title",)),
     ):
         table = write_folder(tmp_path / folder, count=9)
         rows = [json.loads(line) for line in table.read_text().splitlines()]
         for number, row in enumerate(rows):
             row |= {"split": ("train", "val", "test")[number % 3], "modality": "X-ray"}
-            row |= dict.fromkeys(columns, row["caption"])
+            row |= {**dict.fromkeys(columns, row["caption"]), "attributes": {"articleType": "Shirts"}}
         table.write_text("\n".join(map(json.dumps, rows)))
         (tmp_path / folder / images).mkdir()
     pack_shards(pair_sources.build(str(tmp_path / "flickr8k")), str(tmp_path / "train-%06d.tar"))
     train_tokenizer(["一只狗"] * 3, 300).save(str(tmp_path / "tokenizer.json"))
+    write_cifar10(tmp_path / "cifar10")
+    module = small_module()
+    module.configure_model()
+    write_checkpoint(module, tmp_path / "start.ckpt")
+    monkeypatch.setenv("LIGHTNING_CLIP_START", str(tmp_path / "start.ckpt"))
     monkeypatch.setenv("LIGHTNING_CLIP_DATA", str(tmp_path))
     monkeypatch.setenv("LIGHTNING_CLIP_SHARDS", str(tmp_path / "train-{000000..000000}.tar"))
     monkeypatch.setenv("LIGHTNING_CLIP_TOKENIZER", str(tmp_path / "tokenizer.json"))
@@ -63,8 +71,16 @@ def test_builds(recipe: Path, data_folder: Path) -> None:
         assert cli.model.loss.image_weight == 0.75 and not cli.model.model.logit_scale.requires_grad
         assert type(cli.model.model.image_projection).__name__ == "MlpProjection"
     if recipe.stem != "demo":
-        assert len(cli.datamodule.source("train")) == (9 if recipe.stem in ("clip_vit_b32", "siglip_vit_b16") else 3)
+        sizes = {"clip_vit_b32": 9, "siglip_vit_b16": 9, "cifar10": 40}
+        assert len(cli.datamodule.source("train")) == sizes.get(recipe.stem, 3)
     assert cli.model.image_size == cli.model.model.image_encoder.image_size
+
+
+@pytest.mark.parametrize("how", sorted(path.stem for path in (ROOT / "recipes/adapt").glob("*.yaml") if path.stem != "cifar10"))
+def test_ways_to_adapt_build(how: str, data_folder: Path) -> None:
+    cli = build(ROOT / "recipes/adapt/cifar10.yaml", f"--config={ROOT}/recipes/adapt/{how}.yaml", "--data.train.shots=2")
+    assert len(cli.datamodule.source("train")) == 20
+    assert f"recipes/adapt/{how}.yaml" in (ROOT / "docs/recipes/adapt_cifar10.md").read_text()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
