@@ -88,11 +88,16 @@ class ClipModel(nn.Module):
         return (value.full_tensor() if isinstance(value, DTensor) else value).exp()
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Uint8 pixels, or float ones already normalised, (B, 3, H, W) -> unit features (B, D)."""
+        """Pixels (B, 3, H, W), or what `image_backbone` made of them (B, W) -> unit features (B, D)."""
+        backbone = image if image.ndim == 2 else self.image_backbone(image)
+        return normalize(self.image_projection(backbone), dim=-1)
+
+    def image_backbone(self, image: Tensor) -> Tensor:
+        """Uint8 pixels, or float ones already normalised, (B, 3, H, W) -> features of the image tower (B, W)."""
         if image.dtype == torch.uint8:
             image = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
-        image = image.contiguous(memory_format=self.memory_format)
-        return normalize(self.image_projection(self.image_encoder(image)), dim=-1)
+        features: Tensor = self.image_encoder(image.contiguous(memory_format=self.memory_format))
+        return features
 
     def encode_text(self, tokens: Tensor, mask: Tensor | None = None, lengths: Sequence[int] | None = None) -> Tensor:
         """Token ids int64 (B, L) and mask bool (B, L), None meaning no padding -> unit features (B, D).

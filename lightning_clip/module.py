@@ -12,15 +12,18 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, complete, known_base, options_with_base
 from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.data.captions import random_caption
+from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
 from lightning_clip.draws import seed_batch
 from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.errors import InputError
 from lightning_clip.execution import ExecutionSettings, prepare
+from lightning_clip.export.pretrained import start_from
 from lightning_clip.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.inference import Inference
 from lightning_clip.losses import ContrastiveLoss, caption_ids, losses
@@ -42,11 +45,17 @@ class ClipModule(Inference, pl.LightningModule):
     `choose_caption` and the constructor's defaults. `lightning_clip.variants.convirt` is a worked example.
 
     Args:
-        image_encoder: a registered or timm name, a mapping {"name": ..., settings}, or an `ImageEncoder`.
-        text_encoder: "clip_text_small|base|large|huge", "hf:NAME_OR_FOLDER", a mapping, or a `TextEncoder`.
-        embed_dim: width D of the shared space.
-        loss: "softmax", "sigmoid", a mapping, or a `ContrastiveLoss`.
-        projection: head of both towers ("linear", "mlp", "none"), or {"image": ..., "text": ...}.
+        image_encoder: a registered or timm name, a mapping {"name": ..., settings}, or an `ImageEncoder`; None takes that of
+            `pretrained`, or "vit_base_patch32_clip_224".
+        text_encoder: "clip_text_small|base|large|huge", "hf:NAME_OR_FOLDER", a mapping, or a `TextEncoder`; None takes that of
+            `pretrained`, or "clip_text_base".
+        pretrained: published weights or a checkpoint to start from, see `from_pretrained`: "open_clip:NAME/TAG", "hf:NAME", a
+            folder or a file, or a mapping {"source": ..., "image_size": ..., "context_length": ..., "allow_pickle": ...}.
+            They bring towers, heads, loss, tokenizer and preprocessing; a tower that is given beside them starts anew.
+        embed_dim: width D of the shared space; None takes that of `pretrained`, or 512.
+        loss: "softmax", "sigmoid", a mapping, or a `ContrastiveLoss`; None takes that of `pretrained`, or "softmax".
+        projection: head of both towers ("linear", "mlp", "none"), or {"image": ..., "text": ...}; None takes that of
+            `pretrained`, or "linear".
         tokenizer: "clip", "hf:NAME_OR_FOLDER", a path written by `lightning-clip tokenizer train`, or a `Tokenizer`;
             None takes the one of an `hf:` text encoder, otherwise CLIP's.
         transform: crops, flips and normalisation, see `ImageTransformSettings`.
@@ -54,6 +63,7 @@ class ClipModule(Inference, pl.LightningModule):
         micro_batch_size: pairs encoded at a time; memory then holds the activations of so many, for a third more time.
             The gradient stays that of the whole batch. None encodes the batch at once.
         execution: compilation, activation checkpointing and other things that change speed only, see `ExecutionSettings`.
+        adapt: what is trained when a trained model is adapted: locks, rates by depth, stages, LoRA, see `AdaptSettings`.
 
     Raises:
         InputError: an unknown name or setting, or parts that do not fit together.
@@ -72,34 +82,44 @@ class ClipModule(Inference, pl.LightningModule):
 
     def __init__(
         self,
-        image_encoder: str | dict[str, Any] | ImageEncoder = "vit_base_patch32_clip_224",
-        text_encoder: str | dict[str, Any] | TextEncoder = "clip_text_base",
+        image_encoder: str | dict[str, Any] | ImageEncoder | None = None,
+        text_encoder: str | dict[str, Any] | TextEncoder | None = None,
         *,
-        embed_dim: int = 512,
-        loss: str | dict[str, Any] | ContrastiveLoss = "softmax",
-        projection: str | dict[str, Any] = "linear",
+        pretrained: str | dict[str, Any] | None = None,
+        embed_dim: int | None = None,
+        loss: str | dict[str, Any] | ContrastiveLoss | None = None,
+        projection: str | dict[str, Any] | None = None,
         tokenizer: str | dict[str, Any] | Tokenizer | None = None,
         transform: dict[str, Any] | ImageTransformSettings | None = None,
         optimizer: dict[str, Any] | OptimizerSettings | None = None,
         micro_batch_size: int | None = None,
         execution: dict[str, Any] | ExecutionSettings | None = None,
+        adapt: dict[str, Any] | AdaptSettings | None = None,
     ) -> None:
         super().__init__()
         if micro_batch_size is not None and micro_batch_size < 1:
             raise InputError(f"micro_batch_size {micro_batch_size} must be at least 1, or None to encode the batch at once")
-        self._image_encoder, self._text_encoder = image_encoder, text_encoder
-        self.embed_dim, self._projection = embed_dim, projection
-        self.loss = losses.build(loss)
-        self.tokenizer = tokenizers.build(default_tokenizer(text_encoder) if tokenizer is None else tokenizer)
-        self.transform_settings = ImageTransformSettings.of(transform)
+        given = {"image_encoder": image_encoder, "text_encoder": text_encoder, "embed_dim": embed_dim, "projection": projection}
+        self._given = {"pretrained": pretrained, **given}
+        parts, self._start = start_from(pretrained, {**given, "loss": loss, "tokenizer": tokenizer, "transform": transform})
+        self._image_encoder, self._text_encoder = parts["image_encoder"], parts["text_encoder"]
+        self.embed_dim: int = parts["embed_dim"]
+        self._projection = parts["projection"]
+        self.loss = losses.build(parts["loss"])
+        self.tokenizer = tokenizers.build(
+            default_tokenizer(self._text_encoder) if parts["tokenizer"] is None else parts["tokenizer"]
+        )
+        self.transform_settings = ImageTransformSettings.of(parts["transform"])
         self.optimizer_settings = OptimizerSettings.of(optimizer)
         self.micro_batch_size = micro_batch_size
         self.execution_settings = ExecutionSettings.of(execution)
+        self.adapt_settings = AdaptSettings.of(adapt)
         self.loss.check_finite = self.execution_settings.non_finite == "stop"
         self._guard = FiniteGuard(self.execution_settings.non_finite)
         self._skip_step = False
         self._undecayed: set[str] = set()
         self._throughput = Throughput()
+        self._cache: FeatureCache | None = None
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> Self:
@@ -110,6 +130,34 @@ class ClipModule(Inference, pl.LightningModule):
             **arguments: any other argument of the constructor.
         """
         return cls(**{**preset(name), **arguments})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        image_size: int | None = None,
+        context_length: int | None = None,
+        allow_pickle: bool = False,
+        **arguments: Any,
+    ) -> Self:
+        """Published weights, or weights of your own, in evaluation mode, with their tokenizer and preprocessing.
+
+        Args:
+            source: "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/FILE", "hf:openai/clip-vit-base-patch32", a folder that
+                open_clip, transformers or `lightning-clip export` wrote, or a .ckpt of ours.
+            image_size: another side in pixels; position embeddings are resized.
+            context_length: another number of tokens, likewise.
+            allow_pickle: read a file that may run code; only if you trust its author.
+            **arguments: any other argument of the constructor, which wins over what the source brings.
+
+        Raises:
+            InputError: nothing of that name, no network, a broken file, or weights that do not fit.
+        """
+        sizes = {"image_size": image_size, "context_length": context_length, "allow_pickle": allow_pickle}
+        module = cls(pretrained={"source": str(source), **sizes}, **arguments)
+        module.configure_model()
+        return module.eval()
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
 
@@ -141,6 +189,9 @@ class ClipModule(Inference, pl.LightningModule):
         """The text of a pair for this visit; static, so that workers need not receive the model."""
         return random_caption(pair, rng)
 
+    def complete_model(self) -> None:
+        """Adds parts of a subclass's own to `self.model` and says what rests, before locks and strategies see it."""
+
     # -- Lightning --------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -158,19 +209,29 @@ class ClipModule(Inference, pl.LightningModule):
             tokenizer=self.tokenizer,
             transform=self.transform_settings,
         )
+        base = known_base(self._given, self._start.weights if self._start else ())
+        if self._start is not None:
+            self._start.load_into(self.model)
+            self._start = None  # a checkpoint holds all of it from now on
+        self.complete_model()
+        strategy = self.trainer.strategy if self._trainer else None
+        self._adaptation = Adaptation(self.model, self.adapt_settings, strategy, base)
         prepare(self.model, self.execution_settings)
         self._undecayed = undecayed_names(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # A fused step under float16 scaling would rule out clipping by norm.
         fused = self.trainer.precision != "16-mixed"
-        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed, fused)
+        rates = self._adaptation.rates(self.optimizer_settings, self._undecayed)
+        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed, fused, rates)
         scheduler = build_scheduler(optimizer, self.optimizer_settings, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         if getattr(self.trainer.strategy, "passes_are_collective", False):
             check_even(len(batch.image), self.device)
+        if self._cache is not None:
+            batch = self._cache.fill(batch, self.model, self.micro_batch_size)
         output = encode_in_slices(self.encode, batch, self.micro_batch_size or len(batch.image))
         parts = self.compute_loss(output, batch)
         self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)
@@ -180,20 +241,20 @@ class ClipModule(Inference, pl.LightningModule):
         return parts["loss"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._adaptation.proceed(self.trainer, self.model):
+            self._check_micro_batches()
         seed_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = self.trainer.global_step
         if step and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("train/learning_rate", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
             speed = self._throughput.read() * self.trainer.world_size
             if speed:
                 self.log("train/samples_per_second", speed)
 
     def on_train_start(self) -> None:
-        if self.micro_batch_size is not None:
-            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
-            check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
+        self._check_micro_batches()
         self._throughput.restart()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -206,6 +267,12 @@ class ClipModule(Inference, pl.LightningModule):
             return  # and logs their norm
         elif self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/gradient_norm", gradient_norm(self.model.parameters()))
+
+    def on_train_epoch_end(self) -> None:
+        """Before loaders of any rank begin the next epoch, they can find the features of this one."""
+        if self._cache is not None:
+            self._cache.store.flush()
+            self.trainer.strategy.barrier()
 
     def on_validation_end(self) -> None:
         self._throughput.restart()
@@ -226,10 +293,27 @@ class ClipModule(Inference, pl.LightningModule):
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
         return self.encode(batch)
 
+    def train(self, mode: bool = True) -> Self:
+        """As everywhere, but what is locked stays in evaluation mode."""
+        super().train(mode)
+        if mode and hasattr(self, "_adaptation"):
+            self._adaptation.locks.still(self.model)
+        return self
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets the locks of the step at which the checkpoint was written."""
+        self._built()
+        complete(checkpoint, self)
+        self._adaptation.resume(self.model, checkpoint)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the arguments as names and plain mappings, complete without any file."""
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.to_mapping()
         checkpoint[CLASS_KEY] = class_path(type(self))
+        if self._adaptation.partial is not None:
+            self._adaptation.partial.shrink(checkpoint)
+        if self._cache is not None:
+            self._cache.store.flush()
 
     def to_mapping(self) -> dict[str, Any]:
         """Arguments that build this module again; live objects are noted by class, to be passed again."""
@@ -246,6 +330,8 @@ class ClipModule(Inference, pl.LightningModule):
             "optimizer": plain_settings(self.optimizer_settings),
             "micro_batch_size": self.micro_batch_size,
             "execution": plain_settings(self.execution_settings),
+            "adapt": self.adapt_settings.to_mapping(),
+            **self._adaptation.base_arguments,
         }
 
     @classmethod
@@ -263,9 +349,25 @@ class ClipModule(Inference, pl.LightningModule):
         options = {"weights_only": True, "map_location": "cpu", **options}
         with explain_loading(checkpoint_path, cls):
             writer = class_of_checkpoint(checkpoint_path, cls, options["weights_only"])
+            options = options_with_base(checkpoint_path, options)
             load = super().load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
             module: Self = load(checkpoint_path, *arguments, **options)
         return module.eval()
+
+    def forget_adaptation(self) -> None:
+        """From now on everything is trained alike and checkpoints are whole; the weights stay as they are."""
+        self.adapt_settings = AdaptSettings()
+        self._adaptation = self._adaptation.forget(self.model)
+        self._undecayed = undecayed_names(self.model)
+
+    def feature_store(self) -> FeatureStore | None:
+        """Where training keeps features of a locked image tower, asked by the data once the weights are final."""
+        if (folder := self.adapt_settings.image.cache) is None:
+            return None
+        if self._cache is not None:
+            self._cache.store.flush()
+        self._cache = FeatureCache(self, folder)
+        return self._cache.store
 
     # -- details ----------------------------------------------------------------------------------------------------
 
@@ -276,6 +378,11 @@ class ClipModule(Inference, pl.LightningModule):
             size = len(batch.image)
             self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=size)
         return output
+
+    def _check_micro_batches(self) -> None:
+        if self.micro_batch_size is not None:
+            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
+            check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
 
     def _built(self) -> ClipModel:
         if not hasattr(self, "model"):

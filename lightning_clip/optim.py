@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_clip.errors import InputError, nearest
 
-__all__ = ["OptimizerSettings", "build_optimizer", "build_scheduler", "undecayed_names", "warmup_cosine"]
+__all__ = ["OptimizerSettings", "Rate", "build_optimizer", "build_scheduler", "undecayed_names", "warmup_cosine"]
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,41 @@ def undecayed_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings, undecayed: Collection[str], fused: bool = True) -> Optimizer:
-    """AdamW over the trainable parameters in a decayed and an undecayed group.
+class Rate(NamedTuple):
+    """Peak learning rate and weight decay of a parameter."""
+
+    lr: float
+    weight_decay: float
+
+
+def build_optimizer(
+    model: nn.Module,
+    settings: OptimizerSettings,
+    undecayed: Collection[str],
+    fused: bool = True,
+    rates: Mapping[str, Rate] | None = None,
+) -> Optimizer:
+    """AdamW over the trainable parameters in a decayed and an undecayed group, or in a group for each rate.
+
+    Groups depend on names alone, which strategies keep: an optimizer's state goes from one strategy to another by name.
 
     Args:
         model: its parameters, wherever they are now.
         settings: rates and decay.
         undecayed: names of parameters without decay.
         fused: one kernel for all parameters where the device has it.
+        rates: by name, of all parameters that are ever trained, some of which may be locked now; None takes one learning rate
+            and the parameters that are trainable now.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for name, parameter in named if name not in undecayed], "weight_decay": settings.weight_decay},
-        {"params": [parameter for name, parameter in named if name in undecayed], "weight_decay": 0.0},
-    ]
+    if rates is None:
+        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        decayed, rest = Rate(settings.lr, settings.weight_decay), Rate(settings.lr, 0.0)
+        rates = {name: rest if name in undecayed else decayed for name in trainable}
+        kinds = [decayed, rest]
+    else:
+        kinds = list(dict.fromkeys(rates[name] for name, _ in model.named_parameters() if name in rates))
+    named = [(rates[name], parameter) for name, parameter in model.named_parameters() if name in rates]
+    groups = [{"params": [value for rate, value in named if rate == kind], **kind._asdict()} for kind in dict.fromkeys(kinds)]
     fused = fused and all(parameter.device.type in ("cpu", "cuda") for _, parameter in named)
     groups = [group for group in groups if group["params"]]
     return AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)

@@ -1,13 +1,14 @@
-"""`lightning-clip checkpoint consolidate`: a checkpoint in parts arrives, one .ckpt file leaves."""
+"""`lightning-clip checkpoint consolidate|merge`: a checkpoint in parts or with adapters arrives, one ordinary .ckpt leaves."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lightning_clip.errors import InputError, existing_path
 
-__all__ = ["add_consolidate_arguments", "run_consolidate"]
+__all__ = ["add_consolidate_arguments", "add_merge_arguments", "run_consolidate", "run_merge"]
 
 
 def add_consolidate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,26 +23,70 @@ def run_consolidate(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: an output that exists or has no folder, or a checkpoint that cannot be read.
     """
-    output = Path(arguments.output).expanduser()
     folder = existing_path(arguments.folder, "checkpoint")
-    if output.exists():
-        raise InputError(f"--output {str(output)!r} exists and is never replaced: remove it or give another name")
-    if output.suffix != ".ckpt":
-        raise InputError(f"--output {str(output)!r} must end in .ckpt")
-    if not output.parent.is_dir():
-        raise InputError(f"--output {str(output)!r}: there is no folder {str(output.parent)!r}, make it first")
-
-    import torch
+    output = _new_file(arguments.output, "--output")
 
     from lightning_clip.strategies.consolidate import consolidate
 
     checkpoint = consolidate(folder)
+    _write(checkpoint, output)
+    count = sum(value.numel() for value in checkpoint["state_dict"].values())
+    resumable = "optimizer's state included" if checkpoint.get("optimizer_states") else "weights alone, without optimizer"
+    print(f"wrote {output}: {count:,} values, {resumable}, step {checkpoint['global_step']}")
+
+
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("checkpoint", help="a .ckpt of a run with adapters (adapt.image.lora, adapt.text.lora)")
+    parser.add_argument("output", help="the .ckpt file to write; one that is there is never replaced")
+    parser.add_argument(
+        "--pretrained", help="the weights that the run began with, where the checkpoint does not know their name"
+    )
+
+
+def run_merge(arguments: argparse.Namespace) -> None:
+    """Adds the adapters to the weights; the file is that of an ordinary training, without optimizer.
+
+    Raises:
+        InputError: an output that exists or has no folder, a checkpoint that cannot be read or has no adapters.
+    """
+    path = existing_path(arguments.checkpoint, "checkpoint")
+    output = _new_file(arguments.output, "output")
+
+    import torch
+
+    from lightning_clip.adapt import merged
+    from lightning_clip.module import ClipModule
+
+    options = {"pretrained": arguments.pretrained} if arguments.pretrained else {}
+    module = merged(ClipModule.load_from_checkpoint(path, **options))
+    before = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    kept = {key: before[key] for key in ("epoch", "global_step", "pytorch-lightning_version") if key in before}
+    checkpoint: dict[str, Any] = {**kept, "state_dict": dict(module.state_dict())}
+    module.on_save_checkpoint(checkpoint)
+    _write(checkpoint, output)
+    count = sum(value.numel() for value in checkpoint["state_dict"].values())
+    print(f"wrote {output}: {count:,} values, weights alone, without optimizer, step {before.get('global_step', 0)}")
+
+
+def _new_file(name: str, argument: str) -> Path:
+    output = Path(name).expanduser()
+    if output.exists():
+        raise InputError(f"{argument} {str(output)!r} exists and is never replaced: remove it or give another name")
+    if output.suffix != ".ckpt":
+        raise InputError(f"{argument} {str(output)!r} must end in .ckpt")
+    if not output.parent.is_dir():
+        raise InputError(f"{argument} {str(output)!r}: there is no folder {str(output.parent)!r}, make it first")
+    return output
+
+
+def _write(checkpoint: dict[str, Any], output: Path) -> None:
+    """Beside the output and renamed, so that a file under that name is always whole."""
+    import torch
+
     beside = output.with_suffix(".partial")
     try:
         torch.save(checkpoint, beside)
         beside.replace(output)
     finally:
         beside.unlink(missing_ok=True)
-    count = sum(value.numel() for value in checkpoint["state_dict"].values())
-    resumable = "optimizer's state included" if checkpoint.get("optimizer_states") else "weights alone, without optimizer"
-    print(f"wrote {output}: {count:,} values, {resumable}, step {checkpoint['global_step']}")

@@ -194,7 +194,9 @@ class ClipDataModule(pl.LightningDataModule):
     def _loader(self, source: PairSource, sampler: PairSampler, *, train: bool) -> DataLoader[Any]:
         module = self._module()
         choose = (self.captions or module.choose_caption) if train else first_caption
-        dataset = PreparedPairs(source, module.image_transform(train), choose, self.seed)
+        # Anything that has tokenizer and transform will do as a model; few keep features.
+        features = getattr(module, "feature_store", None) if train else None
+        dataset = PreparedPairs(source, module.image_transform(train), choose, self.seed, features and features())
         return PairLoader(
             dataset,
             sampler=sampler,

@@ -94,6 +94,9 @@ class ClipTextTransformer(TextEncoder):
         features: Tensor = self.final_norm(self._hidden(tokens))
         return features
 
+    def token_table(self) -> nn.Embedding:
+        return self.token_embedding
+
     def blocks(self) -> list[nn.Module]:
         return list(self.transformer)
 

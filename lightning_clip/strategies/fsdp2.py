@@ -136,6 +136,8 @@ class ClipFSDP2Strategy(ModelParallelStrategy):
         assert self.model is not None
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=bool(weights_only), mmap=True)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        assert self.lightning_module is not None
+        self.lightning_module.on_load_checkpoint(checkpoint)  # what was locked has no optimizer state to be set
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
         for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
             named = named_state(state, parameter_names(self.model, optimizer))

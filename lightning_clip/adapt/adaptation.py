@@ -1,0 +1,130 @@
+"""What a module does when it is adapted: its model arrives, rates and locks for each place of the run leave."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lightning_clip.adapt.base import Base
+from lightning_clip.adapt.locking import Locks
+from lightning_clip.adapt.lora import add_adapters
+from lightning_clip.adapt.partial import TrainedOnly
+from lightning_clip.adapt.rates import DepthRates
+from lightning_clip.adapt.settings import AdaptSettings
+from lightning_clip.errors import InputError
+from lightning_clip.optim import OptimizerSettings, Rate
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from lightning_clip.model import ClipModel
+
+__all__ = ["Adaptation"]
+
+log = logging.getLogger(__name__)
+
+
+class Adaptation:
+    """Settings applied to a model; holds names alone.
+
+    Args:
+        model: before a strategy wraps it; it gets its adapters, and its locks are set for the first step.
+        settings: what is trained, and how.
+        strategy: of the Trainer, where there is one.
+        base: what can be had again from where it came.
+
+    Raises:
+        InputError: settings that do not fit the model or the strategy.
+    """
+
+    def __init__(
+        self, model: ClipModel, settings: AdaptSettings, strategy: Strategy | None = None, base: Base | None = None
+    ) -> None:
+        if settings.stages and isinstance(strategy, DeepSpeedStrategy):
+            raise InputError(
+                "adapt.stages cannot change what DeepSpeed trains once it has taken the weights apart: use strategy 'ddp' or "
+                "'clip_fsdp2', or one run for each stage"
+            )
+        self.settings = settings
+        self._learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        add_adapters(model, settings)
+        self.locks = Locks(model, settings)
+        self._rates = DepthRates(model, settings)
+        self.base_arguments: Mapping[str, Any] = {}
+        self.partial: TrainedOnly | None = None
+        if settings.stores_trained_only:
+            _check_store(strategy)
+            base = base or Base()
+            self.partial = self._partial(model, base, training=strategy is not None)
+            self.base_arguments = base.arguments
+        self.locks.enter(model, 0)
+        if not settings.ordinary:
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # of Lightning: here it is meant
+
+    def rates(self, optimizer: OptimizerSettings, undecayed: Collection[str]) -> Mapping[str, Rate] | None:
+        """Of every parameter that is ever trained; None where one rate serves all."""
+        if self.settings.ordinary:
+            return None
+        return self._rates.of(self.locks.ever_trained(), optimizer, undecayed)
+
+    def forget(self, model: ClipModel) -> Adaptation:
+        """That of an ordinary training, for a model whose adapters were merged into its weights."""
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self._learning)
+        return Adaptation(model, AdaptSettings())
+
+    def resume(self, model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+        """Sets the locks of the last step before a checkpoint, so that the optimizer's state finds what it was of."""
+        self.locks.enter(model, self.locks.stage_at(max(0, checkpoint.get("global_step", 0) - 1), checkpoint.get("epoch", 0)))
+
+    def proceed(self, trainer: pl.Trainer, model: nn.Module) -> bool:
+        """Called before each batch: goes on to the stage of the coming step, and says whether it is another one."""
+        stage = self.locks.stage_at(trainer.global_step, trainer.current_epoch)
+        if stage == self.locks.stage:
+            return False
+        self.locks.enter(model, stage)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if not parameter.requires_grad:
+                        optimizer.state.pop(parameter, None)
+        _wrap_again(trainer.strategy)
+        return True
+
+    def _partial(self, model: ClipModel, base: Base, training: bool) -> TrainedOnly:
+        """What checkpoints leave out: what is never trained and comes from a source, or from none at all."""
+        trained = self.locks.ever_trained()
+        parameters = {name for name, _ in model.named_parameters()}
+        frozen = {
+            name for name in model.state_dict() if name not in trained and (name in parameters or self.locks.always_still(name))
+        }
+        names = {name for name in frozen if base.holds(name)} if base.source else frozen
+        if names and base.source is None and training:
+            log.warning(
+                "checkpoints will hold only what is trained (adapt.store), and the weights that this run begins with have no "
+                "name: keep them, start from a file of them (pretrained), or set adapt.store to full"
+            )
+        return TrainedOnly({f"model.{name}" for name in names}, base.source)
+
+
+def _check_store(strategy: Strategy | None) -> None:
+    if isinstance(strategy, DeepSpeedStrategy) or getattr(strategy, "_save_distributed_checkpoint", False):
+        raise InputError(
+            f"{type(strategy).__name__} writes checkpoints in parts, which hold all weights: set adapt.store to full, or use "
+            "strategy 'ddp' or 'clip_fsdp2' without sharded_checkpoint"
+        )
+
+
+def _wrap_again(strategy: Strategy) -> None:
+    """DDP reduces the gradients of those parameters that were trained when it wrapped the module: others need a new one."""
+    wrapped = strategy.model
+    if isinstance(strategy, DDPStrategy) and isinstance(wrapped, DistributedDataParallel):
+        wrapped._remove_autograd_hooks()  # type: ignore[no-untyped-call]
+        strategy.model = wrapped.module
+        strategy.configure_ddp()

@@ -1,0 +1,69 @@
+"""Where the weights come from that a run begins with: a module's arguments arrive, what can be had again leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
+
+__all__ = ["Base", "known_base"]
+
+_TOWERS = ("image_encoder", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The weights that a run begins with, as far as they can be had again.
+
+    Args:
+        source: what the user called them; None where they have no name.
+        names: of the weights that come from there.
+        towers: beginnings of the names of towers that bring their weights themselves.
+        arguments: of `ClipModule`, which bring these weights again.
+    """
+
+    source: str | None = None
+    names: frozenset[str] = frozenset()
+    towers: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def holds(self, name: str) -> bool:
+        """Whether a weight comes from there; adapters around it change its name, not the weight."""
+        name = name.replace(".base_layer.", ".")
+        return name in self.names or name.startswith(self.towers)
+
+
+def known_base(given: Mapping[str, Any], weights: Collection[str]) -> Base:
+    """What the arguments say about the weights.
+
+    Args:
+        given: "pretrained", "image_encoder" and "text_encoder" as the user gave them.
+        weights: names of those that `pretrained` brings.
+
+    Examples:
+        >>> known_base({"pretrained": None, "image_encoder": "resnet50", "text_encoder": "hf:bert-base-chinese"}, []).towers
+        ('text_encoder.',)
+    """
+    pretrained = given["pretrained"]
+    named = {tower: given[tower] for tower in _TOWERS if _brings_weights(given[tower])}
+    arguments: dict[str, Any] = {tower: dict(spec) if isinstance(spec, Mapping) else spec for tower, spec in named.items()}
+    source = None
+    if named:
+        source = ", ".join(spec if isinstance(spec, str) else str(spec.get("path") or spec["name"]) for spec in named.values())
+    if pretrained is not None:
+        plain = asdict(pretrained) if is_dataclass(pretrained) and not isinstance(pretrained, type) else pretrained
+        plain = dict(plain) if isinstance(plain, Mapping) else str(plain)
+        source = plain["source"] if isinstance(plain, dict) else plain
+        arguments |= {"pretrained": plain, **{tower: None for tower in _TOWERS if given[tower] is None}}
+    return Base(source, frozenset(weights), tuple(f"{tower}." for tower in named), arguments)
+
+
+def _brings_weights(spec: Any) -> bool:
+    """Whether a tower's name is one of published weights, not of an architecture alone."""
+    settings = {"name": spec} if isinstance(spec, str) else spec
+    if not isinstance(settings, Mapping):
+        return False
+    name = str(settings.get("name", ""))
+    if name.startswith("hf:") or (name == "hf" and settings.get("path")):
+        return settings.get("pretrained", True) is not False
+    return settings.get("pretrained") is True

@@ -1,0 +1,96 @@
+"""Features of a locked image tower, kept from epoch to epoch and run to run: batches arrive, batches without pixels leave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lightning_clip.adapt.partial import fingerprint
+from lightning_clip.data.feature_store import FeatureStore
+from lightning_clip.errors import InputError
+from lightning_clip.types import PairBatch
+
+if TYPE_CHECKING:
+    from lightning_clip.model import ClipModel
+    from lightning_clip.module import ClipModule
+
+__all__ = ["FeatureCache"]
+
+
+class FeatureCache:
+    """The image tower's features by picture, in a folder of their own for these weights, transform and precision.
+
+    Pictures are known by their content: other data that holds some of the same pictures, another order or another number of
+    ranks find them. Ranks and runs may share a folder.
+
+    Args:
+        module: with a locked image tower whose weights are final.
+        folder: of all caches.
+
+    Raises:
+        InputError: training would see other pixels each time, or a strategy under which every pass is a collective.
+    """
+
+    def __init__(self, module: ClipModule, folder: str) -> None:
+        strategy = module.trainer.strategy
+        if getattr(strategy, "passes_are_collective", False):
+            raise InputError(
+                f"adapt.image.cache does not work under {type(strategy).__name__}, whose ranks go through the towers together: "
+                "use strategy 'ddp'; a locked tower has neither gradients nor optimizer state to be spread"
+            )
+        check_augmentation(module)
+        about = _about(module)
+        key = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()
+        self.store = FeatureStore(Path(folder).expanduser() / key)
+        self.store.refresh(verify=module.trainer.is_global_zero)
+        if module.trainer.is_global_zero:
+            _describe(self.store.folder, about)
+
+    def fill(self, batch: PairBatch, model: ClipModel, slice_size: int | None) -> PairBatch:
+        """The batch with features in the place of pixels; new ones are kept."""
+        if batch.image.ndim == 2 or batch.digests is None:
+            return batch
+        with torch.no_grad():
+            parts = [model.image_backbone(part) for part in torch.split(batch.image, slice_size or len(batch.image))]
+        features = torch.cat(parts).float()
+        self.store.add(batch.digests, features)
+        return batch._replace(image=features)
+
+
+def check_augmentation(module: ClipModule) -> None:
+    """Raises an InputError if training pictures are not those of evaluation, which are the same each time."""
+    if repr(module.image_transform(train=True)) != repr(module.image_transform(train=False)):
+        raise InputError(
+            f"adapt.image.cache {module.adapt_settings.image.cache!r} needs the same pixels in every epoch, but training "
+            "augments them: set transform: {augment: false}, or leave the cache out"
+        )
+
+
+def _about(module: ClipModule) -> dict[str, Any]:
+    """All that the features depend on beside the picture."""
+    model = module.model
+    tower: nn.Module = model.image_encoder
+    settings = module.transform_settings
+    return {
+        "format": 1,
+        "tower": type(tower).__name__,
+        "settings": model.image_encoder.to_mapping(),
+        "weights": fingerprint({**tower.state_dict(), "mean": model.mean, "std": model.std}),
+        "transform": repr(module.image_transform(train=False)),
+        "pixels": [module.image_size, settings.resize, settings.interpolation, settings.scaled_decoding],
+        "precision": str(module.trainer.precision),
+    }
+
+
+def _describe(folder: Path, about: dict[str, Any]) -> None:
+    """Says beside the features what they are of, for people."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "about.json").write_text(json.dumps(about, indent=1, default=str))
+    except OSError as error:
+        raise InputError(f"adapt.image.cache: {str(folder)!r} cannot be written to ({error}): give another folder") from error

@@ -1,0 +1,142 @@
+"""Low-rank adapters on the towers, through peft: a model arrives, the same with adapters leaves; a module, one without them.
+
+W x becomes W x + alpha / rank * B A x, W frozen, A drawn and B zero at the start, so that nothing changes before the first step
+(Hu et al. 2021, https://arxiv.org/abs/2106.09685).
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from lightning_clip.adapt.depth import block_names
+from lightning_clip.adapt.settings import AdaptSettings
+from lightning_clip.adapt.towers import LoraSettings
+from lightning_clip.encoders.base import ImageEncoder, TextEncoder
+from lightning_clip.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from lightning_clip.model import ClipModel
+    from lightning_clip.module import ClipModule
+
+__all__ = ["add_adapters", "layers_to_adapt", "merged"]
+
+Module = TypeVar("Module", bound="ClipModule")
+
+
+def add_adapters(model: ClipModel, settings: AdaptSettings) -> None:
+    """Puts adapters into the towers whose settings have `lora`, in place; all else of those towers is frozen.
+
+    Raises:
+        InputError: peft is missing, or targets that the tower has not.
+    """
+    for tower, adapt in settings.towers.items():
+        if adapt.lora is None:
+            continue
+        if find_spec("peft") is None:
+            raise InputError(f'adapt.{tower}.lora needs peft, which is not installed: pip install "lightning-clip[adapt]"')
+        from peft import LoraConfig, inject_adapter_in_model
+
+        encoder = getattr(model, f"{tower}_encoder")
+        config = LoraConfig(
+            r=adapt.lora.rank,
+            lora_alpha=adapt.lora.alpha,  # type: ignore[arg-type]  # any number will do
+            lora_dropout=adapt.lora.dropout,
+            target_modules=layers_to_adapt(encoder, adapt.lora, f"adapt.{tower}.lora"),
+        )
+        inject_adapter_in_model(config, encoder)
+
+
+def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings, where: str = "lora") -> list[str]:
+    """The dotted names of the layers in a tower's blocks that get adapters.
+
+    Raises:
+        InputError: a target that no layer ends with, or a tower without linear layers in its blocks and no targets.
+
+    Examples:
+        >>> from lightning_clip.encoders import text_encoders
+        >>> encoder = text_encoders.build({"name": "clip_text", "width": 8, "layers": 1, "heads": 2, "vocab_size": 9})
+        >>> layers_to_adapt(encoder, LoraSettings())
+        ['transformer.0.attn.qkv', 'transformer.0.attn.proj']
+    """
+    layers = _layers_in_blocks(encoder)
+    known = sorted({name.rpartition(".")[2] for name in layers})
+    if settings.targets is None:
+        linear = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d)]
+        found = [name for name in linear if any("attn" in part or "attention" in part for part in name.lower().split("."))]
+        if not (found or linear):
+            raise InputError(
+                f"{where}: the blocks of {type(encoder).__name__} have no linear layers; name others as targets, of "
+                f"{', '.join(known) or 'which there are none'}"
+            )
+        return found or linear
+    for target in settings.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            raise InputError(
+                f"{where}.targets: no layer of {type(encoder).__name__} is called {target!r}: {nearest(target, known)}"
+            )
+    return [name for name in layers if any(f".{name}".endswith(f".{target}") for target in settings.targets)]
+
+
+def merged(module: Module) -> Module:
+    """A copy in which the adapters are part of the weights: an ordinary module, on the same device.
+
+    Args:
+        module: with adapters, its weights whole.
+
+    Raises:
+        InputError: no adapters, or weights that a strategy has spread.
+    """
+    module.configure_model()
+    if any(isinstance(value, DTensor) for value in module.parameters()):
+        raise InputError("weights that a strategy has spread cannot be merged: save a checkpoint and merge that")
+    if not any(tower.lora for tower in module.adapt_settings.towers.values()):
+        raise InputError("the module has no adapters (adapt.image.lora, adapt.text.lora): its weights are whole as they are")
+    ordinary = _copied(module)
+    for encoder in (ordinary.model.image_encoder, ordinary.model.text_encoder):
+        _unwrap(encoder)
+    ordinary.forget_adaptation()
+    return ordinary.train(module.training)
+
+
+def _layers_in_blocks(encoder: ImageEncoder | TextEncoder) -> dict[str, nn.Module]:
+    """Layers that peft can wrap; those in torch's own attention are never called as layers, and so are left out."""
+    kinds: tuple[Any, ...] = (nn.Linear, nn.Conv2d)
+    if not isinstance(encoder, ImageEncoder):
+        from transformers.pytorch_utils import Conv1D
+
+        kinds = (*kinds, Conv1D)
+    inner = {id(part) for layer in encoder.modules() if isinstance(layer, nn.MultiheadAttention) for part in layer.modules()}
+    blocks = tuple(f"{name}." for name in block_names(encoder))
+    return {
+        name: layer
+        for name, layer in encoder.named_modules()
+        if isinstance(layer, kinds) and f"{name}.".startswith(blocks) and id(layer) not in inner
+    }
+
+
+def _unwrap(encoder: nn.Module) -> None:
+    """Adds B A to W and puts W's layer back in its place."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in list(encoder.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()  # type: ignore[attr-defined]  # of the layers, which all have it
+            parent, _, last = name.rpartition(".")
+            setattr(encoder.get_submodule(parent), last, layer.get_base_layer())
+    for layer in encoder.modules():
+        if hasattr(layer, "peft_config"):
+            del layer.peft_config
+
+
+def _copied(module: Module) -> Module:
+    """Without its Trainer, which holds the data and more."""
+    trainer, module._trainer = module._trainer, None
+    try:
+        return copy.deepcopy(module)
+    finally:
+        module._trainer = trainer
