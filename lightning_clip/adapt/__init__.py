@@ -7,6 +7,7 @@ from lightning_clip.adapt.lora import merged
 from lightning_clip.adapt.partial import complete, options_with_base
 from lightning_clip.adapt.settings import AdaptSettings, Stage
 from lightning_clip.adapt.towers import ImageAdapt, Lock, LoraSettings, TextAdapt, TowerAdapt
+from lightning_clip.adapt.vocabulary import grown_tokenizer
 
 __all__ = [
     "AdaptSettings",
@@ -19,6 +20,7 @@ __all__ = [
     "TextAdapt",
     "TowerAdapt",
     "complete",
+    "grown_tokenizer",
     "known_base",
     "merged",
     "options_with_base",
