@@ -12,7 +12,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, complete, known_base, options_with_base
+from lightning_clip.adapt import (
+    Adaptation,
+    AdaptSettings,
+    FeatureCache,
+    complete,
+    grown_tokenizer,
+    known_base,
+    options_with_base,
+)
 from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
 from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.data.captions import random_caption
@@ -114,6 +122,8 @@ class ClipModule(Inference, pl.LightningModule):
         self.micro_batch_size = micro_batch_size
         self.execution_settings = ExecutionSettings.of(execution)
         self.adapt_settings = AdaptSettings.of(adapt)
+        self._first_tokenizer = self.tokenizer
+        self.tokenizer = grown_tokenizer(self.tokenizer, self.adapt_settings.text)
         self.loss.check_finite = self.execution_settings.non_finite == "stop"
         self._guard = FiniteGuard(self.execution_settings.non_finite)
         self._skip_step = False
@@ -206,13 +216,15 @@ class ClipModule(Inference, pl.LightningModule):
             embed_dim=self.embed_dim,
             projection=self._projection,
             loss=self.loss,
-            tokenizer=self.tokenizer,
+            tokenizer=self._first_tokenizer,
             transform=self.transform_settings,
         )
         base = known_base(self._given, self._start.weights if self._start else ())
         if self._start is not None:
             self._start.load_into(self.model)
             self._start = None  # a checkpoint holds all of it from now on
+        if self.tokenizer is not self._first_tokenizer:
+            self.model.text_encoder.grow(self.tokenizer.vocab_size, self.tokenizer.context_length)
         self.complete_model()
         strategy = self.trainer.strategy if self._trainer else None
         self._adaptation = Adaptation(self.model, self.adapt_settings, strategy, base)
@@ -319,13 +331,15 @@ class ClipModule(Inference, pl.LightningModule):
         """Arguments that build this module again; live objects are noted by class, to be passed again."""
         model = self._built()
         image, text = model.image_encoder.to_mapping(), model.text_encoder.to_mapping()
+        again = "pretrained" in self._adaptation.base_arguments
         return {
             "image_encoder": image or plain_spec(self._image_encoder),
             "text_encoder": text or plain_spec(self._text_encoder),
             "embed_dim": self.embed_dim,
             "loss": losses.describe(self.loss),
             "projection": self._projection,
-            "tokenizer": self.tokenizer.to_mapping(),
+            # What `pretrained` brings again grows again.
+            "tokenizer": (self._first_tokenizer if again else self.tokenizer).to_mapping(),
             "transform": plain_settings(self.transform_settings),
             "optimizer": plain_settings(self.optimizer_settings),
             "micro_batch_size": self.micro_batch_size,

@@ -151,6 +151,11 @@ class TextAdapt(TowerAdapt):
                 raise InputError(f"{where}.new_tokens has {token!r}: give words that are not empty")
         if len(set(self.new_tokens)) < len(self.new_tokens):
             raise InputError(f"{where}.new_tokens {list(self.new_tokens)} names a token twice")
+        if self.new_tokens and (self.lock or self.lora):
+            raise InputError(
+                f"{where}.new_tokens would never be learned: the tower's embeddings are still under "
+                f"{'lock' if self.lock else 'lora'}. Train the tower, with a small lr or layer_decay"
+            )
 
 
 def tower_of(cls: type[T], value: Any, where: str) -> T:

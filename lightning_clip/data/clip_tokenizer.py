@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class ClipTokenizer(Tokenizer):
 
     Args:
         context_length: the most ids of a caption, start and end included.
+        new_tokens: words that are one id each, from 49408 on, where a caption has them as they are written here.
 
     Raises:
         InputError: a context without room for text.
@@ -33,23 +35,40 @@ class ClipTokenizer(Tokenizer):
         (torch.Size([2, 16]), [49406, 320, 1929, 49407, 0], [4, 10])
     """
 
-    def __init__(self, context_length: int = 77) -> None:
+    def __init__(self, context_length: int = 77, new_tokens: Sequence[str] = ()) -> None:
         from open_clip.tokenizer import SimpleTokenizer  # here: open_clip imports all of its models
 
         self.context_length, self.pad_id = roomy(context_length, special_tokens=2), 0
         self._bpe: Any = SimpleTokenizer(context_length=context_length)
         self._clean: Callable[[str], str] = self._bpe.clean_fn
         self._known: dict[str, list[int]] = {}
-        self.vocab_size = int(self._bpe.vocab_size)
+        first = int(self._bpe.vocab_size)
+        self.new_tokens = list(new_tokens)
+        self._new = {token: first + place for place, token in enumerate(self.new_tokens)}
+        self._split = re.compile("(" + "|".join(map(_pattern, sorted(self.new_tokens, key=len, reverse=True))) + ")")
+        self.vocab_size = first + len(self.new_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         start, end, room = self._bpe.sot_token_id, self._bpe.eot_token_id, self.context_length - 2
         return [[start, *self._ids(text, room), end] for text in checked(texts)]
 
     def to_mapping(self) -> dict[str, Any]:
-        return {"name": "clip", "context_length": self.context_length}
+        new = {"new_tokens": self.new_tokens} if self.new_tokens else {}
+        return {"name": "clip", "context_length": self.context_length, **new}
+
+    def grown(self, new_tokens: Sequence[str], context_length: int | None = None) -> ClipTokenizer:
+        new = [token for token in new_tokens if token not in self._new]
+        return ClipTokenizer(context_length or self.context_length, [*self.new_tokens, *new])
 
     def _ids(self, text: str, room: int) -> list[int]:
+        if not self._new:
+            return self._known_ids(text, room)
+        ids: list[int] = []
+        for part in self._split.split(text):
+            ids += [self._new[part]] if part in self._new else self._known_ids(part, room) if part.strip() else []
+        return ids[:room]
+
+    def _known_ids(self, text: str, room: int) -> list[int]:
         text = text.lower() if text.isascii() and text.isprintable() and "&" not in text else self._clean(text)
         ids: list[int] = []
         known = self._known
@@ -75,7 +94,12 @@ class ClipTokenizer(Tokenizer):
         return ids
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"context_length": self.context_length}  # a worker reads the vocabulary itself
+        return {"context_length": self.context_length, "new_tokens": self.new_tokens}  # a worker reads the vocabulary itself
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _pattern(token: str) -> str:
+    """A word of letters is not to be found inside another one."""
+    return rf"\b{re.escape(token)}\b" if token.isascii() and token.isalnum() else re.escape(token)

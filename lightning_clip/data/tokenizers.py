@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from tokenizers import ByteLevelBPETokenizer, Regex, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, ByteLevelBPETokenizer, Regex, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
@@ -42,6 +42,16 @@ class Tokenizer(ABC):
     @abstractmethod
     def to_mapping(self) -> dict[str, Any]:
         """Plain types from which `tokenizers.build` makes this tokenizer again with no file at hand."""
+
+    def grown(self, new_tokens: Sequence[str], context_length: int | None = None) -> Tokenizer:
+        """One that also has `new_tokens`, found in captions as they are written, and gives `context_length` ids at most.
+
+        Ids of what was known stay as they are.
+
+        Raises:
+            InputError: this tokenizer cannot.
+        """
+        raise InputError(f"{type(self).__name__} cannot take new tokens or a longer context: give a tokenizer that has them")
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L), L the longest row rounded up to 8, at most `context_length`."""
@@ -133,6 +143,18 @@ class JsonTokenizer(Tokenizer):
     def to_mapping(self) -> dict[str, Any]:
         settings = {"content": self.content, "context_length": self.context_length, "pad_id": self.pad_id}
         return {"name": "json", **settings, **({} if self.clean is None else {"clean": self.clean})}
+
+    def grown(self, new_tokens: Sequence[str], context_length: int | None = None) -> JsonTokenizer:
+        backend = Backend.from_str(self.content)
+        known = backend.get_vocab(with_added_tokens=True)
+        # A word of letters is not to be found inside another one; scripts without spaces have no words to tell apart.
+        added = [
+            AddedToken(token, normalized=False, single_word=token.isascii() and token.isalnum())
+            for token in new_tokens
+            if token not in known
+        ]
+        backend.add_tokens(added)
+        return JsonTokenizer(backend.to_str(), context_length=context_length or self.context_length, pad_id=self.pad_id)
 
     def save(self, path: str | Path) -> None:
         """Writes a file which `JsonTokenizer(path=path)` reads with the same context length and padding."""

@@ -73,6 +73,20 @@ class TextEncoder(_Encoder):
         super().__init__(output_dim)
         self.context_length = context_length
 
+    def grow(self, vocab_size: int, context_length: int) -> None:
+        """Takes as many tokens of as many kinds at least; what is there already keeps its embeddings exactly.
+
+        New ones begin as a function of the old ones, without a draw, so that growing again gives the same.
+
+        Raises:
+            InputError: this tower cannot.
+        """
+        if vocab_size > (getattr(self, "vocab_size", None) or vocab_size) or context_length > self.context_length:
+            raise InputError(
+                f"{type(self).__name__} cannot be grown to {vocab_size} tokens and a context of {context_length}: leave "
+                "new_tokens and context_length out of adapt.text"
+            )
+
     @abstractmethod
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim)."""

@@ -119,6 +119,20 @@ class HuggingFaceTextEncoder(TextEncoder):
         except ValueError as error:
             raise InputError(f"{error} Leave 'text' out of execution.checkpoint.") from error
 
+    def grow(self, vocab_size: int, context_length: int) -> None:
+        """New tokens begin as the mean of the old ones; how many tokens a caption has is the model's own affair."""
+        if context_length > self.context_length:
+            raise InputError(
+                f"adapt.text.context_length {context_length} is more than the {self.context_length} tokens of this Hugging "
+                "Face model: choose a model for longer texts"
+            )
+        if vocab_size > self.vocab_size:
+            old = self.vocab_size
+            self.model.resize_token_embeddings(vocab_size, mean_resizing=False)
+            weight = self.model.get_input_embeddings().weight.data
+            weight[old:] = weight[:old].mean(dim=0)
+            self.vocab_size = vocab_size
+
     def to_mapping(self) -> dict[str, Any]:
         padding = {} if self.pad_id is None else {"pad_id": self.pad_id}
         return {"name": "hf", "pooling": self.pooling, "config": describe(self.model), **padding}

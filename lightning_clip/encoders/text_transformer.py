@@ -103,6 +103,18 @@ class ClipTextTransformer(TextEncoder):
     def checkpoint_blocks(self) -> None:
         self.checkpointed = True
 
+    def grow(self, vocab_size: int, context_length: int) -> None:
+        """New tokens begin as the mean of the old ones; new positions repeat the old ones (Longformer, Beltagy et al. 2020)."""
+        old = self.token_embedding.weight.detach()
+        if vocab_size > len(old):
+            new = old.mean(dim=0, keepdim=True).expand(vocab_size - len(old), -1)
+            self.token_embedding = nn.Embedding(vocab_size, self.width, _weight=torch.cat([old, new]))
+            self.vocab_size = vocab_size
+        places = self.positional_embedding.detach()
+        if context_length > len(places):
+            self.positional_embedding = nn.Parameter(places[torch.arange(context_length) % len(places)])
+            self.context_length = context_length
+
     def to_mapping(self) -> dict[str, Any]:
         keys = ("width", "layers", "heads", "vocab_size", "context_length", "quick_gelu")
         return {"name": "clip_text", **{key: getattr(self, key) for key in keys}}
