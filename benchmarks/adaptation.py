@@ -85,7 +85,7 @@ def main() -> None:
         sys.exit("benchmarks/adaptation.py: LIGHTNING_CLIP_DATA does not name the folder of real pairs")
     if not Path(arguments.start).exists():
         run("fit", "--config", f"{ROOT}/recipes/fashion_small.yaml")
-    os.environ["LIGHTNING_CLIP_START"] = arguments.start
+    os.environ["LIGHTNING_CLIP_BASE"] = arguments.start
     output, results = Path(arguments.output), Results(Path(arguments.output) / "results.json")
     sets = read_sets(f"{ROOT}/recipes/evaluation/adapt_cifar10.yaml")
     start = ClipModule.load_from_checkpoint(arguments.start)

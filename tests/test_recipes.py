@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 from adapt.labelled import write_cifar10
-from small import small_module, write_folder
+from small import small_trainer, write_folder
 
+from lightning_clip import ClipModule
 from lightning_clip.commands.train import ClipCLI
 
 ROOT = Path(__file__).parent.parent
@@ -28,12 +29,23 @@ def build(recipe: Path, *overrides: str) -> Any:
     return _OnlyBuild(["fit", "--config", str(recipe), "--trainer.accelerator=cpu", "--trainer.num_nodes=1", *overrides])
 
 
+@pytest.fixture(scope="module")
+def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What recipes that adapt a model begin with: the model of recipes/flickr8k.yaml, untrained."""
+    model = yaml.safe_load((ROOT / "recipes/flickr8k.yaml").read_text())["model"]
+    trainer = small_trainer(tmp_path_factory.mktemp("base"))
+    trainer.strategy.connect(module := ClipModule(**model))
+    module.configure_model()
+    path = tmp_path_factory.mktemp("base") / "base.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
 @pytest.fixture
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for the files that recipes name, of the same columns."""
     import json
 
-    from lightning_clip.adapt.interpolation import write_checkpoint
     from lightning_clip.data import pair_sources, train_tokenizer
     from lightning_clip.data.pack import pack_shards
 
@@ -52,10 +64,6 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pack_shards(pair_sources.build(str(tmp_path / "flickr8k")), str(tmp_path / "train-%06d.tar"))
     train_tokenizer(["一只狗"] * 3, 300).save(str(tmp_path / "tokenizer.json"))
     write_cifar10(tmp_path / "cifar10")
-    module = small_module()
-    module.configure_model()
-    write_checkpoint(module, tmp_path / "start.ckpt")
-    monkeypatch.setenv("LIGHTNING_CLIP_START", str(tmp_path / "start.ckpt"))
     monkeypatch.setenv("LIGHTNING_CLIP_DATA", str(tmp_path))
     monkeypatch.setenv("LIGHTNING_CLIP_SHARDS", str(tmp_path / "train-{000000..000000}.tar"))
     monkeypatch.setenv("LIGHTNING_CLIP_TOKENIZER", str(tmp_path / "tokenizer.json"))
@@ -63,7 +71,8 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_builds(recipe: Path, data_folder: Path) -> None:
+def test_builds(recipe: Path, data_folder: Path, base_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     cli = build(recipe, "--trainer.devices=1", "--trainer.precision=32")
     with torch.device("meta"):
         cli.model.configure_model()
@@ -77,7 +86,8 @@ def test_builds(recipe: Path, data_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("how", sorted(path.stem for path in (ROOT / "recipes/adapt").glob("*.yaml") if path.stem != "cifar10"))
-def test_ways_to_adapt_build(how: str, data_folder: Path) -> None:
+def test_ways_to_adapt_build(how: str, data_folder: Path, base_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     cli = build(ROOT / "recipes/adapt/cifar10.yaml", f"--config={ROOT}/recipes/adapt/{how}.yaml", "--data.train.shots=2")
     assert len(cli.datamodule.source("train")) == 20
     assert f"recipes/adapt/{how}.yaml" in (ROOT / "docs/recipes/adapt_cifar10.md").read_text()
