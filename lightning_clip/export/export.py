@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_clip.adapt import merged
 from lightning_clip.errors import InputError
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
 from lightning_clip.export.card import Run, model_card
@@ -66,6 +67,13 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
     module.configure_model()
+    if any(".lora_" in key for key in module.state_dict()):
+        module = merged(module)
+    if beside := sorted({key.partition(".")[0] for key, _ in module.named_parameters()} - {"model"}):
+        raise InputError(
+            f"this {type(module).__name__} has weights beside its two towers ({', '.join(beside)}), which no format holds: "
+            "export the model that it started from, or keep the checkpoint"
+        )
     training = [layer for layer in module.modules() if layer.training]
     device = module.device
     module.eval().cpu()

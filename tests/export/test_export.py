@@ -155,7 +155,22 @@ def test_graphs(format: str, kind: str, tmp_path: Path) -> None:
     assert content["image_size"] == 32 and content["tokenizer"]["context_length"] == module.tokenizer.context_length
 
 
+def test_adapters_are_merged(tmp_path: Path) -> None:
+    module = clip_module(adapt={"image": {"lora": {"rank": 2}}})
+    expected = module.encode_image(pictures())
+    assert any(".lora_" in key for key in module.state_dict())
+    export(module, "huggingface", tmp_path / "out")
+    again = ClipModule.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(again.encode_image(pictures()), expected, rtol=0, atol=1e-5)
+
+
 class TestMistakes:
+    def test_weights_beside_the_towers(self, tmp_path: Path) -> None:
+        module = clip_module()
+        module.head = torch.nn.Linear(2, 2)
+        with pytest.raises(InputError, match="has weights beside its two towers .head., which no format holds"):
+            export(module, "onnx", tmp_path / "out")
+
     def test_what_a_format_cannot_hold(self, tmp_path: Path) -> None:
         module = clip_module(projection="mlp")
         expected = (

@@ -36,7 +36,9 @@ def photographs(shared_data: Path) -> list[bytes]:
 
 
 def by_open_clip(mode: str) -> Any:
-    transform: Any = image_transform_v2(PreprocessCfg(size=SIZE, mean=(0.0,) * 3, std=(1.0,) * 3, resize_mode=mode), is_train=False)
+    transform: Any = image_transform_v2(
+        PreprocessCfg(size=SIZE, mean=(0.0,) * 3, std=(1.0,) * 3, resize_mode=mode), is_train=False
+    )
     return transform
 
 
