@@ -253,8 +253,7 @@ class ClipModule(Inference, pl.LightningModule):
         return parts["loss"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self._adaptation.proceed(self.trainer, self.model):
-            self._check_micro_batches()
+        self._adaptation.proceed(self.trainer, self.model)
         seed_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -266,7 +265,10 @@ class ClipModule(Inference, pl.LightningModule):
                 self.log("train/samples_per_second", speed)
 
     def on_train_start(self) -> None:
-        self._check_micro_batches()
+        if self.micro_batch_size is not None:
+            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
+            for _ in self._adaptation.each_stage(self.model):
+                check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
         self._throughput.restart()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -392,11 +394,6 @@ class ClipModule(Inference, pl.LightningModule):
             size = len(batch.image)
             self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=size)
         return output
-
-    def _check_micro_batches(self) -> None:
-        if self.micro_batch_size is not None:
-            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
-            check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
 
     def _built(self) -> ClipModel:
         if not hasattr(self, "model"):

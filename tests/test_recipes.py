@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small import write_folder
+from small import small_trainer, write_folder
 
+from lightning_clip import ClipModule
 from lightning_clip.commands.train import ClipCLI
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,18 @@ def build(recipe: Path, *overrides: str) -> Any:
     return _OnlyBuild(["fit", "--config", str(recipe), "--trainer.accelerator=cpu", "--trainer.num_nodes=1", *overrides])
 
 
+@pytest.fixture(scope="module")
+def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What recipes that adapt a model begin with: the model of recipes/flickr8k.yaml, untrained."""
+    model = yaml.safe_load((ROOT / "recipes/flickr8k.yaml").read_text())["model"]
+    trainer = small_trainer(tmp_path_factory.mktemp("base"))
+    trainer.strategy.connect(module := ClipModule(**model))
+    module.configure_model()
+    path = tmp_path_factory.mktemp("base") / "base.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
 @pytest.fixture
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for the files that recipes name, of the same columns."""
@@ -38,6 +51,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder, images, columns in (
         ("flickr8k", "images_144.tar", ("en", "zh_human")),
         ("cxr_covid", "images_224.tar", ("clinical_notes",)),
+        ("fashion_small", "images.tar", ("title",)),
     ):
         table = write_folder(tmp_path / folder, count=9)
         rows = [json.loads(line) for line in table.read_text().splitlines()]
@@ -55,7 +69,8 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_builds(recipe: Path, data_folder: Path) -> None:
+def test_builds(recipe: Path, data_folder: Path, base_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     cli = build(recipe, "--trainer.devices=1", "--trainer.precision=32")
     with torch.device("meta"):
         cli.model.configure_model()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
@@ -83,11 +83,19 @@ class Adaptation:
         """Sets the locks of the last step before a checkpoint, so that the optimizer's state finds what it was of."""
         self.locks.enter(model, self.locks.stage_at(max(0, checkpoint.get("global_step", 0) - 1), checkpoint.get("epoch", 0)))
 
-    def proceed(self, trainer: pl.Trainer, model: nn.Module) -> bool:
-        """Called before each batch: goes on to the stage of the coming step, and says whether it is another one."""
+    def each_stage(self, model: nn.Module) -> Iterator[None]:
+        """The model as it will be in this stage and in those that follow, for checks before a run; in the end as it was."""
+        now = self.locks.stage
+        for stage in range(now, len(self.settings.stages) + 1):
+            self.locks.enter(model, stage)
+            yield
+        self.locks.enter(model, now)
+
+    def proceed(self, trainer: pl.Trainer, model: nn.Module) -> None:
+        """Called before each batch: goes on to the stage of the coming step."""
         stage = self.locks.stage_at(trainer.global_step, trainer.current_epoch)
         if stage == self.locks.stage:
-            return False
+            return
         self.locks.enter(model, stage)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -95,7 +103,6 @@ class Adaptation:
                     if not parameter.requires_grad:
                         optimizer.state.pop(parameter, None)
         _wrap_again(trainer.strategy)
-        return True
 
     def _partial(self, model: ClipModel, base: Base, training: bool) -> TrainedOnly:
         """What checkpoints leave out: what is never trained and comes from a source, or from none at all."""

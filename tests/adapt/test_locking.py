@@ -165,6 +165,13 @@ class TestStages:
         trainer.save_checkpoint(tmp_path / "one.ckpt")
         assert_near(fit(tmp_path, strategy=strategy, adapt=adapt, resume=tmp_path / "one.ckpt", seed=5)["weights"], whole)
 
+    def test_micro_batches_are_checked_before_the_tower_is_opened(self, tmp_path: Path) -> None:
+        """A locked tower's normalisation does not see slices; an open one's would."""
+        settings: dict[str, Any] = {"image_encoder": RESNET, "micro_batch_size": 8}
+        fitted(tmp_path, adapt={"image": {"lock": True}}, **settings)
+        with pytest.raises(InputError, match="micro_batch_size 8 with batch normalisation"):
+            fitted(tmp_path, adapt=TWO_STAGES, **settings)
+
     def test_unknown_to_deepspeed(self) -> None:
         from lightning.pytorch.strategies import DeepSpeedStrategy
 

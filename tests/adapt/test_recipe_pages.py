@@ -1,0 +1,63 @@
+"""The commands on the pages of recipes that adapt a model, on stand-in data and for two epochs in the place of all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_recipes import ROOT, base_checkpoint, data_folder
+
+from lightning_clip import ClipModule
+from lightning_clip.cli import main
+
+__all__ = ["base_checkpoint", "data_folder"]
+
+ADAPTING = (ROOT / "docs/concepts/adapting.md").read_text()
+
+
+def commands(page: str) -> list[list[str]]:
+    text = (ROOT / f"docs/recipes/{page}.md").read_text()
+    lines = "".join(re.findall(r"```console\n(.*?)```", text, re.S)).replace("\\\n", " ").splitlines()
+    return [shlex.split(os.path.expandvars(line))[1:] for line in lines if line.startswith("lightning-clip")]
+
+
+@pytest.mark.parametrize("page", ["lit", "two_stages", "lora"])
+def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for folder, images in (("flickr8k", "images_144.tar"), ("fashion_small", "images.tar")):
+        for picture in (data_folder / folder).glob("*.jpg"):
+            shutil.copy(picture, data_folder / folder / images)
+    for command in commands(page):
+        if "recipes/flickr8k.yaml" in command:
+            continue  # the checkpoint to begin with is there
+        if command[0] in ("fit", "test"):
+            command += [
+                "--trainer.accelerator=cpu",
+                "--data.local_batch_size=3",
+                "--data.num_workers=0",
+                "--data.max_bad_share=0",
+            ]
+        if command[0] == "fit":
+            command += ["--trainer.max_epochs=4", "--model.optimizer.warmup_steps=0"]
+        assert main(command) == 0, command
+    last = ClipModule.load_from_checkpoint(tmp_path / f"runs/{page}/last.ckpt")
+    assert last.encode_text("一只狗").isfinite().all()
+    assert (tmp_path / "runs/lora/whole.ckpt").exists() == (page == "lora")
+    assert bool(list(tmp_path.glob("runs/lit/features/*/*.npy"))) == (page == "lit")
+
+
+def test_share_that_is_trained() -> None:
+    """The page's figure for ViT-B/32."""
+    module = ClipModule.from_preset("ViT-B/32", adapt={"image": {"lora": {"rank": 8}}, "text": {"lora": {"rank": 8}}})
+    with torch.device("meta"):
+        module.configure_model()
+    count = sum(value.numel() for value in module.parameters())
+    trained = sum(value.numel() for value in module.parameters() if value.requires_grad)
+    assert f"{trained:,} of {count:,} values" in ADAPTING and trained < 0.05 * count
