@@ -26,6 +26,7 @@ _COMMANDS = {
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "prompts show": ("the templates of a set, or the names of all sets", "prompts", "show"),
     "prompts search": ("choose the templates that suit a set, one after the other", "prompts", "search"),
+    "export": ("write weights for transformers, open_clip or ONNX, checked against the model", "export", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
     "interpolate": ("weights between a model and its fine-tuned form (WiSE-FT)", "weights", "interpolate"),
     "soup": ("average fine-tuned models into one", "weights", "soup"),

@@ -28,7 +28,7 @@ def _first(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def _last(hidden: Tensor, mask: Tensor) -> Tensor:
-    return hidden[torch.arange(len(hidden), device=hidden.device), last_text_position(mask)]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last_text_position(mask)]
 
 
 def _max(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class ClipTextTransformer(TextEncoder):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         hidden = self._hidden(tokens)
-        rows = torch.arange(len(tokens), device=tokens.device)
+        rows = torch.arange(tokens.shape[0], device=tokens.device)  # len() would fix the size in an export
         features: Tensor = self.final_norm(hidden[rows, last_text_position(mask)])
         return features
 

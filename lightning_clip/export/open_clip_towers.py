@@ -113,7 +113,7 @@ def _is_default(trunk: nn.Module, name: str, size: int) -> bool:
             model: Any = image_encoders.build({"name": name, "image_size": size})
     except (RuntimeError, NotImplementedError):  # some architectures compute while they are built
         return False
-    same_pool = getattr(model.model, "global_pool", None) == getattr(trunk, "global_pool", None)
+    same_pool = repr(getattr(model.model, "global_pool", None)) == repr(getattr(trunk, "global_pool", None))
     return same_pool and repr(model.model) == repr(trunk)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from lightning_clip.adapt.partial import BASE_KEY
 from lightning_clip.checkpoint import CLASS_KEY, is_in_parts
-from lightning_clip.errors import InputError
+from lightning_clip.errors import InputError, existing_path
 from lightning_clip.export.files import is_openai, plain_names, read_file, read_weights
 from lightning_clip.export.positions import resized_grid, resized_row
 from lightning_clip.export.pretrained import Pretrained, Source
 
-__all__ = ["ARGUMENTS", "open_checkpoint"]
+__all__ = ["ARGUMENTS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "open_folder"]
 
 # Of ClipModule's, those that say what the towers are and how they are fed.
 ARGUMENTS = ("image_encoder", "text_encoder", "embed_dim", "loss", "projection", "tokenizer", "transform")
+SETTINGS_FILE, WEIGHTS_FILE = "lightning_clip.json", "model.safetensors"
 
 
 def open_checkpoint(path: Path, source: Source) -> Pretrained:
@@ -37,6 +39,17 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
         )
     weights = {key.removeprefix("model."): value for key, value in content["state_dict"].items() if key.startswith("model.")}
     return _resized(Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights), source)
+
+
+def open_folder(folder: Path, source: Source) -> Pretrained:
+    """What `lightning-clip export --format safetensors` wrote."""
+    try:
+        settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
+        arguments = {key: settings[key] for key in ARGUMENTS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(folder / SETTINGS_FILE)!r} is broken ({error}): export the model again") from error
+    weights = read_file(existing_path(folder / WEIGHTS_FILE, "weights"), source.allow_pickle)
+    return _resized(Pretrained(str(folder), arguments, weights), source)
 
 
 def _foreign(path: Path, source: Source) -> Pretrained:

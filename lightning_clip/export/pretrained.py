@@ -112,13 +112,15 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
     # Here and below: each of these libraries is slow to import.
     from lightning_clip.export.from_open_clip import open_open_clip
     from lightning_clip.export.from_transformers import open_transformers
-    from lightning_clip.export.own import open_checkpoint
+    from lightning_clip.export.own import SETTINGS_FILE, open_checkpoint, open_folder
 
     if source.source.startswith("open_clip:"):
         return open_open_clip(source.source.removeprefix("open_clip:"), source)
     if source.source.startswith("hf:"):
         return open_transformers(source.source.removeprefix("hf:"), source)
     path = existing_path(source.source, "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)")
+    if (path / SETTINGS_FILE).is_file():
+        return open_folder(path, source)
     if (path / "open_clip_config.json").is_file():
         return open_open_clip(f"local-dir:{path}", source)
     if (path / "config.json").is_file():

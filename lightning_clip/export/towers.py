@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_clip.export.pretrained import Pretrained
 
-__all__ = ["Tower", "assemble", "timm_vit", "under"]
+__all__ = ["Tower", "assemble", "mlp_ratio", "timm_vit", "under"]
 
 
 @dataclass
@@ -42,12 +42,26 @@ def timm_vit(
         hidden: width of a block's hidden layer.
         quick_gelu: OpenAI's activation instead of GELU.
     """
-    ratio = hidden / width
-    if int(width * ratio) != hidden:  # timm rounds down
-        ratio = (hidden + 0.5) / width
     name = "vit_base_patch16_clip_quickgelu_224" if quick_gelu else "vit_base_patch16_clip_224"
-    sizes = {"patch_size": patch_size, "embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": ratio}
+    sizes = {
+        "patch_size": patch_size,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        "mlp_ratio": mlp_ratio(hidden, width),
+    }
     return {"name": name, "image_size": image_size, **sizes}
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The ratio from which timm and open_clip, which round down, find the hidden width again.
+
+    Examples:
+        >>> mlp_ratio(3072, 768), int(1664 * mlp_ratio(8192, 1664))
+        (4.0, 8192)
+    """
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def under(prefix: str, weights: Mapping[str, Tensor], ours: str) -> dict[str, Tensor]:
