@@ -43,7 +43,7 @@ TITLES = {
     "tip_adapter": "Tip-Adapter-F",
     "coop": "CoOp, 8 vectors",
     "clip_adapter": "CLIP-Adapter",
-    "head": "head begun from words, and tower",
+    "head": "head begun as zero-shot, with the tower",
     "lora": "LoRA, FLYP's loss",
     "flyp": "FLYP",
     "wise_ft": "WiSE-FT of FLYP",

@@ -56,10 +56,10 @@ class DistillationModule(ClipModule):
         **arguments: Any,
     ) -> None:
         super().__init__(*towers, **arguments)
-        if min(contrastive, logits, features) < 0 or logits + features == 0:
+        if min(contrastive, logits, features) < 0 or contrastive + logits + features == 0:
             raise InputError(
                 f"contrastive {contrastive}, logits {logits} and features {features} are weights of the loss: from 0, and one "
-                "of the last two above it"
+                "of them above it"
             )
         if distance not in DISTANCES:
             raise InputError(f"unknown distance {distance!r}: {nearest(distance, DISTANCES)}")
@@ -73,9 +73,9 @@ class DistillationModule(ClipModule):
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         own = super().compute_loss(output, batch)["loss"] if self.contrastive or not self.training else None
-        if not self.training:
+        if not self.training or not self._taught:
             assert own is not None
-            return {"loss": own}
+            return {"loss": self.contrastive * own if self.training else own}
         assert output.image_features is not None and output.text_features is not None
         taught = self.taught(batch)
         weights = self.weights if self.teachers != STORED else [1.0] * len(taught.scales)
@@ -148,9 +148,14 @@ class DistillationModule(ClipModule):
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _taught(self) -> bool:
+        """Whether teachers have a say; without them the student alone can be measured."""
+        return self.logits + self.features > 0
+
     def setup(self, stage: str) -> None:
         """Opens the teachers before the towers are built, so that what is wrong with them is said at once."""
-        if stage == "fit":
+        if stage == "fit" and self._taught:
             self._dims()
 
     def complete_model(self) -> None:

@@ -155,6 +155,15 @@ class TestModule:
         torch.testing.assert_close(parts["features"], expected)
         torch.testing.assert_close(parts["loss"], 2 * expected)
 
+    def test_without_teachers_it_is_a_clip_module(self, tmp_path: Path) -> None:
+        """For comparison: no teacher is opened."""
+        module, plain = student(teachers="nowhere.ckpt", logits=0.0, contrastive=1.0), module_of(ClipModule)
+        batch = batch_for(module, scenes())
+        torch.testing.assert_close(
+            module.compute_loss(module.encode(batch), batch), plain.train().compute_loss(plain.encode(batch), batch)
+        )
+        fit(module, tmp_path, data=scenes())
+
     def test_micro_batches_and_ranks_change_nothing(self, tmp_path: Path, teacher: ClipModule) -> None:
         def weights(**arguments: Any) -> dict[str, Tensor]:
             batch, ranks = arguments.pop("batch", 16), arguments.pop("ranks", {})
@@ -253,7 +262,7 @@ class TestErrors:
             ({"teachers": []}, "teachers is empty: give at least one, or 'stored'"),
             ({"teachers": {"path": "x"}}, "must have 'source' and may have 'weight', nothing else"),
             ({"teachers": {"source": "x", "weight": 0}}, "weight 0.0 of teacher 'x' must be above 0"),
-            ({"logits": 0.0}, "are weights of the loss: from 0, and one of the last two above it"),
+            ({"logits": 0.0}, "are weights of the loss: from 0, and one of them above it"),
             ({"contrastive": -1.0}, "contrastive -1.0, logits 1.0 and features 0.0 are weights"),
             ({"distance": "msr"}, "unknown distance 'msr': did you mean 'mse'"),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -83,3 +84,11 @@ def test_teaching(data_folder: Path, base_checkpoint: Path, tmp_path: Path, monk
     )
     for command in block(page, "teach"):
         assert main(command + (SMALL if command[0] == "fit" else [])) == 0, command
+
+
+def test_stored_teacher_of_the_products(place: Path) -> None:
+    page = (ROOT / "docs/recipes/distill_fashion_small.md").read_text()
+    for command in block(page, "stored"):
+        more = [*SMALL, "--data.local_batch_size=3", "--data.num_workers=0"] if command[0] == "fit" else []
+        assert main([os.path.expandvars(word) for word in command] + more) == 0, command
+    assert ClipModule.load_from_checkpoint(place / "runs/distill_fashion_small/last.ckpt").teachers == "stored"
