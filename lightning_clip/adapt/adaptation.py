@@ -91,6 +91,14 @@ class Adaptation:
             yield
         self.locks.enter(model, now)
 
+    def show_most(self, model: nn.Module) -> None:
+        """Marks in a copy of the model what is trained in the stage that trains most, for plans of memory and time."""
+        if not self.settings.stages:
+            return
+        most = max((self.locks.trained(stage) for stage in range(len(self.settings.stages) + 1)), key=len)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in most)
+
     def proceed(self, trainer: pl.Trainer, model: nn.Module) -> None:
         """Called before each batch: goes on to the stage of the coming step."""
         stage = self.locks.stage_at(trainer.global_step, trainer.current_epoch)

@@ -12,6 +12,7 @@ from strategies.ranks import OPTIMIZER, alone, fit
 from torch import Tensor
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.planning.towers import fake_clip
 
 DEEP = {**IMAGE, "depth": 3}
 RESNET = {"name": "resnet10t", "image_size": 32, "channels": [8, 8, 16, 16], "stem_width": 8}
@@ -189,6 +190,14 @@ def test_locks_on_ranks(tmp_path: Path, strategy: str) -> None:
     adapt = {"image": {"lock": True}, "text": {"lock": True, "unlock_last": 1}}
     settings: dict[str, Any] = {"adapt": adapt, "text_encoder": {**TEXT, "layers": 2}, "micro_batch_size": 4}
     assert_near(fit(tmp_path, strategy=strategy, **settings)["weights"], alone(tmp_path, **settings))
+
+
+def test_a_plan_is_of_the_stage_that_trains_most() -> None:
+    def gradients(adapt: Any) -> int:
+        fake = fake_clip(small_module(adapt=adapt))
+        return sum(weight.numel() for weight in fake.model.parameters() if weight.requires_grad)
+
+    assert gradients(TWO_STAGES) == gradients(None) > gradients({"image": {"lock": True}})
 
 
 def test_a_checkpoint_knows_its_settings(tmp_path: Path) -> None:
