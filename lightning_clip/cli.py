@@ -26,12 +26,16 @@ _COMMANDS = {
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "prompts show": ("the templates of a set, or the names of all sets", "prompts", "show"),
     "prompts search": ("choose the templates that suit a set, one after the other", "prompts", "search"),
+    "export": ("write weights for transformers, open_clip or ONNX, checked against the model", "export", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
+    "interpolate": ("weights between a model and its fine-tuned form (WiSE-FT)", "weights", "interpolate"),
+    "soup": ("average fine-tuned models into one", "weights", "soup"),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
     "checkpoint merge": ("write whole weights from a checkpoint with adapters (LoRA)", "checkpoint", "merge"),
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
     "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),
+    "data teach": ("write shards with teachers' features beside the pairs, for distillation", "teach", ""),
     "data verify": ("read and decode everything, list what cannot be used", "verify", ""),
 }
 

@@ -26,7 +26,7 @@ def take(batch: PairBatch, rows: Tensor) -> PairBatch:
     """The pairs at `rows` int64 (M,) of a batch."""
     places = rows.tolist()
     fields: dict[str, Any] = {}
-    for name, value in batch._asdict().items():
+    for name, value in batch._replace(teachers=None)._asdict().items():
         fields[name] = value[rows] if isinstance(value, Tensor) else value and [value[place] for place in places]
     return PairBatch(**{**fields, "skipped": []})
 

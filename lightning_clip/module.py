@@ -199,6 +199,9 @@ class ClipModule(Inference, pl.LightningModule):
         """The text of a pair for this visit; static, so that workers need not receive the model."""
         return random_caption(pair, rng)
 
+    def complete_model(self) -> None:
+        """Adds parts of a subclass's own to `self.model` and says what rests, before locks and strategies see it."""
+
     # -- Lightning --------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -222,6 +225,7 @@ class ClipModule(Inference, pl.LightningModule):
             self._start = None  # a checkpoint holds all of it from now on
         if self.tokenizer is not self._first_tokenizer:
             self.model.text_encoder.grow(self.tokenizer.vocab_size, self.tokenizer.context_length)
+        self.complete_model()
         strategy = self.trainer.strategy if self._trainer else None
         self._adaptation = Adaptation(self.model, self.adapt_settings, strategy, base)
         prepare(self.model, self.execution_settings)

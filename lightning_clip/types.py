@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["ClipOutput", "Pair", "PairBatch", "Skipped"]
+__all__ = ["ClipOutput", "Pair", "PairBatch", "Skipped", "TeacherFeatures"]
+
+# A sample's member in a shard that holds teachers' features, and where they are in a pair's metadata.
+TEACHERS = "teachers.safetensors"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class TeacherFeatures(NamedTuple):
+    """What teachers made of a batch; one entry a teacher.
+
+    Attributes:
+        image: unit features (B, D_k).
+        text: unit features (B, D_k) of the chosen captions.
+        scales: inverse temperatures.
+    """
+
+    image: list[Tensor]
+    text: list[Tensor]
+    scales: list[float]
+
+
 class PairBatch(NamedTuple):
     """A collated batch of B pairs.
 
@@ -52,6 +69,8 @@ class PairBatch(NamedTuple):
         keys: per image its name.
         skipped: samples of this batch that were dropped.
         lengths: per row the place after its last token; known to the loader, so that no device is waited for.
+        texts: per image the chosen caption, for those who read it with another tokenizer.
+        teachers: features that were stored beside the pairs, see `lightning-clip data teach`.
         digests: per image 16 bytes that stand for the picture, where features are kept by them.
     """
 
@@ -64,6 +83,8 @@ class PairBatch(NamedTuple):
     keys: list[str]
     skipped: list[Skipped]
     lengths: list[int] | None = None
+    texts: list[str] | None = None
+    teachers: TeacherFeatures | None = None
     digests: list[bytes] | None = None
 
 

@@ -151,5 +151,6 @@ def quiet() -> None:
         "treespec, LeafSpec",
         "exists and is not empty",
         "smaller than the logging interval",
+        r"module\(s\) in eval mode at the start of training",  # towers that rest are so on purpose
     ):
         warnings.filterwarnings("ignore", f".*{message}")

@@ -15,6 +15,7 @@ from lightning_clip.data.decoding import decode
 from lightning_clip.data.feature_store import FeatureStore, digest_of
 from lightning_clip.data.sampler import Visit, visit_seed
 from lightning_clip.data.sources import PairSource
+from lightning_clip.data.teachers import StoredTeacher, stacked, teachers_of
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.types import Pair, PairBatch, Skipped
 
@@ -29,6 +30,7 @@ class PreparedPair(NamedTuple):
     pair: Pair
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
     digest: bytes | None = None
+    teachers: list[StoredTeacher] | None = None
 
 
 class PreparedPairs(Dataset["PreparedPair | Skipped"]):
@@ -91,6 +93,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
             feature = None if features is None or digest is None else features.find([digest])[0]
             image = decode(pair.image, getattr(self.transform, "at_least", None)) if feature is None else feature
             caption = self.choose_caption(pair, random.Random(seed))
+            teachers = teachers_of(pair, caption)
         except (OSError, ValueError, IndexError, KeyError) as error:
             # A sample's own fault. IndexError: an empty list of captions has nothing to choose from.
             reason = "no caption" if isinstance(error, IndexError) else str(error).strip("'")
@@ -99,7 +102,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
             torch.default_generator.manual_seed(seed)
             image = self.transform(image)
         # The batch needs names and texts, not the encoded bytes again.
-        return PreparedPair(image, caption, Pair(b"", pair.captions, pair.key, pair.label), visit.index, digest)
+        return PreparedPair(image, caption, Pair(b"", pair.captions, pair.key, pair.label), visit.index, digest, teachers)
 
 
 def look_up(source: PairSource, visit: Visit) -> Pair:
@@ -127,5 +130,7 @@ class PairCollator:
             keys=[sample.pair.key for sample in good],
             skipped=[sample for sample in samples if isinstance(sample, Skipped)],
             lengths=mask.sum(dim=1).tolist(),
+            texts=[sample.caption for sample in good],
+            teachers=stacked([sample.teachers for sample in good]),
             digests=[sample.digest or b"" for sample in good] if good and good[0].digest else None,
         )

@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources.base import PairSource
 from lightning_clip.errors import InputError, nearest
-from lightning_clip.types import Pair
+from lightning_clip.types import TEACHERS, Pair
 
 __all__ = ["PackOptions", "Packer", "ShardReport", "image_hash"]
 
@@ -149,6 +149,8 @@ class Packer:
         members["json"] = json.dumps(self._record(pair), ensure_ascii=False).encode("utf-8", "replace")
         if pair.label is not None:
             members["cls"] = str(pair.label).encode()
+        if TEACHERS in pair.metadata:
+            members[TEACHERS] = pair.metadata[TEACHERS]
         return members
 
     def _record(self, pair: Pair) -> dict[str, Any]:

@@ -16,14 +16,15 @@ from tokenizers import AddedToken, ByteLevelBPETokenizer, Regex, normalizers, pr
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.registry import Registry
 
-__all__ = ["JsonTokenizer", "Tokenizer", "checked", "roomy", "tokenizers", "train_tokenizer"]
+__all__ = ["JsonTokenizer", "Tokenizer", "checked", "from_transformers", "roomy", "tokenizers", "train_tokenizer"]
 
 _PAD, _START, _END = "<pad>", "<start_of_text>", "<end_of_text>"
 # Scripts that put no spaces between words: letter by letter, or whole sentences would be learned as words.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_CLEANINGS = ("whitespace", "lower", "canonicalize")
 _TRAIN = "train one on your captions with `lightning-clip tokenizer train`"
 
 
@@ -80,9 +81,11 @@ class JsonTokenizer(Tokenizer):
         path: a file that holds it; give one of both.
         context_length: the most ids of a caption; None takes the truncation that the JSON asks for, or 77.
         pad_id: None takes the padding that the JSON asks for, its `<pad>` or `[PAD]` token, or 0.
+        clean: what open_clip does to texts before its tokenizers of Hugging Face: "whitespace", "lower" or "canonicalize"
+            (entities and broken letters repaired, then spaces; letters lowered; punctuation removed).
 
     Raises:
-        InputError: no such file, not a tokenizer, or a `context_length` or `pad_id` that it cannot have.
+        InputError: no such file, not a tokenizer, or a `context_length`, `pad_id` or `clean` that it cannot have.
 
     Examples:
         >>> tokenizer = train_tokenizer(["a dog on the beach", "一只狗"])
@@ -97,7 +100,11 @@ class JsonTokenizer(Tokenizer):
         path: str | None = None,
         context_length: int | None = None,
         pad_id: int | None = None,
+        clean: str | None = None,
     ) -> None:
+        if clean is not None and clean not in _CLEANINGS:
+            raise InputError(f"unknown clean {clean!r}: {nearest(clean, _CLEANINGS)}")
+        self.clean = clean
         # In loader workers the library's threads would compete, and older releases warn or hang after a fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if (content is None) == (path is None):
@@ -123,6 +130,10 @@ class JsonTokenizer(Tokenizer):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         texts = [text.encode("utf-8", "replace").decode("utf-8") for text in checked(texts)]  # lone surrogates fail
+        if self.clean is not None:
+            from open_clip.tokenizer import get_clean_fn  # here: open_clip imports all of its models
+
+            texts = list(map(get_clean_fn(self.clean), texts))
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -130,7 +141,8 @@ class JsonTokenizer(Tokenizer):
         return [text.strip() for text in self._backend.decode_batch([list(row) for row in rows])]
 
     def to_mapping(self) -> dict[str, Any]:
-        return {"name": "json", "content": self.content, "context_length": self.context_length, "pad_id": self.pad_id}
+        settings = {"content": self.content, "context_length": self.context_length, "pad_id": self.pad_id}
+        return {"name": "json", **settings, **({} if self.clean is None else {"clean": self.clean})}
 
     def grown(self, new_tokens: Sequence[str], context_length: int | None = None) -> JsonTokenizer:
         backend = Backend.from_str(self.content)
@@ -180,15 +192,34 @@ def _from_hugging_face(path: str, context_length: int | None = None, pad_id: int
     except Exception as error:  # a user's broken folder may raise any type
         reason = f"no Hugging Face tokenizer {path!r}: {shorten(str(error), 300)}"
         raise InputError(f"{reason} Without network give a folder written by save_pretrained, hf:FOLDER") from error
+    length = min(77, source.model_max_length) if context_length is None else context_length
+    return from_transformers(source, path, length, source.pad_token_id if pad_id is None else pad_id)
+
+
+def from_transformers(
+    source: Any, path: str, length: int, pad_id: int | None = None, clean: str | None = None
+) -> JsonTokenizer:
+    """A live tokenizer of transformers as ours, with the same ids.
+
+    Args:
+        source: of transformers.
+        path: its name, for messages.
+        length: the most ids of a caption.
+        pad_id: None takes the source's.
+        clean: see `JsonTokenizer`.
+
+    Raises:
+        InputError: it is no fast tokenizer, or does more than its JSON says.
+    """
     if not source.is_fast:
         raise InputError(f"Hugging Face tokenizer {path!r} is slow only, no JSON holds it: choose another, or {_TRAIN}")
-    source.backend_tokenizer.enable_truncation(512, direction=source.truncation_side)
-    length = min(77, source.model_max_length) if context_length is None else context_length
     pad_id = source.pad_token_id if pad_id is None else pad_id
+    source.backend_tokenizer.enable_truncation(512, direction=source.truncation_side)
     found = JsonTokenizer(source.backend_tokenizer.to_str(), context_length=length, pad_id=pad_id)
     probes = ["", "A photo of 2 Dogs!", "一只狗 ﬁé", "".join(source.all_special_tokens), "long " * length]
     if source(probes, truncation=True, max_length=length)["input_ids"] != found.encode(probes):
         raise InputError(f"Hugging Face tokenizer {path!r} does more than its JSON: wrap it in a Tokenizer of yours")
+    found.clean = clean  # what happens before the library sees the text
     return found
 
 

@@ -15,7 +15,7 @@ from lightning_clip.errors import InputError, nearest
 
 __all__ = ["ImageTransformSettings", "evaluation_transform", "training_transform"]
 
-_RESIZES = ("crop", "squash", "pad")
+_RESIZES = ("crop", "floor_crop", "squash", "pad")
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 
@@ -32,7 +32,9 @@ class ImageTransformSettings:
         colour_jitter_probability: how often it is applied.
         rand_augment: number of operations and their magnitude in 0..30 (Cubuk et al. 2019), None for none; some of them turn,
             shift and invert pictures, which captions may speak of.
-        resize: for evaluation: "crop" (shorter side, then centre crop), "squash" or "pad" (longer side, then borders).
+        resize: for evaluation: "crop" (shorter side, then centre crop), "floor_crop" (likewise, the crop's corner rounded down
+            as transformers has it), "squash" or "pad" (longer side, then borders).
+        fill: brightness of the borders of "pad", 0 to 255.
         interpolation: "bicubic" as CLIP has it, or "bilinear"; antialiased.
         scaled_decoding: JPEGs may be decoded at a fraction of their size that is still larger than the crop: faster for large
             photographs, and pixels differ slightly.
@@ -52,6 +54,7 @@ class ImageTransformSettings:
     scaled_decoding: bool = False
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    fill: int = 127
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -101,11 +104,12 @@ def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Modu
     """The same pixels each time: uint8 (3, H, W) -> uint8 (3, size, size)."""
     mode = InterpolationMode(settings.interpolation)
     if settings.resize == "pad":
-        steps: list[nn.Module] = [_PadToSquare(size, mode)]
+        steps: list[nn.Module] = [_PadToSquare(size, mode, settings.fill)]
     elif settings.resize == "squash":
         steps = [v2.Resize((size, size), interpolation=mode, antialias=True)]
     else:
-        steps = [v2.Resize(size, interpolation=mode, antialias=True), v2.CenterCrop(size)]
+        crop = v2.CenterCrop(size) if settings.resize == "crop" else _FloorCrop(size)
+        steps = [v2.Resize(size, interpolation=mode, antialias=True), crop]
     return _Transform(steps, size if settings.scaled_decoding else None)
 
 
@@ -135,12 +139,24 @@ class _RandomCrop(nn.Module):
         return cropped
 
 
-class _PadToSquare(nn.Module):
-    """Resizes the longer side and fills the rest with the mean grey."""
+class _FloorCrop(nn.Module):
+    """The middle of a picture, its corner rounded down where torchvision rounds to even."""
 
-    def __init__(self, size: int, mode: InterpolationMode) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.size, self.mode = size, mode
+        self.size = size
+
+    def forward(self, image: Tensor) -> Tensor:
+        top, left = ((side - self.size) // 2 for side in image.shape[-2:])
+        return image[..., top : top + self.size, left : left + self.size]
+
+
+class _PadToSquare(nn.Module):
+    """Resizes the longer side and fills the rest with one grey."""
+
+    def __init__(self, size: int, mode: InterpolationMode, fill: int) -> None:
+        super().__init__()
+        self.size, self.mode, self.fill = size, mode, float(fill)
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -149,7 +165,7 @@ class _PadToSquare(nn.Module):
         image = pixels.resize(image, shape, interpolation=self.mode, antialias=True)
         top, left = (self.size - shape[0]) // 2, (self.size - shape[1]) // 2
         borders = [left, top, self.size - shape[1] - left, self.size - shape[0] - top]
-        padded: Tensor = pixels.pad(image, borders, fill=[127.0])
+        padded: Tensor = pixels.pad(image, borders, fill=[self.fill])
         return padded
 
 

@@ -2,14 +2,19 @@
 
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder, image_encoders, text_encoders
 from lightning_clip.encoders.huggingface import HuggingFaceTextEncoder
+from lightning_clip.encoders.huggingface_image import HuggingFaceImageEncoder
+from lightning_clip.encoders.open_clip import OpenClipImageEncoder, OpenClipTextEncoder
 from lightning_clip.encoders.projection import projections
 from lightning_clip.encoders.text_transformer import ClipTextTransformer
 from lightning_clip.encoders.timm_image import TimmImageEncoder
 
 __all__ = [
     "ClipTextTransformer",
+    "HuggingFaceImageEncoder",
     "HuggingFaceTextEncoder",
     "ImageEncoder",
+    "OpenClipImageEncoder",
+    "OpenClipTextEncoder",
     "TextEncoder",
     "TimmImageEncoder",
     "image_encoders",

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from lightning_clip.encoders.base import TextEncoder, text_encoders
+from lightning_clip.encoders.huggingface_towers import describe, load
 from lightning_clip.encoders.text_transformer import last_text_position
 from lightning_clip.errors import InputError, nearest
 
@@ -26,7 +28,7 @@ def _first(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def _last(hidden: Tensor, mask: Tensor) -> Tensor:
-    return hidden[torch.arange(len(hidden), device=hidden.device), last_text_position(mask)]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last_text_position(mask)]
 
 
 def _max(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -34,6 +36,7 @@ def _max(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "cls": _first, "eot": _last, "max": _max}
+_OWN = "pooler"  # the model's own pooled output
 
 
 @text_encoders.register("hf")
@@ -42,9 +45,12 @@ class HuggingFaceTextEncoder(TextEncoder):
 
     Args:
         path: hub name or local folder; its weights are loaded unless `pretrained` is off. None with `config`.
-        pooling: "mean" over the text, "cls" (first token), "eot" (last token of the text) or "max".
+        pooling: "mean" over the text, "cls" (first token), "eot" (last token of the text), "max" or "pooler" (its own).
         pretrained: False builds the architecture with random weights.
-        config: a transformers configuration as a mapping with "model_type", instead of `path`.
+        config: a transformers configuration as a mapping with "model_type", instead of `path`; the text tower of a two-tower
+            family is {"model_type": "siglip", "text_config": {...}}.
+        pad_id: captions are padded with it to the model's full length and the model attends to all of it, as SigLIP was
+            trained; None masks padding.
 
     Raises:
         InputError: unknown pooling, no such model, or a model without token output.
@@ -64,24 +70,41 @@ class HuggingFaceTextEncoder(TextEncoder):
         *,
         pretrained: bool = True,
         config: Mapping[str, Any] | None = None,
+        pad_id: int | None = None,
     ) -> None:
-        if pooling not in POOLINGS:
-            raise InputError(f"unknown pooling {pooling!r}: {nearest(pooling, POOLINGS)}")
-        model = _load(path, pretrained, config)
+        if pooling not in (known := (*POOLINGS, _OWN)):
+            raise InputError(f"unknown pooling {pooling!r}: {nearest(pooling, known)}")
+        model = load(path, "text", pretrained, config)
         length = getattr(model.config, "max_position_embeddings", None) or 512
-        super().__init__(output_dim=int(model.config.hidden_size), context_length=int(length))
-        self.pooling = pooling
+        # SigLIP's pooled output and AltCLIP's every output have a width of their own.
+        key = "projection_size" if pooling == _OWN else "project_dim"
+        width = getattr(model.config, key, None) or model.config.hidden_size
+        super().__init__(output_dim=int(width), context_length=int(length))
+        self.pooling, self.pad_id = pooling, pad_id
         self.model = model
-        if isinstance(pooler := getattr(model, "pooler", None), nn.Module):
+        if isinstance(pooler := getattr(model, "pooler", None), nn.Module) and pooling != _OWN:
             pooler.requires_grad_(False)  # never asked: DDP would wait for its gradient
         self.vocab_size = int(model.config.vocab_size)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == _OWN:
+            pooled: Tensor = self._outputs(tokens, mask).pooler_output
+            return pooled
         return POOLINGS[self.pooling](self.forward_tokens(tokens, mask), mask)
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        hidden: Tensor = self._outputs(tokens, mask).last_hidden_state
         return hidden
+
+    def token_table(self) -> nn.Embedding:
+        table: nn.Embedding = self.model.get_input_embeddings()
+        return table
+
+    def _outputs(self, tokens: Tensor, mask: Tensor) -> Any:
+        if self.pad_id is None:
+            return self.model(input_ids=tokens, attention_mask=mask.long())
+        filled = tokens.masked_fill(~mask, self.pad_id)
+        return self.model(input_ids=pad(filled, (0, self.context_length - tokens.shape[1]), value=self.pad_id))
 
     def blocks(self) -> list[nn.Module]:
         lists = [list(layers) for layers in self.model.modules() if isinstance(layers, nn.ModuleList)]
@@ -111,39 +134,8 @@ class HuggingFaceTextEncoder(TextEncoder):
             self.vocab_size = vocab_size
 
     def to_mapping(self) -> dict[str, Any]:
-        return {"name": "hf", "pooling": self.pooling, "config": _plain(self.model.config.to_dict())}
-
-
-def _load(path: str | None, pretrained: bool, config: Mapping[str, Any] | None) -> Any:
-    from transformers import AutoConfig, AutoModel  # here: importing transformers' models is slow
-
-    if (path is None) == (config is None):
-        raise InputError("give a Hugging Face text encoder either a path (name or folder) or a config, not both or neither")
-    try:
-        if config is not None:
-            settings = dict(config)
-            return AutoModel.from_config(  # type: ignore[no-untyped-call]
-                AutoConfig.for_model(settings.pop("model_type"), **settings)
-            )
-        assert path is not None
-        if not pretrained:
-            return AutoModel.from_config(AutoConfig.from_pretrained(path))  # type: ignore[no-untyped-call]
-        return AutoModel.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"no Hugging Face text model {path or dict(config or {})!r}: {reason} Give a hub name (needs the network once) "
-            "or a folder written by save_pretrained."
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """Only what a checkpoint read with weights_only=True may hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+        padding = {} if self.pad_id is None else {"pad_id": self.pad_id}
+        return {"name": "hf", "pooling": self.pooling, "config": describe(self.model), **padding}
 
 
 def _by_hub_name(name: str) -> Callable[..., HuggingFaceTextEncoder] | None:

@@ -86,13 +86,16 @@ class ClipTextTransformer(TextEncoder):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         hidden = self._hidden(tokens)
-        rows = torch.arange(len(tokens), device=tokens.device)
+        rows = torch.arange(tokens.shape[0], device=tokens.device)  # len() would fix the size in an export
         features: Tensor = self.final_norm(hidden[rows, last_text_position(mask)])
         return features
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         features: Tensor = self.final_norm(self._hidden(tokens))
         return features
+
+    def token_table(self) -> nn.Embedding:
+        return self.token_embedding
 
     def blocks(self) -> list[nn.Module]:
         return list(self.transformer)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.errors import existing_path
 from lightning_clip.inference import token_batches
 from lightning_clip.module import ClipModule
 
@@ -127,8 +127,8 @@ def open_model(source: str | ClipModule | EvaluatedModel) -> EvaluatedModel:
     """Opens weights from anywhere, in evaluation mode on the CPU.
 
     Args:
-        source: a .ckpt of ours; `open_clip:NAME/PRETRAINED` (a tag or a file of weights); `hf:NAME_OR_FOLDER`; a folder that
-            open_clip or transformers wrote; or a live module.
+        source: a .ckpt of ours; what `ClipModule.from_pretrained` takes: `open_clip:NAME/WEIGHTS` (a tag or a file),
+            `hf:NAME_OR_FOLDER`, a folder that open_clip, transformers or `export` wrote; or a live module.
 
     Raises:
         InputError: nothing of that name, weights that do not fit, or weights that would have to be downloaded without network.
@@ -137,18 +137,10 @@ def open_model(source: str | ClipModule | EvaluatedModel) -> EvaluatedModel:
         return source.eval()
     if isinstance(source, ClipModule):
         return ModuleModel(source, type(source).__name__).eval()
-    from lightning_clip.evaluation.peers import open_hugging_face, open_open_clip
-
-    if source.startswith("open_clip:"):
-        return open_open_clip(source.removeprefix("open_clip:")).eval()
-    if source.startswith("hf:"):
-        return open_hugging_face(source.removeprefix("hf:")).eval()
-    path = existing_path(source, "model (a checkpoint, open_clip:NAME/PRETRAINED, hf:NAME or a folder)")
-    if path.is_dir():
-        if (path / "open_clip_config.json").exists():
-            return open_open_clip(f"local-dir:{path}").eval()
-        if (path / "config.json").exists():
-            return open_hugging_face(str(path)).eval()
+    path = Path(source).expanduser()
+    if source.startswith(("open_clip:", "hf:")) or path.is_dir():
+        return ModuleModel(ClipModule.from_pretrained(source), source.replace(":", " ", 1)).eval()
+    path = existing_path(source, "model (a checkpoint, open_clip:NAME/WEIGHTS, hf:NAME or a folder)")
     name = path.stem if path.stem not in ("last", "best") else f"{path.parent.name}/{path.stem}"
     return ModuleModel(ClipModule.load_from_checkpoint(path), name).eval()
 
@@ -156,17 +148,3 @@ def open_model(source: str | ClipModule | EvaluatedModel) -> EvaluatedModel:
 def safe_name(name: str) -> str:
     """A name as part of a file's name."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-
-
-def file_in(name: str) -> Path | None:
-    """The file that a name means, if it means one."""
-    path = Path(name).expanduser()
-    return path if path.is_file() else None
-
-
-def unreachable(what: str, error: Exception) -> InputError:
-    """The error for weights that could not be had."""
-    return InputError(
-        f"{what} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Without network give a file "
-        "or a folder on disk"
-    )

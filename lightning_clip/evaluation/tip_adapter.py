@@ -16,7 +16,14 @@ _BETAS = (1.0, 2.0, 3.5, 5.5, 8.0, 12.0, 20.0, 40.0)
 
 
 def tip_logits(
-    image_features: Tensor, classifier: Tensor, keys: Tensor, values: Tensor, *, scale: float, alpha: float, beta: float
+    image_features: Tensor,
+    classifier: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scale: float | Tensor,
+    alpha: float | Tensor,
+    beta: float | Tensor,
 ) -> Tensor:
     """Scale f W + alpha exp(-beta (1 - f K^T)) V (Zhang et al. 2021, arXiv 2111.03930, equations 4 to 6).
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import json
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from lightning_clip.adapt.partial import BASE_KEY
 from lightning_clip.checkpoint import CLASS_KEY, is_in_parts
-from lightning_clip.errors import InputError
+from lightning_clip.errors import InputError, existing_path
+from lightning_clip.export.files import is_openai, plain_names, read_file, read_weights
+from lightning_clip.export.positions import resized_grid, resized_row
 from lightning_clip.export.pretrained import Pretrained, Source
 
-__all__ = ["ARGUMENTS", "open_checkpoint", "read_file"]
+__all__ = ["ARGUMENTS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "open_folder"]
 
 # Of ClipModule's, those that say what the towers are and how they are fed.
 ARGUMENTS = ("image_encoder", "text_encoder", "embed_dim", "loss", "projection", "tokenizer", "transform")
+SETTINGS_FILE, WEIGHTS_FILE = "lightning_clip.json", "model.safetensors"
 
 
 def open_checkpoint(path: Path, source: Source) -> Pretrained:
@@ -31,10 +30,7 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
         raise InputError(f"pretrained {str(path)!r} is a folder without weights that can be read: {remedy}")
     content = read_file(path, source.allow_pickle)
     if CLASS_KEY not in content:
-        raise InputError(
-            f"pretrained {str(path)!r} is no checkpoint of ours: name the architecture before the file, as in "
-            f"open_clip:ViT-B-32/{path.name}"
-        )
+        return _foreign(path, source)
     settings = content["hyper_parameters"]
     if BASE_KEY in content or any(".lora_" in key for key in content["state_dict"]):
         raise InputError(
@@ -42,48 +38,56 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
             f"lightning-clip checkpoint merge {path} WHOLE.ckpt"
         )
     weights = {key.removeprefix("model."): value for key, value in content["state_dict"].items() if key.startswith("model.")}
-    return Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights)
+    return _resized(Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights), source)
 
 
-def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
-    """The content of a .ckpt, .pt, .bin or .safetensors file.
-
-    Raises:
-        InputError: a truncated file, another kind of file, or one with Python objects while `allow_pickle` is off.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"pretrained {str(path)!r} is no complete safetensors file ({error}): download or write it again"
-            ) from error
+def open_folder(folder: Path, source: Source) -> Pretrained:
+    """What `lightning-clip export --format safetensors` wrote."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except pickle.UnpicklingError as error:
-        if not allow_pickle and (zipfile.is_zipfile(path) or _is_pickle(path)):
-            raise InputError(
-                f"pretrained {str(path)!r} holds Python objects, and reading them may run code: if you trust its author, "
-                "set allow_pickle=True"
-            ) from error
-        raise _broken(path) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise _broken(path) from error
-    if not isinstance(content, dict):
-        raise InputError(f"pretrained {str(path)!r} holds a {type(content).__name__}, not weights by name")
-    return content
+        settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
+        arguments = {key: settings[key] for key in ARGUMENTS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(folder / SETTINGS_FILE)!r} is broken ({error}): export the model again") from error
+    weights = read_file(existing_path(folder / WEIGHTS_FILE, "weights"), source.allow_pickle)
+    return _resized(Pretrained(str(folder), arguments, weights), source)
 
 
-def _is_pickle(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(1) == b"\x80"
+def _foreign(path: Path, source: Source) -> Pretrained:
+    """A file that tells its own architecture: OpenAI's and Chinese-CLIP's do."""
+    from lightning_clip.export.from_chinese_clip import is_chinese_clip, open_chinese_clip
+    from lightning_clip.export.from_open_clip import open_openai
 
-
-def _broken(path: Path) -> InputError:
-    return InputError(
-        f"pretrained {str(path)!r} is no complete file of weights (truncated, or another kind of file): download or "
-        "write it again"
+    weights = read_weights(path, source.allow_pickle)
+    if is_openai(weights):
+        return open_openai(weights, source, str(path))
+    weights = plain_names(weights)
+    if is_chinese_clip(weights):
+        return open_chinese_clip(weights, source, str(path))
+    raise InputError(
+        f"pretrained {str(path)!r} is no checkpoint of ours and does not tell its architecture: name that before the file, as "
+        f"in open_clip:ViT-B-32/{path}"
     )
+
+
+def _resized(found: Pretrained, source: Source) -> Pretrained:
+    """Other sizes for the towers that have them as settings."""
+    arguments, weights = found.arguments, found.weights
+    if source.image_size is not None:
+        spec = arguments["image_encoder"]
+        if "image_size" not in spec:
+            raise InputError(
+                f"the image size of the {spec['name']!r} tower in {found.name!r} cannot be changed: leave image_size out"
+            )
+        key, patches = "image_encoder.model.pos_embed", weights.get("image_encoder.model.patch_embed.proj.weight")
+        if key in weights and patches is not None:
+            patch = patches.shape[-1]
+            others = weights[key].shape[1] - (spec["image_size"] // patch) ** 2
+            weights[key] = resized_grid(weights[key], source.image_size, patch, class_tokens=others)
+        arguments["image_encoder"] = {**spec, "image_size": source.image_size}
+    if source.context_length is not None:
+        spec, key = arguments["text_encoder"], "text_encoder.positional_embedding"
+        if spec["name"] == "clip_text":
+            weights[key] = resized_row(weights[key], source.context_length)
+            arguments["text_encoder"] = {**spec, "context_length": source.context_length}
+        arguments["tokenizer"] = {**arguments["tokenizer"], "context_length": source.context_length}
+    return found

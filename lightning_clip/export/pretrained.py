@@ -75,11 +75,13 @@ class Pretrained:
         name: of the source, for messages.
         arguments: of `ClipModule`: towers, projection, embed_dim, loss, tokenizer, transform.
         weights: of `ClipModel`, by our names.
+        problem: why the source's tokenizer could not be had, if so; the user must give one.
     """
 
     name: str
     arguments: dict[str, Any]
     weights: dict[str, Tensor]
+    problem: InputError | None = None
     _replaced: tuple[str, ...] = field(default=(), repr=False)
 
     def load_into(self, model: nn.Module) -> None:
@@ -107,9 +109,22 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
             towers cannot take.
     """
     source = Source.of(value)
-    from lightning_clip.export.own import open_checkpoint
+    # Here and below: each of these libraries is slow to import.
+    from lightning_clip.export.from_open_clip import open_open_clip
+    from lightning_clip.export.from_transformers import open_transformers
+    from lightning_clip.export.own import SETTINGS_FILE, open_checkpoint, open_folder
 
+    if source.source.startswith("open_clip:"):
+        return open_open_clip(source.source.removeprefix("open_clip:"), source)
+    if source.source.startswith("hf:"):
+        return open_transformers(source.source.removeprefix("hf:"), source)
     path = existing_path(source.source, "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)")
+    if (path / SETTINGS_FILE).is_file():
+        return open_folder(path, source)
+    if (path / "open_clip_config.json").is_file():
+        return open_open_clip(f"local-dir:{path}", source)
+    if (path / "config.json").is_file():
+        return open_transformers(str(path), source)
     return open_checkpoint(path, source)
 
 
@@ -145,7 +160,9 @@ def start_from(
         arguments["projection"] = _with_new_head(found.arguments["projection"], new[0].partition("_")[0])
     if "text_encoder" in new:
         arguments["tokenizer"] = given["tokenizer"]
-    elif given["tokenizer"] is not None:
+    elif given["tokenizer"] is None and found.problem is not None:
+        raise found.problem
+    elif given["tokenizer"] is not None and found.arguments["tokenizer"] is not None:
         _check_vocabulary(found, given["tokenizer"])
     if isinstance(given["transform"], Mapping):
         arguments["transform"] = {**(found.arguments["transform"] or {}), **given["transform"]}

@@ -190,7 +190,7 @@ class TestModels:
             expected = reference.encode_image((pixels / 255 - mean) / std, normalize=True)
             texts = reference.encode_text(open_clip.tokenize(["a cat", "two dogs"]), normalize=True)
             features, backbone = model.encode_image(pixels)
-        assert torch.allclose(features, expected, atol=1e-5) and backbone.shape == (2, 1024)
+        assert torch.allclose(features, expected, atol=1e-5) and backbone.shape == (2, 2048)
         assert torch.allclose(model.encode_text(["a cat", "two dogs"]), texts, atol=1e-5)
 
     def test_hugging_face_folder(self, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ class TestModels:
         config = CLIPConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=8)
         reference = CLIPModel(config).eval()
         backend = Tokenizer(
-            models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "cat": 3, "dog": 4, "a": 5, "<unk>": 6}, "<unk>")
+            models.WordLevel({"<pad>": 0, "<s>": 1, "cat": 2, "dog": 3, "a": 4, "<unk>": 5, "</s>": 6}, "<unk>")
         )
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
@@ -236,11 +236,11 @@ class TestModels:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("open_clip:ViT-B-32", "must be open_clip:NAME/PRETRAINED"),
+            ("open_clip:ViT-B-32", "must be open_clip:NAME/WEIGHTS"),
             ("open_clip:ViT-B-33/openai", "no model 'ViT-B-33': did you mean 'ViT-B-32"),
             ("open_clip:ViT-B-32/openay", "no weights 'openay' of ViT-B-32: did you mean 'openai'"),
             ("gone.ckpt", "'gone.ckpt' does not exist"),
-            ("hf:/no/such/folder", "cannot be loaded .* Without network give a file or a folder"),
+            ("hf:/no/such/folder", "cannot be loaded .* Without network give a folder or a file"),
         ],
     )
     def test_mistakes(self, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

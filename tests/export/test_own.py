@@ -48,6 +48,15 @@ def test_from_pretrained_and_overrides(checkpoint: Path) -> None:
     assert module.transform_settings.crop_scale == (0.5, 1.0) and module.to_mapping()["loss"]["name"] == "softmax"
 
 
+def test_other_sizes(checkpoint: Path) -> None:
+    module = ClipModule.from_pretrained(checkpoint, image_size=64, context_length=12)
+    assert module.image_size == 64 and module.tokenizer.context_length == module.model.text_encoder.context_length == 12
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    assert module.encode_image(images).shape == (2, 16)
+    expected = ClipModule.load_from_checkpoint(checkpoint)
+    assert torch.allclose(module.encode_text(["a dog"]), expected.encode_text(["a dog"]), atol=1e-6)
+
+
 def test_a_new_tower(checkpoint: Path) -> None:
     source = ClipModule.load_from_checkpoint(checkpoint)
     tokenizer = {"name": "clip", "context_length": 16}

@@ -37,6 +37,10 @@ class PairSource(ABC):
         """Only the texts of a pair; sources override this where it saves reading the image."""
         return self[index].captions
 
+    def label(self, index: int) -> int | None:
+        """Only the class of a pair; sources override this where it saves reading the image."""
+        return self[index].label
+
     def visited(self, epoch: int, index: int) -> Pair:
         """The pair for a visit; the epoch matters to sources that can only be read forward."""
         return self[index]
@@ -105,3 +109,6 @@ class Subset(PairSource):
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.source.captions(int(self.indices[index]))
+
+    def label(self, index: int) -> int | None:
+        return self.source.label(int(self.indices[index]))

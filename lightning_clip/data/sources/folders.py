@@ -40,6 +40,9 @@ class ClassFolders(PairSource):
     def __len__(self) -> int:
         return len(self._files)
 
+    def label(self, index: int) -> int:
+        return self._files[index][1]
+
     def __getitem__(self, index: int) -> Pair:
         file, label = self._files[index]
         names = {"class_name": self.class_names[label]}

@@ -66,6 +66,11 @@ class HuggingFaceSource(PairSource):
             return texts(self._data.select_columns([column])[index][column])
         return captions_of(self._data.remove_columns([self.image_column])[index], self._columns)[0]
 
+    def label(self, index: int) -> int | None:
+        return (
+            None if self.label_column is None else int(self._data.select_columns([self.label_column])[index][self.label_column])
+        )
+
     def __getitem__(self, index: int) -> Pair:
         row = self._data[index]
         captions, weights = captions_of(row, self._columns)

@@ -72,6 +72,10 @@ class MixedSource(PairSource):
         source, place = self._place(index)
         return source.captions(place)
 
+    def label(self, index: int) -> int | None:
+        source, place = self._place(index)
+        return source.label(place)
+
     def order(self, seed: int) -> Order:
         orders = [source.order(seed + number) for number, source in enumerate(self.sources)]
         lengths = [len(source) for source in self.sources]

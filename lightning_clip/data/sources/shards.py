@@ -17,7 +17,7 @@ from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand
 from lightning_clip.data.shards.collection import LocalShards, RemoteShards, Shards
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.errors import InputError
-from lightning_clip.types import Pair
+from lightning_clip.types import TEACHERS, Pair
 
 __all__ = ["ShardSource", "pair_of_members"]
 
@@ -84,6 +84,11 @@ class ShardSource(PairSource):
         members = self.shards.read(shard, lambda reader: reader.text(number, TEXT_EXTENSIONS))
         return _captions(members, self.caption_key)[0]
 
+    def label(self, index: int) -> int | None:
+        shard, number = self._place(index)
+        members = self.shards.read(shard, lambda reader: reader.text(number, ("cls",)))
+        return int(members["cls"]) if "cls" in members else None
+
     def __getitem__(self, index: int) -> Pair:
         shard, number = self._place(index)
         key, members = self.shards.read(shard, lambda reader: reader.sample(number))
@@ -122,6 +127,8 @@ def pair_of_members(key: str, members: Mapping[str, bytes], caption_key: str) ->
         return None
     captions, record = _captions(members, caption_key)
     label = int(members["cls"]) if "cls" in members else None
+    if TEACHERS in members:
+        record = {**record, TEACHERS: members[TEACHERS]}
     return Pair(image, captions, key, label, metadata=record, weights=_weights(record, captions))
 
 

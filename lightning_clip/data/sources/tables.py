@@ -75,6 +75,9 @@ class TableSource(PairSource):
     def captions(self, index: int) -> tuple[str, ...]:
         return captions_of(self._row(index), self._columns)[0]
 
+    def label(self, index: int) -> int | None:
+        return self._labels[str(cell(self._row(index), self.label_column))] if self.label_column else None
+
     def __getitem__(self, index: int) -> Pair:
         row = self._row(index)
         image = image_of(cell(row, self.image_column))

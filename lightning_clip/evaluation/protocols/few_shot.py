@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lightning_clip.data.shots import draw_shots
 from lightning_clip.errors import InputError
 from lightning_clip.evaluation.probe import fit_probe, search_strength
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
@@ -28,29 +28,6 @@ _METHODS = {
     "tip_adapter": "Tip-Adapter",
     "tip_adapter_f": "Tip-Adapter-F",
 }
-
-
-def draw_shots(label: Tensor, shots: int, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of k images of each class, and of min(k, 4) others of each for choosing settings (as many as there are).
-
-    Args:
-        label: int64 (N,).
-        shots: k.
-        num_classes: C.
-        seed: of the draw; the images of a smaller k are among those of a larger one.
-
-    Raises:
-        InputError: a class with fewer than k images.
-    """
-    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
-    train, held = [], []
-    for number in range(num_classes):
-        rows = order[label[order] == number]
-        if len(rows) < shots:
-            raise InputError(f"class {number} has {len(rows)} training images, fewer than {shots} shots: take smaller shots")
-        train.append(rows[:shots])
-        held.append(rows[max(shots, len(rows) - min(shots, 4)) :])  # from the other end: the same for every k
-    return torch.cat(train), torch.cat(held)
 
 
 def equivalent_shots(shots: Sequence[int], accuracies: Sequence[float], zero_shot: float) -> float | None:

@@ -1,0 +1,255 @@
+"""Distillation: pairs and teachers of any kind arrive, a student that relates images and texts as they do leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from lightning_clip.assembly import plain_spec
+from lightning_clip.errors import InputError, nearest
+from lightning_clip.evaluation.models import EvaluatedModel, open_model
+from lightning_clip.losses.distillation import DISTANCES, feature_distance, relational_kl
+from lightning_clip.module import ClipModule
+from lightning_clip.types import ClipOutput, PairBatch, TeacherFeatures
+
+__all__ = ["STORED", "DistillationModule"]
+
+STORED = "stored"
+_LIVE = "live object"  # as `plain_spec` notes one in a checkpoint
+
+
+class DistillationModule(ClipModule):
+    """A `ClipModule` that learns from teachers: of any architecture, width, tokenizer and picture size, and several at once.
+
+    The loss is `contrastive` times the ordinary one, plus `logits` times `relational_kl`, plus `features` times
+    `feature_distance` of images and texts, the last two averaged over teachers by their weights. Teachers see the student's
+    very crop (in their own size) and caption. Teachers "stored" were asked beforehand by `lightning-clip data teach`, and
+    their features come with the pairs. Validation scores the pairs alone. A checkpoint needs no teacher to be used.
+
+    Args:
+        *towers: image and text encoder, as of `ClipModule`.
+        teachers: "stored", or one or several of: a .ckpt, open_clip:NAME/PRETRAINED, hf:NAME_OR_FOLDER, a folder, a
+            `ClipModule`, an `EvaluatedModel`, a mapping {"source": ..., "weight": ...}.
+        contrastive: weight of the loss over the pairs themselves.
+        logits: weight of the relational divergence; each side has its own temperature.
+        features: weight of the distance of features; a linear layer a tower and teacher bridges the widths.
+        distance: "mse" or "cosine".
+        teacher_dims: widths of the teachers; a checkpoint knows them.
+        **arguments: of `ClipModule`.
+
+    Raises:
+        InputError: no teacher, one that cannot encode, a negative weight, or pairs without stored features.
+    """
+
+    def __init__(
+        self,
+        *towers: Any,
+        teachers: Any = STORED,
+        contrastive: float = 0.0,
+        logits: float = 1.0,
+        features: float = 0.0,
+        distance: str = "mse",
+        teacher_dims: Sequence[int] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(*towers, **arguments)
+        if min(contrastive, logits, features) < 0 or logits + features == 0:
+            raise InputError(
+                f"contrastive {contrastive}, logits {logits} and features {features} are weights of the loss: from 0, and one "
+                "of the last two above it"
+            )
+        if distance not in DISTANCES:
+            raise InputError(f"unknown distance {distance!r}: {nearest(distance, DISTANCES)}")
+        self.contrastive, self.logits, self.features, self.distance = contrastive, logits, features, distance
+        self.teachers, self.weights = _teachers(teachers)
+        self.teacher_dims = None if teacher_dims is None else list(teacher_dims)
+        # In a list of its own: neither trained nor written into checkpoints.
+        self._opened: list[list[EvaluatedModel]] = []
+
+    # -- loss -------------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
+        own = super().compute_loss(output, batch)["loss"] if self.contrastive or not self.training else None
+        if not self.training:
+            assert own is not None
+            return {"loss": own}
+        assert output.image_features is not None and output.text_features is not None
+        taught = self.taught(batch)
+        weights = self.weights if self.teachers != STORED else [1.0] * len(taught.scales)
+        shares = [weight / sum(weights) for weight in weights]
+        parts: dict[str, Tensor] = {} if own is None else {"contrastive": own}
+        if self.logits:
+            parts["logits"] = torch.stack(
+                [
+                    share * relational_kl(output.image_features, output.text_features, output.scale, image, text, scale)
+                    for share, image, text, scale in zip(shares, taught.image, taught.text, taught.scales, strict=True)
+                ]
+            ).sum()
+        if self.features:
+            both = zip(shares, taught.image, taught.text, strict=True)
+            parts["features"] = torch.stack(
+                [
+                    share * (self._distance(output.image_features, image, "image", place)
+                             + self._distance(output.text_features, text, "text", place)) / 2
+                    for place, (share, image, text) in enumerate(both)
+                ]
+            ).sum()  # fmt: skip
+        total = torch.stack([getattr(self, name) * part for name, part in parts.items()]).sum()
+        return {"loss": total, **parts}
+
+    def taught(self, batch: PairBatch) -> TeacherFeatures:
+        """The teachers' features of a batch, stored ones or made now.
+
+        Raises:
+            InputError: stored ones are asked for and the pairs have none, or their widths are others than in training.
+        """
+        if self.teachers == STORED:
+            if batch.teachers is None:
+                raise InputError(
+                    f"pair {batch.keys[0]!r} or another of its batch has no stored teacher features: write shards with them by "
+                    "lightning-clip data teach, or name live teachers"
+                )
+            found = batch.teachers
+        else:
+            found = self._asked(batch)
+        dims = [image.shape[1] for image in found.image]
+        if self.features and dims != self.teacher_dims:
+            raise InputError(f"the teachers' widths are {dims}, but this student was made for {self.teacher_dims}")
+        return found
+
+    def _asked(self, batch: PairBatch) -> TeacherFeatures:
+        texts = batch.texts if batch.texts is not None else [captions[0] for captions in batch.captions]
+        if batch.image.ndim != 4:
+            raise InputError(
+                "live teachers need pictures, which adapt.image.cache leaves out: take stored teachers, or no cache"
+            )
+        size, device = self.micro_batch_size or 256, batch.image.device
+        images, written, scales = [], [], []
+        with torch.no_grad():
+            for teacher in self._open():
+                teacher.to(device)
+                side = [teacher.image_size, teacher.image_size]
+                same = list(batch.image.shape[-2:]) == side
+                parts = []
+                for part in torch.split(batch.image, size):
+                    pixels = part if same else resize(part, side, interpolation=InterpolationMode.BICUBIC, antialias=True)
+                    parts.append(teacher.encode_image(pixels)[0])
+                images.append(torch.cat(parts))
+                written.append(teacher.encode_text(texts, size).to(device))
+                scales.append(teacher.scale)
+        return TeacherFeatures(images, written, scales)
+
+    def _distance(self, features: Tensor, teacher: Tensor, tower: str, place: int) -> Tensor:
+        bridges: Any = self.model.bridges
+        return feature_distance(bridges[f"{tower}_{place}"](features), teacher, self.distance)
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Opens the teachers before the towers are built, so that what is wrong with them is said at once."""
+        if stage == "fit":
+            self._dims()
+
+    def complete_model(self) -> None:
+        if self.features:
+            self.model.bridges = nn.ModuleDict(
+                {
+                    f"{tower}_{place}": nn.Identity() if dim == self.embed_dim else nn.Linear(self.embed_dim, dim, bias=False)
+                    for place, dim in enumerate(self._dims())
+                    for tower in ("image", "text")
+                }
+            )
+
+    def to_mapping(self) -> dict[str, Any]:
+        sources = [plain_spec(source) if not isinstance(source, str) else source for source in self.teachers]
+        listed = [{"source": source, "weight": weight} for source, weight in zip(sources, self.weights, strict=True)]
+        own = {key: getattr(self, key) for key in ("contrastive", "logits", "features", "distance", "teacher_dims")}
+        return {**super().to_mapping(), **own, "teachers": STORED if self.teachers == STORED else listed}
+
+    def _dims(self) -> list[int]:
+        if self.teacher_dims is None or (self.teachers != STORED and not self._opened and self._trainer is not None):
+            dims = self._stored_dims() if self.teachers == STORED else [_tried(teacher) for teacher in self._open()]
+            if self.teacher_dims not in (None, dims):
+                raise InputError(f"the teachers' widths are {dims}, but this student was made for {self.teacher_dims}")
+            self.teacher_dims = dims
+        return self.teacher_dims or []
+
+    def _open(self) -> list[EvaluatedModel]:
+        if not self._opened:
+            self._opened.append([_open(source) for source in self.teachers])
+        return self._opened[0]
+
+    def _stored_dims(self) -> list[int]:
+        from lightning_clip.data.teachers import teachers_of
+
+        data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        source = data.source("train") if hasattr(data, "source") else None
+        pair = source[0] if source is not None and getattr(source, "random_access", True) else None
+        found = None if pair is None or not pair.captions else teachers_of(pair, pair.captions[0])
+        if found is None:
+            name = "the training data" if pair is None else f"pair {pair.key!r}"
+            raise InputError(
+                f"{name} has no stored teacher features: write shards with them by lightning-clip data teach, name live "
+                "teachers, or give teacher_dims for a stream"
+            )
+        return [len(teacher.image) for teacher in found]
+
+
+def _teachers(given: Any) -> tuple[Any, list[float]]:
+    """Sources and their weights, from one or several of either."""
+    if given == STORED:
+        return STORED, []
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    if not several:
+        raise InputError("teachers is empty: give at least one, or 'stored' for features in the shards")
+    sources, weights = [], []
+    for entry in several:
+        settings = dict(entry) if isinstance(entry, Mapping) and _LIVE not in entry else {"source": entry}
+        unknown = set(settings) - {"source", "weight"}
+        if unknown or "source" not in settings:
+            raise InputError(f"teacher {settings!r} must have 'source' and may have 'weight', nothing else")
+        weight = float(settings.get("weight", 1.0))
+        if weight <= 0:
+            raise InputError(f"weight {weight} of teacher {settings['source']!r} must be above 0: leave the teacher out")
+        sources.append(settings["source"])
+        weights.append(weight)
+    return sources, weights
+
+
+def _open(source: Any) -> EvaluatedModel:
+    if isinstance(source, Mapping) and _LIVE in source:
+        raise InputError(
+            f"the checkpoint was written with a live {source[_LIVE]} as teacher, which it cannot hold: pass it again, "
+            "load_from_checkpoint(path, teachers=...)"
+        )
+    if not isinstance(source, str | ClipModule | EvaluatedModel):
+        kind = type(source).__name__
+        raise InputError(
+            f"teacher of type {kind} cannot encode pictures and texts: give a checkpoint, open_clip:NAME/PRETRAINED, hf:NAME, "
+            "a folder, a ClipModule or an EvaluatedModel"
+        )
+    teacher = open_model(source)
+    teacher.requires_grad_(False)
+    return teacher
+
+
+def _tried(teacher: EvaluatedModel) -> int:
+    """Its width, from one picture and one text."""
+    try:
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, teacher.image_size, teacher.image_size, dtype=torch.uint8, device=teacher.device)
+            image, text = teacher.encode_image(blank)[0], teacher.encode_text(["a photo"])
+    except Exception as error:  # of whatever library it comes from
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"teacher {teacher.name!r} cannot encode ({type(error).__name__}: {reason})") from error
+    if image.ndim != 2 or image.shape[1] != text.shape[1]:
+        raise InputError(
+            f"teacher {teacher.name!r} gives {tuple(image.shape)} for a picture and {tuple(text.shape)} for a text: both must "
+            "be (1, D)"
+        )
+    return int(image.shape[1])

@@ -1,0 +1,207 @@
+"""WiSE-FT: a model before and after fine-tuning arrive, weights in between leave, with their accuracy on several sets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_clip.adapt.classifier import ClassifierModule
+from lightning_clip.adapt.scoring import accuracy
+from lightning_clip.adapt.supervised import SupervisedModule
+from lightning_clip.errors import InputError
+from lightning_clip.module import ClipModule
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+
+__all__ = ["Curve", "comparable", "curve_figure", "interpolate", "sweep", "write_checkpoint"]
+
+Weights = Mapping[str, Tensor]
+_TENTHS = tuple(tenth / 10 for tenth in range(11))
+
+
+def interpolate(first: Weights, second: Weights, alpha: float) -> dict[str, Tensor]:
+    r"""Weights :math:`(1 - \alpha) \theta_0 + \alpha \theta_1` (Wortsman et al. 2022, arXiv 2109.01903, equation 1).
+
+    0 and 1 give the ends bit by bit. Whole numbers and flags are those of the nearer end.
+
+    Args:
+        first: state of the model before fine-tuning.
+        second: after it, of the same names and shapes.
+        alpha: in [0, 1].
+
+    Raises:
+        InputError: another alpha, or weights of different architectures.
+
+    Examples:
+        >>> interpolate({"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([1.0, 4.0])}, 0.5)
+        {'w': tensor([0.5000, 3.0000])}
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha {alpha} must be in [0, 1]: 0 is the first model, 1 the second")
+    check_same(first, second, "the first model", "the second")
+    if alpha in (0, 1):
+        return {name: value.clone() for name, value in (second if alpha else first).items()}
+    mixed = {}
+    for name, value in first.items():
+        other = second[name]
+        floating = value.is_floating_point()
+        mixed[name] = (1 - alpha) * value + alpha * other if floating else (value if alpha < 0.5 else other).clone()
+    return mixed
+
+
+def check_same(first: Weights, second: Weights, first_name: str, second_name: str) -> None:
+    """Refuses weights of different architectures.
+
+    Raises:
+        InputError: a name that one of them lacks, or another shape.
+    """
+    for name in sorted(first.keys() ^ second.keys()):
+        has, lacks = (first_name, second_name) if name in first else (second_name, first_name)
+        raise InputError(f"{has} has weights {name!r}, which {lacks} lacks: only models of one architecture can be mixed")
+    for name, value in first.items():
+        if value.shape != second[name].shape:
+            raise InputError(
+                f"weights {name!r} are {tuple(value.shape)} in {first_name} and {tuple(second[name].shape)} in "
+                f"{second_name}: only models of one architecture can be mixed"
+            )
+
+
+def comparable(first: ClipModule, second: ClipModule) -> ClipModule:
+    """The first model with the parts that the second has besides its towers.
+
+    A classifier head that only the second has begins as the first one's zero-shot classifier, as WiSE-FT has it.
+
+    Raises:
+        InputError: different architectures or tokenizers.
+    """
+    if first.tokenizer.to_mapping() != second.tokenizer.to_mapping():
+        raise InputError("the two models read text with different tokenizers: only models of one architecture can be mixed")
+    own, other = first.model.state_dict(), second.model.state_dict()
+    if not isinstance(second, ClassifierModule) or isinstance(first, SupervisedModule):
+        check_same(own, other, "the first model", "the second")
+        return first
+    check_same(
+        own, {name: value for name, value in other.items() if not name.startswith("classes.")}, "the first model", "the second"
+    )
+    start = copy.deepcopy(second)
+    start.model.load_state_dict(own, strict=False)
+    with torch.no_grad():
+        start.start_classes()
+    return start
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy between two models.
+
+    Attributes:
+        alphas: rising, 0 is the first model and 1 the second.
+        accuracies: set -> share in [0, 1] for each alpha.
+        chosen_on: the set by which the alpha was chosen.
+    """
+
+    alphas: list[float]
+    accuracies: dict[str, list[float]]
+    chosen_on: str
+
+    @property
+    def best(self) -> int:
+        """The place of the best alpha on that set; of equals the one nearest to the middle."""
+        values = self.accuracies[self.chosen_on]
+        return max(range(len(values)), key=lambda place: (values[place], -abs(self.alphas[place] - 0.5)))
+
+
+def sweep(
+    first: ClipModule,
+    second: ClipModule,
+    sets: Mapping[str, EvaluationSet],
+    chosen_on: str,
+    alphas: Sequence[float] = _TENTHS,
+    *,
+    prepare: Callable[[ClipModule], None] = lambda module: None,
+    score: Callable[[ClipModule, EvaluationSet], float] = accuracy,
+) -> tuple[Curve, ClipModule]:
+    """Accuracy on all sets for each alpha, and the model of the alpha that is best on one of them.
+
+    Args:
+        first: before fine-tuning.
+        second: after it.
+        sets: labelled; one is for choosing and should be no test set.
+        chosen_on: its name.
+        alphas: in [0, 1].
+        prepare: done to each mixed model before it is scored, such as `recalibrate`.
+        score: of a model on a set.
+
+    Raises:
+        InputError: see `interpolate`.
+    """
+    if not alphas:
+        raise InputError("alphas is empty: give at least one in [0, 1]")
+    start, mixed, places = comparable(first, second), copy.deepcopy(second).eval(), sorted(set(alphas))
+    ends = start.model.state_dict(), second.model.state_dict()
+    found: dict[str, list[float]] = {name: [] for name in sets}
+    for alpha in places:
+        _set(mixed, ends, alpha, prepare)
+        for name, dataset in sets.items():
+            found[name].append(score(mixed, dataset))
+    curve = Curve(places, found, chosen_on)
+    _set(mixed, ends, places[curve.best], prepare)
+    return curve, mixed
+
+
+def _set(module: ClipModule, ends: tuple[Weights, Weights], alpha: float, prepare: Callable[[ClipModule], None]) -> None:
+    module.model.load_state_dict(interpolate(*ends, alpha))
+    if 0 < alpha < 1:
+        prepare(module)
+
+
+def write_checkpoint(module: ClipModule, path: str | Path) -> None:
+    """Writes weights and arguments as the Trainer does, without optimizer; beside its place, then moved there."""
+    target = Path(path).expanduser()
+    checkpoint: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": module.state_dict(),
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+    }
+    module.on_save_checkpoint(checkpoint)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.partial")
+    torch.save(checkpoint, beside)
+    beside.replace(target)
+
+
+def curve_figure(curve: Curve) -> Figure:
+    """Accuracy over alpha for each set; where there are two besides the one for choosing, also one over the other."""
+    others = [name for name in curve.accuracies if name != curve.chosen_on]
+    both = len(others) == 2
+    figure = Figure(figsize=(9.6 if both else 5.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+    for name, values in curve.accuracies.items():
+        style = ":" if name == curve.chosen_on and others else "-"
+        panels[0].plot(curve.alphas, [100 * value for value in values], style, marker="o", markersize=3, label=name)
+    chosen = curve.alphas[curve.best]
+    panels[0].axvline(chosen, color="#8a8f98", linestyle="--", linewidth=1, label=f"chosen on {curve.chosen_on}: {chosen:g}")
+    panels[0].set(xlabel="alpha (0: before, 1: after fine-tuning)", ylabel="top-1, %", title="accuracy between two models")
+    panels[0].legend(fontsize=8, frameon=False)
+    if both:
+        x, y = ([100 * value for value in curve.accuracies[name]] for name in others)
+        panels[1].plot(x, y, color="#2e8b57", marker="o", markersize=3)
+        for place, label in ((0, "before"), (len(x) - 1, "after"), (curve.best, f"alpha {chosen:g}")):
+            panels[1].annotate(label, (x[place], y[place]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        panels[1].set(xlabel=f"{others[0]}, %", ylabel=f"{others[1]}, %", title="one set over the other")
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure

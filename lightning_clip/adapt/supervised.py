@@ -1,0 +1,192 @@
+"""Learning classes by cross-entropy: labelled images arrive, class logits leave; a subclass says what they are made of."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from typing_extensions import Self
+
+from lightning_clip.errors import InputError
+from lightning_clip.inference import evaluating
+from lightning_clip.metrics import ZeroShotAccuracy
+from lightning_clip.module import ClipModule
+from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
+from lightning_clip.types import ClipOutput, PairBatch
+
+__all__ = ["SupervisedModule"]
+
+
+class SupervisedModule(ClipModule):
+    """A `ClipModule` that learns the classes of labelled images: cross-entropy over class logits.
+
+    What is learned stands in `model.classes`, a module that `build_classes` makes; both towers rest unless `rest` says
+    otherwise. Before the first step `start_classes` fills it, as a rule from the zero-shot classifier. Validation logs
+    `val/classification/top1` and `mean_per_class`. With `class_names` left out the training source is asked.
+
+    Args:
+        *towers: image and text encoder, as of `ClipModule`.
+        class_names: in the order of the labels; None takes those of the training source.
+        templates: prompts of the zero-shot classifier: a set's name, one template or several.
+        label_smoothing: share in [0, 1) of the target that is spread over all classes.
+        **arguments: of `ClipModule`.
+
+    Raises:
+        InputError: no class names anywhere, images without labels, or a strategy that splits parameters.
+    """
+
+    def __init__(
+        self,
+        *towers: Any,
+        class_names: Sequence[str] | None = None,
+        templates: str | Sequence[str] = "simple",
+        label_smoothing: float = 0.0,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(*towers, **arguments)
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing {label_smoothing} must be in [0, 1): the true class gets the rest")
+        self.class_names = None if class_names is None else list(class_names)
+        self.templates, self.label_smoothing = templates, label_smoothing
+
+    # -- what a subclass says ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_classes(self, num_classes: int) -> nn.Module:
+        """What is learned, with values to be replaced by `start_classes`."""
+
+    @abstractmethod
+    def class_logits(self, image_features: Tensor) -> Tensor:
+        """Unit features (B, D) -> logits (B, C)."""
+
+    def start_classes(self) -> None:
+        """Fills `model.classes` before the first step; the towers have their weights by now."""
+
+    def rest(self) -> None:
+        """Says which parameters do not learn; here all of both towers and the temperature."""
+        self.model.requires_grad_(False)
+
+    # -- use --------------------------------------------------------------------------------------------------------
+
+    def score_classes(self, images: Tensor | Image.Image | Sequence[Image.Image], batch_size: int = 256) -> Tensor:
+        """Logits (B, C) in evaluation mode, without gradients; images as for `encode_image`."""
+        features = self.encode_image(images, batch_size)
+        self._started()
+        with evaluating(self._built()):
+            return self.class_logits(features)
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def encode(self, batch: PairBatch) -> ClipOutput:
+        """Image features alone; without gradient where the image tower rests."""
+        learns = any(parameter.requires_grad for parameter in self._image_parameters())
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return ClipOutput(self.model.encode_image(batch.image), None, self.model.scale())
+
+    def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
+        assert output.image_features is not None
+        self._check_labels(batch)
+        logits = self.class_logits(output.image_features)
+        return {"loss": cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)}
+
+    def complete_model(self) -> None:
+        if self._trainer is not None and isinstance(self.trainer.strategy, ClipFSDP2Strategy | ClipDeepSpeedStrategy):
+            raise InputError(f"{type(self).__name__} learns little beside its towers: use strategy 'auto' or 'ddp'")
+        self.rest()
+        self.model.classes = self.build_classes(len(self._names()))
+        self.model.classes.register_buffer("started", torch.tensor(False))
+        self.accuracy = ZeroShotAccuracy(len(self._names()))
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "model"):
+            self._names()  # what is wrong is said before the towers are built
+        super().configure_model()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Towers that rest stay in evaluation mode, so that their batch statistics and dropout rest too."""
+        super().train(mode)
+        for part in self.model.children() if hasattr(self, "model") else ():
+            own = list(part.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                part.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        self._started()
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
+        return self._classified(batch, "val")
+
+    def test_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
+        return self._classified(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_accuracy("test")
+
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
+        return ClipModule.encode(self, batch)
+
+    def to_mapping(self) -> dict[str, Any]:
+        own = {"class_names": self._names(), "templates": self.templates, "label_smoothing": self.label_smoothing}
+        return {**super().to_mapping(), **own}
+
+    # -- details ----------------------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        if self.class_names is None:
+            data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+            source = data.source("train") if hasattr(data, "source") else None
+            self.class_names = list(getattr(source, "class_names", []))
+        if len(self.class_names) < 2:
+            raise InputError(
+                f"{type(self).__name__} has {len(self.class_names)} class names and its training data knows no others: "
+                "give class_names, at least two in the order of the labels"
+            )
+        return self.class_names
+
+    def _started(self) -> None:
+        """Fills what is learned, once; a checkpoint that was loaded says that it is filled."""
+        flag: Any = self._built().classes.started  # type: ignore[union-attr]
+        if not flag:
+            with torch.no_grad():
+                self.start_classes()
+            flag.fill_(True)
+
+    def _image_parameters(self) -> list[nn.Parameter]:
+        return [*self.model.image_encoder.parameters(), *self.model.image_projection.parameters()]
+
+    def _check_labels(self, batch: PairBatch) -> None:
+        if batch.label.device.type == "cpu":  # elsewhere it would wait for the device
+            wrong = ((batch.label < 0) | (batch.label >= len(self._names()))).nonzero()
+            if len(wrong):
+                row = int(wrong[0])
+                found = "no label" if batch.label[row] < 0 else f"label {int(batch.label[row])}"
+                raise InputError(
+                    f"image {batch.keys[row]!r} has {found}, but {type(self).__name__} learns {len(self._names())} classes: "
+                    "give a table's label_column, one folder per class, or shards with .cls members"
+                )
+
+    def _classified(self, batch: PairBatch, stage: str) -> ClipOutput:
+        output = self.encode(batch)
+        assert output.image_features is not None
+        self._started()
+        self._check_labels(batch)
+        logits = self.class_logits(output.image_features)
+        self.accuracy.update(logits.float(), batch.label)
+        self.log(f"{stage}/loss", cross_entropy(logits.float(), batch.label), sync_dist=True, batch_size=len(batch.image))
+        return output
+
+    def _log_accuracy(self, stage: str) -> None:
+        values = self.accuracy.compute()
+        for name in ("top1", "mean_per_class"):
+            self.log(f"{stage}/classification/{name}", float(values[name]), sync_dist=True)
+        self.accuracy.reset()

@@ -1,0 +1,49 @@
+"""`lightning-clip export`: a checkpoint or published weights arrive, a folder that another library reads leaves."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+_FORMATS = ("huggingface", "onnx", "open_clip", "safetensors", "torch-export")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument(
+        "checkpoint", metavar="MODEL", help="a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder"
+    )
+    parser.add_argument("--format", required=True, choices=_FORMATS, help="who shall read it")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="to be made; one that is there is never replaced")
+    parser.add_argument("--recipe", metavar="FILE.yaml", help="for the model card (default: config.yaml beside the checkpoint)")
+    parser.add_argument("--evaluation", metavar="FOLDER", help="for the model card: what `lightning-clip evaluate` wrote")
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="read files that may run code; only if you trust the author"
+    )
+    parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="then upload the folder, such as me/my-clip")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes, reads back, compares and prints the largest differences.
+
+    Raises:
+        InputError: weights that cannot be read, or a format that cannot hold them.
+    """
+    from lightning_clip.commands.train import quiet
+    from lightning_clip.export.card import Run
+    from lightning_clip.export.export import export, push_to_hub
+    from lightning_clip.module import ClipModule
+
+    quiet()
+    known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation)
+    if arguments.checkpoint.endswith(".ckpt") and ":" not in arguments.checkpoint:
+        module = ClipModule.load_from_checkpoint(arguments.checkpoint, weights_only=not arguments.allow_pickle)
+    else:
+        module = ClipModule.from_pretrained(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
+    done = export(module, arguments.format, arguments.output, known)
+    size = sum(file.stat().st_size for file in done.folder.rglob("*") if file.is_file())
+    print(f"wrote {done.folder} ({size / 1e6:,.1f} MB), with a model card in README.md")
+    print(f"read back: images differ by at most {done.image_difference:.1e}, texts by {done.text_difference:.1e}")
+    if arguments.push_to_hub:
+        print(f"uploaded to {push_to_hub(done.folder, arguments.push_to_hub)}")

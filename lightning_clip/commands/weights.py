@@ -1,0 +1,179 @@
+"""`lightning-clip interpolate|soup`: checkpoints arrive, a checkpoint of mixed weights, a table and a curve leave."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_clip.errors import InputError, existing_path
+
+if TYPE_CHECKING:
+    from lightning_clip.module import ClipModule
+    from lightning_clip.prompts.evaluation_sets import EvaluationSet
+
+__all__ = ["add_interpolate_arguments", "add_soup_arguments", "run_interpolate", "run_soup"]
+
+
+def add_interpolate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `interpolate`."""
+    parser.add_argument("first", help="checkpoint before fine-tuning (alpha 0)")
+    parser.add_argument("second", help="checkpoint after it (alpha 1)")
+    parser.add_argument("--alpha", default="0:1:0.1", help="one, several with commas, or FROM:TO:STEP (default: %(default)s)")
+    parser.add_argument("--figure", help="PNG of the accuracies over alpha")
+    _add_common(parser)
+
+
+def add_soup_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `soup`."""
+    parser.add_argument("checkpoint", nargs="+", help="fine-tuned from one start")
+    parser.add_argument("--method", choices=("greedy", "uniform"), default="greedy", help="default: %(default)s")
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", help="YAML file with labelled sets, as for evaluate")
+    parser.add_argument("--choose-on", metavar="SET", help="the set of the suite by which is chosen; no test set")
+    parser.add_argument(
+        "--recalibrate", metavar="SET", help="measure batch normalisation's statistics anew on this set's images"
+    )
+    parser.add_argument("--output", required=True, help="the .ckpt file to write; one that is there is never replaced")
+    parser.add_argument("--num-workers", type=int, default=0, help="loader processes (default: %(default)s)")
+
+
+def run_interpolate(arguments: argparse.Namespace) -> None:
+    """Scores every alpha on every set, writes the best model.
+
+    Raises:
+        InputError: models that do not fit each other, a wrong alpha or suite, or an output that exists.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_clip.adapt.interpolation import curve_figure, sweep, write_checkpoint
+    from lightning_clip.evaluation.figures import save_figure
+
+    alphas, output = _alphas(arguments.alpha), _free(arguments.output)
+    sets = _sets(arguments, len(alphas) > 1, "--alpha with several values")
+    first, second = _load(arguments.first), _load(arguments.second)
+    chosen_on = _chosen(arguments, sets) if sets else ""
+    score, prepare = _scorer(arguments), _preparation(arguments, sets, second)
+    curve, mixed = sweep(first, second, sets or {"": _NOTHING}, chosen_on, alphas, prepare=prepare, score=score)
+    if sets:
+        table = Table("alpha", *(f"{name} *" if name == chosen_on else name for name in sets))
+        for place, alpha in enumerate(curve.alphas):
+            row = (f"{100 * curve.accuracies[name][place]:.2f} %" for name in sets)
+            table.add_row(f"{alpha:g}", *row, style="bold" if place == curve.best else "")
+        Console().print(table)
+    if arguments.figure:
+        save_figure(curve_figure(curve), arguments.figure)
+        print(f"figure: {arguments.figure}")
+    write_checkpoint(mixed, output)
+    best = f", the best on {chosen_on}" if len(alphas) > 1 else ""
+    print(f"wrote {output}: alpha {curve.alphas[curve.best]:g}{best}")
+
+
+def run_soup(arguments: argparse.Namespace) -> None:
+    """Averages, with a table of what is in the soup.
+
+    Raises:
+        InputError: models that do not fit each other, a greedy soup without a suite, or an output that exists.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_clip.adapt.interpolation import write_checkpoint
+    from lightning_clip.adapt.soups import greedy_soup, uniform_soup
+
+    output = _free(arguments.output)
+    sets = _sets(arguments, arguments.method == "greedy", "--method greedy")
+    modules = [_load(path) for path in arguments.checkpoint]
+    prepare = _preparation(arguments, sets, modules[0])
+    name = _chosen(arguments, sets) if sets else ""
+    measured = _scorer(arguments)
+    score = (lambda module: measured(module, sets[name])) if sets else None
+    if arguments.method == "greedy":
+        assert score is not None
+        soup = greedy_soup(modules, score, prepare)
+    else:
+        soup = uniform_soup(modules, score, prepare)
+    if soup.score is not None:
+        table = Table("model", f"top-1 on {name}", "in the soup")
+        for place, (path, value) in enumerate(zip(arguments.checkpoint, soup.scores, strict=True)):
+            table.add_row(path, f"{100 * value:.2f} %", "yes" if place in soup.used else "no")
+        table.add_row("soup", f"{100 * soup.score:.2f} %", str(len(soup.used)), style="bold")
+        Console().print(table)
+    write_checkpoint(soup.module, output)
+    print(f"wrote {output}: {len(soup.used)} of {len(modules)} models")
+
+
+_NOTHING: EvaluationSet = None  # type: ignore[assignment]  # in the place of a set where nothing is scored
+
+
+def _load(path: str) -> ClipModule:
+    from lightning_clip.module import ClipModule
+
+    return ClipModule.load_from_checkpoint(existing_path(path, "checkpoint"))
+
+
+def _sets(arguments: argparse.Namespace, needed: bool, reason: str) -> dict[str, EvaluationSet]:
+    from lightning_clip.adapt.scoring import read_sets
+
+    if arguments.suite is None:
+        if needed or arguments.recalibrate:
+            raise InputError(f"{reason if needed else '--recalibrate'} needs labelled sets: give --suite and --choose-on")
+        return {}
+    return read_sets(arguments.suite)
+
+
+def _chosen(arguments: argparse.Namespace, sets: dict[str, EvaluationSet]) -> str:
+    from lightning_clip.adapt.scoring import choose_set
+
+    return choose_set(sets, arguments.choose_on)
+
+
+def _scorer(arguments: argparse.Namespace) -> Callable[[ClipModule, EvaluationSet], float]:
+    from lightning_clip.adapt.scoring import accuracy
+
+    def score(module: ClipModule, dataset: EvaluationSet) -> float:
+        return 0.0 if dataset is _NOTHING else accuracy(module, dataset, num_workers=arguments.num_workers)
+
+    return score
+
+
+def _preparation(
+    arguments: argparse.Namespace, sets: dict[str, EvaluationSet], module: ClipModule
+) -> Callable[[ClipModule], None]:
+    """Measures batch statistics anew where that was asked for; says where it should have been."""
+    from lightning_clip.adapt.scoring import batch_norms, choose_set, recalibrate
+
+    if arguments.recalibrate is not None:
+        return partial(recalibrate, source=sets[choose_set(sets, arguments.recalibrate)].source)
+    if layers := batch_norms(module):
+        print(
+            f"{len(layers)} layers of batch normalisation: averaged statistics are not those of averaged weights, "
+            "--recalibrate SET measures them anew"
+        )
+    return lambda module: None
+
+
+def _alphas(text: str) -> list[float]:
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        low, high, step = (float(part) for part in text.split(":"))
+        count = round((high - low) / step)
+        return [round(low + number * step, 9) for number in range(count + 1)]
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"--alpha {text!r} must be numbers such as 0.5, 0,0.5,1 or 0:1:0.1") from error
+
+
+def _free(text: str) -> Path:
+    output = Path(text).expanduser()
+    if output.exists():
+        raise InputError(f"--output {text!r} exists and is never replaced: remove it or give another name")
+    if output.suffix != ".ckpt":
+        raise InputError(f"--output {text!r} must end in .ckpt")
+    return output

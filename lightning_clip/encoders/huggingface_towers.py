@@ -1,0 +1,89 @@
+"""Towers of transformers by configuration: a plain mapping arrives, a module with random weights leaves.
+
+Two-tower families (CLIP, SigLIP, ...) have no public class for each of their towers. Their mapping names the family and holds
+the tower's own part: {"model_type": "siglip", "text_config": {...}}.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lightning_clip.errors import InputError
+
+__all__ = ["build", "describe", "load", "plain"]
+
+
+def load(path: str | None, side: str, pretrained: bool, config: Mapping[str, Any] | None) -> Any:
+    """A tower of transformers.
+
+    Args:
+        path: hub name or folder, or None with `config`.
+        side: "text" or "image", for messages.
+        pretrained: whether `path`'s weights are loaded.
+        config: what `describe` gave, instead of `path`.
+
+    Raises:
+        InputError: both or neither of path and config, or no such model.
+    """
+    from transformers import AutoConfig, AutoModel  # here: importing transformers' models is slow
+
+    if (path is None) == (config is None):
+        raise InputError(f"give a Hugging Face {side} encoder either a path (name or folder) or a config, not both or neither")
+    try:
+        if config is not None:
+            return build(config)
+        assert path is not None
+        if not pretrained:
+            return AutoModel.from_config(AutoConfig.from_pretrained(path))  # type: ignore[no-untyped-call]
+        return AutoModel.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"no Hugging Face {side} model {path or dict(config or {})!r}: {reason} Give a hub name (needs the network once) "
+            "or a folder written by save_pretrained."
+        ) from error
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """The module behind a mapping that `describe` gave, with random weights."""
+    from transformers import AutoConfig, AutoModel
+
+    settings = dict(config)
+    options = {} if settings.pop("add_pooling_layer", True) else {"add_pooling_layer": False}
+    family = settings.pop("model_type")
+    part = next((key for key in ("text_config", "vision_config") if key in settings), None)
+    if part is None:
+        return AutoModel.from_config(AutoConfig.for_model(family, **settings), **options)  # type: ignore[no-untyped-call]
+    with torch.device("meta"):  # only to see which class the family has for this tower: nothing is allocated
+        whole = AutoModel.from_config(AutoConfig.for_model(family, **settings))  # type: ignore[no-untyped-call]
+    tower = getattr(whole, part.replace("config", "model"))
+    accepted = inspect.signature(type(tower)).parameters
+    if "add_pooling_layer" in accepted:
+        options = {"add_pooling_layer": getattr(tower, "pooler", None) is not None}
+    built = type(tower)(tower.config, **options)
+    built.family = family
+    return built
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """A plain mapping from which `build` makes a module of the same architecture."""
+    settings: dict[str, Any] = plain(model.config.to_dict())
+    if family := getattr(model, "family", None):
+        side = "text_config" if hasattr(model.config, "vocab_size") else "vision_config"
+        return {"model_type": family, side: settings}
+    if getattr(model, "pooler", True) is None:
+        settings["add_pooling_layer"] = False
+    return settings
+
+
+def plain(value: Any) -> Any:
+    """Only what a checkpoint read with weights_only=True may hold."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

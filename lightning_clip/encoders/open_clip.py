@@ -1,0 +1,149 @@
+"""open_clip's towers that nothing else here holds exactly: their settings arrive, open_clip's own modules leave, wrapped.
+
+CLIP's own towers are `TimmImageEncoder` and `ClipTextTransformer`; these are for the others (CoCa's and SigLIP's text towers,
+attention pooling, layer scale, ...). The last matrix of a tower, which maps into the shared space, is taken off: it is the
+projection of `ClipModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from lightning_clip.encoders.base import ImageEncoder, TextEncoder, image_encoders, text_encoders
+from lightning_clip.errors import InputError
+
+__all__ = ["OpenClipImageEncoder", "OpenClipTextEncoder"]
+
+
+@image_encoders.register("open_clip")
+class OpenClipImageEncoder(ImageEncoder):
+    """An image tower of open_clip.
+
+    Args:
+        embed_dim: open_clip's, the width of the shared space.
+        config: open_clip's `vision_cfg` as a mapping.
+        quick_gelu: open_clip's.
+
+    Raises:
+        InputError: settings that open_clip does not take.
+
+    Examples:
+        >>> tiny = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32, "attentional_pool": True}
+        >>> OpenClipImageEncoder(64, tiny)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 64])
+    """
+
+    def __init__(self, embed_dim: int, config: Mapping[str, Any], quick_gelu: bool = False) -> None:
+        visual = _build("_build_vision_tower", embed_dim, config, quick_gelu)
+        width = embed_dim
+        if isinstance(getattr(visual, "proj", None), Tensor):
+            width, visual.proj = len(visual.proj), None
+        size = visual.image_size
+        super().__init__(output_dim=width, image_size=int(size[0] if isinstance(size, tuple | list) else size))
+        self.embed_dim, self.config, self.quick_gelu = embed_dim, dict(config), quick_gelu
+        self.model = visual
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = self.model(image)
+        features: Tensor = output[0] if isinstance(output, tuple) else output
+        return features
+
+    def forward_tokens(self, image: Tensor) -> Tensor:
+        if trunk := getattr(self.model, "trunk", None):
+            tokens: Tensor = trunk.forward_features(image)
+            return tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens
+        if not hasattr(self.model, "output_tokens"):
+            raise self._no_tokens()
+        before, self.model.output_tokens = self.model.output_tokens, True
+        try:
+            tokens = self.model(image)[1]
+        finally:
+            self.model.output_tokens = before
+        return tokens
+
+    def blocks(self) -> list[nn.Module]:
+        model: Any = self.model
+        if hasattr(model, "transformer"):
+            return list(model.transformer.resblocks)
+        trunk = getattr(model, "trunk", model)
+        layers = getattr(trunk, "blocks", None) or getattr(trunk, "stages", None)
+        return list(layers) if layers is not None else [part for name, part in trunk.named_children() if "layer" in name]
+
+    def checkpoint_blocks(self) -> None:
+        self.model.set_grad_checkpointing(True)
+
+    def to_mapping(self) -> dict[str, Any]:
+        settings = {"embed_dim": self.embed_dim, "config": self.config, "quick_gelu": self.quick_gelu}
+        return {"name": "open_clip", **settings}
+
+
+@text_encoders.register("open_clip")
+class OpenClipTextEncoder(TextEncoder):
+    """A text tower of open_clip.
+
+    Args:
+        embed_dim: open_clip's, the width of the shared space.
+        config: open_clip's `text_cfg` as a mapping.
+        quick_gelu: open_clip's.
+        pad_id: of the tokenizer: captions are padded with it to the full length, which some towers feel.
+
+    Raises:
+        InputError: settings that open_clip does not take.
+
+    Examples:
+        >>> tiny = {"layers": 1, "width": 32, "heads": 2, "vocab_size": 100, "context_length": 8, "no_causal_mask": True,
+        ...         "pool_type": "last"}
+        >>> OpenClipTextEncoder(16, tiny)(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.bool)).shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(self, embed_dim: int, config: Mapping[str, Any], quick_gelu: bool = False, pad_id: int = 0) -> None:
+        text = _build("_build_text_tower", embed_dim, config, quick_gelu)
+        text.text_projection = None
+        super().__init__(output_dim=int(text.width), context_length=int(text.context_length))
+        self.embed_dim, self.config, self.quick_gelu, self.pad_id = embed_dim, dict(config), quick_gelu, pad_id
+        self.vocab_size = int(text.vocab_size)
+        self.model = text
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        output = self.model(self._padded(tokens, mask))
+        features: Tensor = output[0] if isinstance(output, tuple) else output
+        return features
+
+    def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        before, self.model.output_tokens = self.model.output_tokens, True
+        try:
+            features: Tensor = self.model(self._padded(tokens, mask))[1]
+        finally:
+            self.model.output_tokens = before
+        return features[:, : tokens.shape[1]]
+
+    def blocks(self) -> list[nn.Module]:
+        model: Any = self.model
+        return list(model.transformer.resblocks)
+
+    def checkpoint_blocks(self) -> None:
+        self.model.set_grad_checkpointing(True)
+
+    def to_mapping(self) -> dict[str, Any]:
+        settings = {"embed_dim": self.embed_dim, "config": self.config, "quick_gelu": self.quick_gelu, "pad_id": self.pad_id}
+        return {"name": "open_clip", **settings}
+
+    def _padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        room = self.context_length - tokens.shape[1]
+        if room < 0:
+            raise InputError(f"tokens of length {tokens.shape[1]} exceed the text tower's context_length {self.context_length}")
+        return pad(tokens.masked_fill(~mask, self.pad_id), (0, room), value=self.pad_id)
+
+
+def _build(function: str, embed_dim: int, config: Mapping[str, Any], quick_gelu: bool) -> Any:
+    from open_clip import model  # here: open_clip imports all of its models
+
+    try:
+        return getattr(model, function)(embed_dim, dict(config), quick_gelu)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise InputError(f"open_clip does not build a tower from {dict(config)!r}: {error}") from error

@@ -1,0 +1,160 @@
+"""The model card: a module and what its run left behind arrive, a README.md with facts and no guesses leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lightning_clip.errors import InputError, existing_path
+from lightning_clip.module import ClipModule
+from lightning_clip.planning.text import accelerator_time
+
+__all__ = ["Run", "model_card"]
+
+_LIMITS = (
+    "The model repeats what its training pairs say, their errors and prejudices included. Similarities are not probabilities, "
+    "and zero-shot accuracy depends on the wording of the class names and prompts: measure it on pictures of your own use "
+    "before relying on it. Counting, fine distinctions and text inside pictures are known weaknesses of models of this kind "
+    "(Radford et al. 2021, section 6). It is not made for surveillance or for judging people."
+)
+
+
+@dataclass
+class Run:
+    """What is known of how a model came about.
+
+    Attributes:
+        source: checkpoint, or the name under which the weights were published.
+        recipe: its YAML, as `lightning-clip fit` wrote it.
+        steps: optimizer steps.
+        epochs: passes over the data.
+        accelerator_seconds: by name of device, from `ComputeMeter`.
+        samples: pairs seen, from `ComputeMeter`.
+        evaluation: table in Markdown, from `lightning-clip evaluate`.
+    """
+
+    source: str
+    recipe: str | None = None
+    steps: int | None = None
+    epochs: int | None = None
+    accelerator_seconds: dict[str, float] = field(default_factory=dict)
+    samples: int | None = None
+    evaluation: str | None = None
+
+    @classmethod
+    def of(cls, source: str, recipe: str | None = None, evaluation: str | None = None) -> Run:
+        """Reads what lies in and beside a checkpoint.
+
+        Args:
+            source: a .ckpt of ours, or another source of `from_pretrained`, of which nothing more is known.
+            recipe: YAML of the run; None looks for config.yaml beside the checkpoint and one folder up.
+            evaluation: folder that `lightning-clip evaluate` wrote, or its report.md.
+
+        Raises:
+            InputError: a recipe or an evaluation that does not exist.
+        """
+        run = cls(source)
+        path = Path(source).expanduser()
+        if path.suffix == ".ckpt" and path.is_file():
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            run.steps, run.epochs = content.get("global_step"), content.get("epoch")
+            if meter := content.get("callbacks", {}).get("ComputeMeter"):
+                run.accelerator_seconds = dict(meter["accelerator_seconds"])
+                run.samples = int(meter["span"].get("samples", 0)) or None
+            run.source = path.name
+            beside = [folder / "config.yaml" for folder in (path.parent, path.parent.parent)]
+            run.recipe = next((file.read_text("utf-8") for file in beside if file.is_file()), None)
+        if recipe is not None:
+            run.recipe = existing_path(recipe, "recipe").read_text("utf-8")
+        if evaluation is not None:
+            found = existing_path(evaluation, "evaluation")
+            table = found / "report.md" if found.is_dir() else found
+            if not table.is_file():
+                raise InputError(
+                    f"evaluation {evaluation!r} has no report.md: give a folder that lightning-clip evaluate wrote"
+                )
+            run.evaluation = table.read_text("utf-8")
+        return run
+
+
+def model_card(
+    module: ClipModule, run: Run, *, title: str, library: str, usage: str, difference: float, notes: Sequence[str]
+) -> str:
+    """The text of README.md.
+
+    Args:
+        module: with weights.
+        run: what is known of it.
+        title: of the page.
+        library: that reads the files.
+        usage: Python that reads them.
+        difference: largest one of unit features between the module and what the library reads.
+        notes: what the format says a little differently.
+    """
+    front = {"library_name": library, "tags": ["clip", "image-text", "zero-shot-image-classification", "lightning_clip"]}
+    parts = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {title}", _what(module, run)]
+    parts += ["## Use", f"```python\n{usage.strip()}\n```"]
+    parts += [f"Read back by {library}, unit features differ from the original's by at most {difference:.1e}."]
+    parts += ["## Training data", _data(run), "## Recipe", _recipe(run), "## Compute", _compute(run)]
+    parts += [
+        "## Evaluation",
+        run.evaluation or "Not measured yet: `lightning-clip evaluate --checkpoint MODEL --suite SUITE.yaml`.",
+    ]
+    parts += ["## Limits", _LIMITS, *notes]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _what(module: ClipModule, run: Run) -> str:
+    model = module.model
+    image, text = (
+        getattr(encoder, "architecture", type(encoder).__name__) for encoder in (model.image_encoder, model.text_encoder)
+    )
+    counts = [sum(value.numel() for value in tower.parameters()) for tower in (model.image_encoder, model.text_encoder)]
+    rows = {
+        "image tower": f"{image}, {counts[0]:,} parameters, {module.image_size} x {module.image_size} pixels",
+        "text tower": f"{text}, {counts[1]:,} parameters, up to {module.tokenizer.context_length} tokens",
+        "shared width": str(module.embed_dim),
+        "loss": type(module.loss).__name__,
+        "weights from": run.source,
+    }
+    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"Two towers that put pictures and texts into one space, written by lightning_clip.\n\n| | |\n|---|---|\n{lines}"
+
+
+def _data(run: Run) -> str:
+    settings = _parsed(run.recipe).get("data")
+    if not isinstance(settings, Mapping):
+        return "Not recorded with this model."
+    chosen = {key: settings[key] for key in ("train", "captions", "local_batch_size") if settings.get(key) is not None}
+    seen = f"{run.samples:,} pairs were seen.\n\n" if run.samples else ""
+    return f"{seen}```yaml\n{yaml.safe_dump(chosen, allow_unicode=True, sort_keys=False)}```"
+
+
+def _recipe(run: Run) -> str:
+    length = f"{run.steps:,} optimizer steps, {run.epochs} whole passes over the data.\n\n" if run.steps is not None else ""
+    if run.recipe is None:
+        return f"{length}The settings of the run are not recorded with this model."
+    return f"{length}<details><summary>All settings</summary>\n\n```yaml\n{run.recipe.strip()}\n```\n\n</details>"
+
+
+def _compute(run: Run) -> str:
+    if not run.accelerator_seconds:
+        return "Not measured: the callback `ComputeMeter` keeps it in the checkpoint."
+    rows = [(name, seconds) for name, seconds in sorted(run.accelerator_seconds.items())]
+    rows += [("together", sum(run.accelerator_seconds.values()))] if len(rows) > 1 else []
+    lines = "\n".join(f"| {name} | {accelerator_time(seconds)} | {seconds / (365.25 * 86400):.3g} |" for name, seconds in rows)
+    return f"| device | accelerator time | accelerator-years |\n|---|---|---|\n{lines}"
+
+
+def _parsed(recipe: str | None) -> dict[str, Any]:
+    """A recipe as far as it can be read: a card is not the place to refuse one."""
+    try:
+        found = yaml.safe_load(recipe or "")
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,164 @@
+"""The way out: a module and the name of a format arrive, a folder that was read back and compared leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_clip.adapt import merged
+from lightning_clip.errors import InputError
+from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
+from lightning_clip.export.card import Run, model_card
+from lightning_clip.export.formats import formats, refusal
+from lightning_clip.module import ClipModule
+
+__all__ = ["Exported", "export", "push_to_hub"]
+
+_MODULES = (to_files, to_graphs, to_open_clip, to_transformers)  # importing them registers their formats
+_TEXTS = [
+    "a dog",
+    "a photo of two cats on the beach.",
+    "a red bus in the rain, seen from above",
+    "winter",
+    "an oak",
+    "three men",
+]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: its place.
+        image_difference: largest absolute difference of unit image features between the module and the format's library.
+        text_difference: likewise of text features.
+    """
+
+    folder: Path
+    image_difference: float
+    text_difference: float
+
+
+def export(module: ClipModule, format: str, output: str | Path, run: Run | None = None) -> Exported:
+    """Writes a module in a format of another library, reads it back with that library and compares.
+
+    Args:
+        module: with weights.
+        format: "safetensors", "huggingface", "open_clip", "onnx" or "torch-export".
+        output: folder to make; it appears under its name only when it is complete.
+        run: for the model card.
+
+    Raises:
+        InputError: unknown format, one that cannot hold the model exactly, an output that exists, or no space.
+    """
+    writer = formats.build(format)
+    target = Path(output).expanduser()
+    if target.exists():
+        raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
+    if not target.resolve().parent.is_dir():
+        raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
+    module.configure_model()
+    if any(".lora_" in key for key in module.state_dict()):
+        module = merged(module)
+    if beside := sorted({key.partition(".")[0] for key, _ in module.named_parameters()} - {"model"}):
+        raise InputError(
+            f"this {type(module).__name__} has weights beside its two towers ({', '.join(beside)}), which no format holds: "
+            "export the model that it started from, or keep the checkpoint"
+        )
+    training = [layer for layer in module.modules() if layer.training]
+    device = module.device
+    module.eval().cpu()
+    try:
+        if (error := refusal(format, module)) is not None:
+            raise error
+        with _beside(target) as folder:
+            writer.write(module, folder)
+            pixels = _pixels(module.image_size)
+            differences = _differences(module, writer.features(module, folder, pixels, _TEXTS), pixels)
+            if not max(differences) <= writer.tolerance:
+                raise InputError(
+                    f"read back by {writer.title}, features differ by {max(differences):.1e}, more than "
+                    f"{writer.tolerance:.0e}: nothing was written. Choose another format"
+                )
+            card = model_card(
+                module,
+                run or Run("a live module"),
+                title=target.name,
+                library=writer.title,
+                usage=writer.usage.format(folder=target.name),
+                difference=max(differences),
+                notes=writer.notes(module),
+            )
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            writer.moved(folder, target)
+    finally:
+        module.to(device)
+        for layer in training:
+            layer.training = True
+    return Exported(target, *differences)
+
+
+def push_to_hub(folder: Path, repository: str) -> str:
+    """Uploads a folder to the Hugging Face hub under the account that is logged in there; returns its address.
+
+    Raises:
+        InputError: the hub cannot be reached or refuses.
+    """
+    import huggingface_hub
+
+    try:
+        hub = huggingface_hub.HfApi()
+        hub.create_repo(repository, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Model exported by lightning_clip")
+    except Exception as error:  # of several libraries
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{str(folder)!r} is written, but repository {repository!r} cannot be pushed to "
+            f"({type(error).__name__}: {reason}): log in with `hf auth login`, or upload the folder later"
+        ) from error
+    return f"https://huggingface.co/{repository}"
+
+
+def _differences(module: ClipModule, found: tuple[Tensor, Tensor], pixels: Tensor) -> tuple[float, float]:
+    image, text = module.encode_image(pixels), module.encode_text(_TEXTS)
+    return float((found[0].float() - image).abs().max()), float((found[1].float() - text).abs().max())
+
+
+def _pixels(size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A folder that gets its name when everything went well, and of which nothing is left otherwise."""
+    folder = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        folder.mkdir()
+        yield folder
+        folder.replace(target)
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, InputError):
+            raise
+        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error):
+            free = shutil.disk_usage(target.resolve().parent).free
+            raise InputError(
+                f"--output {str(target)!r}: the disk is full ({free / 1e9:.1f} GB free). Nothing was left there: make "
+                "room or choose another place"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise InputError(f"--output {str(target)!r} cannot be written: {error.strerror}") from error
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

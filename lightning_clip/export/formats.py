@@ -1,0 +1,66 @@
+"""The seam of export formats: a module and an empty folder arrive, files and a way to read them back leave."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from lightning_clip.errors import InputError
+from lightning_clip.module import ClipModule
+from lightning_clip.registry import Registry
+
+__all__ = ["Format", "formats", "refusal"]
+
+
+class Format(ABC):
+    """One format.
+
+    Attributes:
+        title: as it reads in a sentence.
+        tolerance: the largest difference of unit features that reading back may show.
+        usage: Python that reads the folder, for the model card; {folder} is put in.
+    """
+
+    title: str
+    tolerance = 1e-5
+    usage: str
+
+    @abstractmethod
+    def reason(self, module: ClipModule) -> str | None:
+        """Why this format cannot hold the module exactly, or None if it can."""
+
+    @abstractmethod
+    def write(self, module: ClipModule, folder: Path) -> None:
+        """Writes everything but the model card."""
+
+    @abstractmethod
+    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features of uint8 pixels (B, 3, S, S) and texts, by the format's library, from the files alone.
+
+        The module only tells how its own preprocessing goes where the format has none.
+        """
+
+    def moved(self, folder: Path, target: Path) -> None:
+        """Called when the files are complete, before the folder gets its name."""
+        return None
+
+    def notes(self, module: ClipModule) -> list[str]:
+        """What the format says a little differently, for the model card."""
+        return []
+
+
+formats: Registry[Format] = Registry("export format")
+
+
+def refusal(name: str, module: ClipModule) -> InputError | None:
+    """The error that says why a format cannot hold a module and which formats can, or None."""
+    reason = formats.build(name).reason(module)
+    if reason is None:
+        return None
+    able = [other for other in formats.names() if other != name and formats.build(other).reason(module) is None]
+    return InputError(
+        f"format {name!r} cannot hold this model exactly: {reason}. Formats that can: {', '.join(able) or 'none'}"
+    )

@@ -1,0 +1,227 @@
+"""Two-tower models of transformers: a hub name or folder arrives; transformers builds and reads it, `Pretrained` leaves.
+
+CLIP's towers become the native ones, the towers of other families stay transformers' modules, built from their settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_clip.data.tokenizers import from_transformers
+from lightning_clip.encoders.huggingface_towers import describe
+from lightning_clip.errors import InputError, nearest
+from lightning_clip.export import layouts
+from lightning_clip.export.files import unreachable
+from lightning_clip.export.mismatch import groups
+from lightning_clip.export.positions import resized_grid, resized_row
+from lightning_clip.export.pretrained import Pretrained, Source
+from lightning_clip.export.rules import to_ours
+from lightning_clip.export.tokens import end_token
+from lightning_clip.export.towers import Tower, assemble, timm_vit, under
+
+__all__ = ["FAMILIES", "open_transformers"]
+
+# Family -> how its text features are pooled: "pooler" is the text model's own output, "cls" the first token.
+FAMILIES = {
+    "clip": "pooler",
+    "metaclip_2": "pooler",
+    "siglip": "pooler",
+    "chinese_clip": "cls",
+    "altclip": "cls",
+    "vision-text-dual-encoder": "pooler",
+}
+_ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+_CLIP_EPSILON = 1e-5
+_RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+_LINEAR, _NONE = {"name": "linear"}, {"name": "none"}
+
+
+def open_transformers(name: str, source: Source) -> Pretrained:
+    """Opens a hub name or a folder; no code of a repository is run.
+
+    Raises:
+        InputError: no such model, no network, a family that is not known, or weights that do not fit their settings.
+    """
+    label = f"hf:{name}"
+    model, loading = _load(name, label)
+    family = model.config.model_type
+    tokenizer, problem = _tokenizer(name, model, label)
+    image = _image_tower(model, family, source.image_size, label)
+    text, length = _text_tower(model, family, tokenizer, source.context_length, label)
+    _check(loading, label)
+    if tokenizer is not None:
+        tokenizer["context_length"] = length
+    scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
+    width = len(model.text_projection.weight) if hasattr(model, "text_projection") else model.text_model.config.projection_size
+    found = assemble(
+        label, (image, text), scale, embed_dim=int(width), tokenizer=tokenizer, transform=_transform(name, image, label)
+    )
+    found.problem = problem
+    return found
+
+
+def _load(name: str, label: str) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if config.model_type in FAMILIES:
+            options = {"trust_remote_code": False, "output_loading_info": True}
+            model, loading = AutoModel.from_pretrained(name, config=config, **options)
+            return model.float().eval(), loading
+    except Exception as error:  # of several libraries
+        raise unreachable(label, error) from error
+    raise InputError(
+        f"{label} is a {config.model_type!r} model, and only these families of transformers map exactly: "
+        f"{nearest(config.model_type, FAMILIES)}"
+    )
+
+
+def _check(loading: Mapping[str, Any], label: str) -> None:
+    """Transformers fills what is missing with random numbers and only warns."""
+    missing = sorted(key for key in loading["missing_keys"] if not key.endswith("position_ids"))
+    unexpected = sorted(key for key in loading["unexpected_keys"] if not key.endswith("position_ids"))
+    parts = [f"{len(keys)} {kind}: {groups(keys)}" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+    if parts:
+        raise InputError(f"the weights of {label} do not fit its config.json: {'; '.join(parts)}. Is the folder complete?")
+
+
+def _image_tower(model: Any, family: str, image_size: int | None, label: str) -> Tower:
+    tower = model.vision_model
+    config, weights = tower.config, tower.state_dict(prefix="vision_model.")
+    size, patch = image_size or int(config.image_size), int(getattr(config, "patch_size", 1))
+    head = _head(model, "visual_projection", "image")
+    if family != "vision-text-dual-encoder" and "siglip" not in family and _is_clip(config):
+        found = to_ours(layouts.transformers_vit(config.num_hidden_layers), weights, label)
+        key = "image_encoder.model.pos_embed"
+        found[key] = resized_grid(found[key], size, patch, class_tokens=1)
+        sizes = {"width": config.hidden_size, "depth": config.num_hidden_layers, "heads": config.num_attention_heads}
+        sizes |= {"image_size": size, "patch_size": patch, "hidden": config.intermediate_size}
+        spec = timm_vit(quick_gelu=_ACTIVATIONS[config.hidden_act], **sizes)
+        return Tower(spec, head[0], {**found, **head[1]})
+    found = under("vision_model.", weights, "image_encoder.model.")
+    if size != config.image_size:
+        key = "image_encoder.model.embeddings.position_embedding.weight"
+        if key not in found:
+            raise InputError(f"{label} takes images of {config.image_size} only: leave image_size out")
+        patches = (int(config.image_size) // patch) ** 2
+        found[key] = resized_grid(found[key], size, patch, class_tokens=len(found[key]) - patches)
+        config.image_size = size
+    spec = {"name": "hf", "pooling": "pooler", "config": _described(tower, family)}
+    return Tower(spec, head[0], {**found, **head[1]})
+
+
+def _text_tower(
+    model: Any, family: str, tokenizer: dict[str, Any] | None, context_length: int | None, label: str
+) -> tuple[Tower, int]:
+    """The tower, and the number of tokens that it takes."""
+    tower = model.text_model
+    config, weights = tower.config, tower.state_dict(prefix="text_model.")
+    head = _head(model, "text_projection", "text")
+    if family == "clip" and _is_clip(config) and config.intermediate_size == 4 * config.hidden_size and tokenizer is not None:
+        end = end_token(tokenizer)
+        if end is not None and end == (config.eos_token_id if config.eos_token_id != 2 else config.vocab_size - 1):
+            length = context_length or int(config.max_position_embeddings)
+            found = to_ours(layouts.transformers_text(config.num_hidden_layers), weights, label)
+            key = "text_encoder.positional_embedding"
+            found[key] = resized_row(found[key], length)
+            sizes = {"width": config.hidden_size, "layers": config.num_hidden_layers, "heads": config.num_attention_heads}
+            sizes |= {"vocab_size": config.vocab_size, "context_length": length}
+            spec = {"name": "clip_text", **sizes, "quick_gelu": _ACTIVATIONS[config.hidden_act]}
+            return Tower(spec, head[0], {**found, **head[1]}), length
+    found = under("text_model.", weights, "text_encoder.model.")
+    key, room = "text_encoder.model.embeddings.position_embedding.weight", _room(tower)
+    if key in found:  # the families whose towers are as long as their texts
+        length = context_length or room
+        found[key] = resized_row(found[key], length)
+        config.max_position_embeddings = length
+    else:
+        length = context_length or min(room, 77 if tokenizer is None else int(tokenizer["context_length"]))
+        if length > room:
+            raise InputError(f"context_length {length} exceeds what {label} takes, {room}: its positions cannot be extended")
+    spec = {"name": "hf", "pooling": FAMILIES[family], "config": _described(tower, family)}
+    if family == "siglip":
+        spec["pad_id"] = config.pad_token_id if tokenizer is None else tokenizer["pad_id"]
+    return Tower(spec, head[0], {**found, **head[1]}), length
+
+
+def _described(tower: nn.Module, family: str) -> dict[str, Any]:
+    if family != "vision-text-dual-encoder":
+        tower.family = family  # type: ignore[assignment]
+    return describe(tower)
+
+
+def _head(model: Any, name: str, tower: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    head = getattr(model, name, None)
+    if head is None:
+        return dict(_NONE), {}
+    bias = {"bias": True} if head.bias is not None else {}
+    return {**_LINEAR, **bias}, under("", head.state_dict(), f"{tower}_projection.")
+
+
+def _is_clip(config: Any) -> bool:
+    """Whether the native towers hold a tower of these settings exactly."""
+    channels = getattr(config, "num_channels", 3)
+    return config.hidden_act in _ACTIVATIONS and config.layer_norm_eps == _CLIP_EPSILON and channels == 3
+
+
+def _room(tower: Any) -> int:
+    """How many tokens a text tower takes; RoBERTa's kind loses the positions up to that of padding."""
+    length = int(tower.config.max_position_embeddings)
+    padding = getattr(getattr(getattr(tower, "embeddings", None), "position_embeddings", None), "padding_idx", None)
+    roberta = "roberta" in type(tower).__name__.lower() or tower.config.model_type in ("altclip_text_model", "camembert")
+    return length - (padding if padding is not None else tower.config.pad_token_id) - 1 if roberta else length
+
+
+def _tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | None, InputError | None]:
+    """The tokenizer as a mapping of ours, or why there is none."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    live: Any = None
+    try:
+        live = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception:  # a library that it needs may be missing, or the folder may lack it
+        live = None
+    try:
+        if live is None or not live.is_fast:  # SigLIP's class reads its own format, beside which there may be the common one
+            live = PreTrainedTokenizerFast.from_pretrained(name)
+        length = min(live.model_max_length, _room(model.text_model), 512)
+        if len(live) < 0.5 * model.text_model.config.vocab_size:  # transformers makes up an empty one where files are missing
+            raise ValueError(f"it has {len(live)} ids, and the text tower {model.text_model.config.vocab_size}")
+        return from_transformers(live, label, length).to_mapping(), None
+    except InputError as error:
+        return None, error
+    except Exception as error:  # of several libraries
+        return None, InputError(
+            f"the tokenizer of {label} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:160]}): "
+            "pass one that belongs to these weights, tokenizer='hf:NAME_OR_FOLDER'"
+        )
+
+
+def _transform(name: str, image: Tower, label: str) -> dict[str, Any]:
+    from transformers import AutoImageProcessor
+
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except Exception as error:  # of several libraries
+        raise unreachable(f"the image processor of {label}", error) from error
+    size: dict[str, Any] = dict(processor.size)
+    crop: dict[str, Any] = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}
+    if "shortest_edge" in size:
+        resize = "floor_crop"
+        if crop.get("height", size["shortest_edge"]) != size["shortest_edge"] or not crop:
+            raise InputError(f"{label} resizes to {size} and crops to {crop or 'nothing'}: only equal sizes are supported")
+    else:
+        resize = "squash"
+    if abs(float(processor.rescale_factor) - 1 / 255) > 1e-9:
+        raise InputError(f"{label} rescales pixels by {processor.rescale_factor}: only 1/255 is supported")
+    colours = {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+    if not getattr(processor, "do_normalize", True):
+        colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    resample = int(processor.resample)
+    if resample not in _RESAMPLES:
+        raise InputError(f"{label} resizes with PIL's filter {resample}: only bilinear and bicubic are supported")
+    return {"resize": resize, "interpolation": _RESAMPLES[resample], **colours}

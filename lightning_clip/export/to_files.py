@@ -1,0 +1,46 @@
+"""Our own format: a module arrives, safetensors beside a JSON file of settings leave, which `from_pretrained` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from lightning_clip.export.formats import Format, formats
+from lightning_clip.export.own import ARGUMENTS, SETTINGS_FILE, WEIGHTS_FILE
+from lightning_clip.module import ClipModule
+
+__all__ = ["SafetensorsFormat"]
+
+
+@formats.register("safetensors")
+class SafetensorsFormat(Format):
+    """lightning_clip.json (towers, tokenizer, preprocessing) and model.safetensors."""
+
+    title = "lightning_clip"
+    tolerance = 0.0
+    usage = """from lightning_clip import ClipModule
+
+module = ClipModule.from_pretrained("{folder}")
+module.encode_text(["a dog"])
+"""
+
+    def reason(self, module: ClipModule) -> str | None:
+        settings = module.to_mapping()
+        live = [key for key in ARGUMENTS if isinstance(settings[key], dict) and "live object" in settings[key]]
+        return f"its {live[0]} is an object of your own without a registered name" if live else None
+
+    def write(self, module: ClipModule, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        settings = module.to_mapping()
+        content = json.dumps({key: settings[key] for key in ARGUMENTS}, ensure_ascii=False, indent=1)
+        (folder / SETTINGS_FILE).write_text(content, encoding="utf-8")
+        weights = {key: value.detach().cpu().clone().contiguous() for key, value in module.model.state_dict().items()}
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        read = ClipModule.from_pretrained(str(folder))
+        return read.encode_image(pixels), read.encode_text(list(texts))

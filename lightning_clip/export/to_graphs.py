@@ -1,0 +1,179 @@
+"""Graphs without Python: a module arrives, one graph per tower with any batch size leaves, as ONNX or as torch.export.
+
+`image` takes uint8 pixels (B, 3, S, S), normalisation is inside; `text` takes token ids int64 (B, L) and a mask int64 (B, L), 1
+on text. Both give unit features (B, D) in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.functional import normalize
+
+from lightning_clip.errors import InputError
+from lightning_clip.export.formats import Format, formats
+from lightning_clip.export.own import ARGUMENTS
+from lightning_clip.model import ClipModel
+from lightning_clip.module import ClipModule
+
+__all__ = ["OnnxFormat", "TorchExportFormat", "exported_towers"]
+
+_SETTINGS = "inference.json"
+_EXAMPLES = ["a dog", "a photo of two cats on the beach", "rain"]
+
+
+class _Image(nn.Module):
+    def __init__(self, model: ClipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        normalised = (pixels.to(self.model.mean.dtype) / 255 - self.model.mean) / self.model.std
+        return normalize(self.model.image_projection(self.model.image_encoder(normalised)), dim=-1)
+
+
+class _Text(nn.Module):
+    def __init__(self, model: ClipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return normalize(self.model.text_projection(self.model.text_encoder(tokens, mask > 0)), dim=-1)
+
+
+def exported_towers(module: ClipModule) -> tuple[ExportedProgram, ExportedProgram]:
+    """Both towers as graphs: any number of images or texts, texts of any length up to the context.
+
+    Raises:
+        InputError: a tower that torch.export cannot trace.
+    """
+    module.configure_model()
+    size = module.image_size
+    pixels = torch.zeros(3, 3, size, size, dtype=torch.uint8)
+    tokens, mask = module.tokenizer(_EXAMPLES)
+    batch, length = Dim("batch"), Dim("length", min=2, max=module.tokenizer.context_length)
+    texts: Any = {0: batch, 1: length}
+    try:
+        with torch.no_grad(), _quiet():
+            image = torch.export.export(_Image(module.model).eval(), (pixels,), dynamic_shapes={"pixels": {0: batch}})
+            shapes = {"tokens": texts, "mask": texts}
+            text = torch.export.export(_Text(module.model).eval(), (tokens, mask.long()), dynamic_shapes=shapes)
+    except Exception as error:  # torch.export raises many kinds
+        reason = " ".join(str(error).split())[:240]
+        raise InputError(f"torch.export cannot trace this model ({type(error).__name__}: {reason})") from error
+    return image, text
+
+
+class _Graphs(Format):
+    """What both formats share."""
+
+    tolerance = 1e-4
+
+    def reason(self, module: ClipModule) -> str | None:
+        return None  # only a trial can tell
+
+    def write(self, module: ClipModule, folder: Path) -> None:
+        settings = module.to_mapping()
+        kept = {key: settings[key] for key in ARGUMENTS if key in ("tokenizer", "transform", "embed_dim")}
+        content = {**kept, "image_size": module.image_size, "scale": float(module.model.scale())}
+        (folder / _SETTINGS).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        if (tokenizer := kept["tokenizer"]).get("content"):
+            (folder / "tokenizer.json").write_text(tokenizer["content"], encoding="utf-8")
+        image, text = exported_towers(module)
+        self._write(image, folder, "image")
+        self._write(text, folder, "text")
+
+    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        tokens, mask = module.tokenizer(list(texts))
+        images = torch.cat([self._run(folder, "image", {"pixels": part}) for part in torch.split(pixels, 2)])
+        inputs = {"tokens": tokens, "mask": mask.long()}
+        return images, self._run(folder, "text", inputs)
+
+    def _write(self, program: ExportedProgram, folder: Path, name: str) -> None:
+        raise NotImplementedError
+
+    def _run(self, folder: Path, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+@formats.register("onnx")
+class OnnxFormat(_Graphs):
+    """image.onnx, text.onnx and inference.json (tokenizer and preprocessing)."""
+
+    title = "ONNX"
+    usage = """import onnxruntime
+
+image = onnxruntime.InferenceSession("{folder}/image.onnx")
+features = image.run(None, {{"pixels": pixels}})[0]  # uint8 (B, 3, S, S), resized as inference.json says
+text = onnxruntime.InferenceSession("{folder}/text.onnx")
+features = text.run(None, {{"tokens": tokens, "mask": mask}})[0]  # int64 (B, L), mask 1 on text
+"""
+
+    def reason(self, module: ClipModule) -> str | None:
+        return None
+
+    def _write(self, program: ExportedProgram, folder: Path, name: str) -> None:
+        for package in ("onnx", "onnxscript"):
+            _needed(package)
+        with _quiet():
+            graph: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+            graph.save(folder / f"{name}.onnx")
+
+    def _run(self, folder: Path, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        session = _needed("onnxruntime").InferenceSession(str(folder / f"{name}.onnx"))
+        return torch.from_numpy(session.run(None, {key: value.numpy() for key, value in inputs.items()})[0])
+
+
+@formats.register("torch-export")
+class TorchExportFormat(_Graphs):
+    """image.pt2, text.pt2 and inference.json (tokenizer and preprocessing)."""
+
+    title = "torch.export"
+    tolerance = 1e-5
+    usage = """import torch
+
+image = torch.export.load("{folder}/image.pt2").module()
+features = image(pixels)  # uint8 (B, 3, S, S), resized as inference.json says
+text = torch.export.load("{folder}/text.pt2").module()
+features = text(tokens, mask)  # int64 (B, L), mask 1 on text
+"""
+
+    def _write(self, program: ExportedProgram, folder: Path, name: str) -> None:
+        torch.export.save(program, folder / f"{name}.pt2")
+
+    def _run(self, folder: Path, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        program = torch.export.load(folder / f"{name}.pt2").module()
+        with torch.no_grad():
+            features: Tensor = program(*inputs.values())
+        return features
+
+
+def _needed(package: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"format 'onnx' needs {package}: pip install \"lightning-clip[onnx]\"") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks on their own internals."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,119 @@
+"""Into transformers: a module arrives, a folder that `AutoModel` and `AutoProcessor` (for CLIP `CLIPModel`) read leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer
+from lightning_clip.encoders import ClipTextTransformer
+from lightning_clip.errors import InputError
+from lightning_clip.export.formats import Format, formats
+from lightning_clip.export.rules import to_theirs
+from lightning_clip.export.to_transformers_towers import LEGACY_END, Plan, plan
+from lightning_clip.export.tokenizer_files import swapped, transformers_tokenizer
+from lightning_clip.export.tokens import end_token
+from lightning_clip.model import CLIP_MEAN, CLIP_STD
+from lightning_clip.module import ClipModule
+
+__all__ = ["TransformersFormat"]
+
+_RESAMPLES = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
+
+
+@formats.register("huggingface")
+class TransformersFormat(Format):
+    """config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."""
+
+    title = "transformers"
+    usage = """from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("{folder}")
+tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcessor.from_pretrained("{folder}")
+"""
+
+    def reason(self, module: ClipModule) -> str | None:
+        module.configure_model()
+        if module.transform_settings.resize == "pad":
+            return "transformers has no preprocessing that pads pictures to a square"
+        found = plan(module)
+        return found if isinstance(found, str) else None
+
+    def write(self, module: ClipModule, folder: Path) -> None:
+        from transformers import AutoConfig, AutoModel
+
+        found = plan(module)
+        assert isinstance(found, Plan)
+        tokenizer, weights = _ending_last(module, found)
+        config: Any = AutoConfig.for_model(found.family, **found.config)
+        model: Any = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+        theirs = to_theirs(found.rules, weights)
+        for key in ("logit_scale", "logit_bias"):
+            if key in theirs:
+                theirs[key] = theirs[key].reshape(getattr(model, key).shape)
+        missing = model.load_state_dict(theirs, strict=False)
+        if problems := [key for key in (*missing.missing_keys, *missing.unexpected_keys) if not key.endswith("position_ids")]:
+            raise InputError(f"transformers' {found.family} has other weights than this model: {', '.join(problems[:5])}")
+        model.save_pretrained(folder)
+        transformers_tokenizer(tokenizer).save_pretrained(folder)
+        _image_processor(module).save_pretrained(folder)
+
+    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        model: Any = AutoModel.from_pretrained(folder).eval()
+        processor: Any = AutoImageProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        pictures = processor(list(pixels), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+        fixed = model.config.model_type == "siglip"
+        options = {"padding": "max_length", "return_attention_mask": False} if fixed else {"padding": True}
+        ids = tokenizer(
+            list(texts), truncation=True, max_length=module.tokenizer.context_length, return_tensors="pt", **options
+        )
+        ids = {key: value for key, value in ids.items() if key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            outputs = model.get_image_features(pixel_values=pictures), model.get_text_features(**ids)
+        image, text = (value if isinstance(value, Tensor) else value.pooler_output for value in outputs)
+        return normalize(image, dim=-1), normalize(text, dim=-1)
+
+    def notes(self, module: ClipModule) -> list[str]:
+        found = []
+        if module.transform_settings.resize == "crop":
+            found.append("The corner of the centre crop may lie one pixel elsewhere: transformers rounds it down.")
+        if module.tokenizer.to_mapping()["name"] == "clip":
+            found.append("transformers' CLIP tokenizer leaves out the repair of broken letters and HTML entities in captions.")
+        if isinstance(module.model.text_encoder, ClipTextTransformer) and end_token(module.tokenizer) == LEGACY_END:
+            found.append("The id that ends a text was exchanged with the largest one: transformers gives id 2 another meaning.")
+        return found
+
+
+def _ending_last(module: ClipModule, found: Plan) -> tuple[Tokenizer, dict[str, Tensor]]:
+    """Where texts end in id 2, the tokenizer and the embedding with that id exchanged for the largest.
+
+    transformers takes 2 for a sign of old configurations and then looks for the end of a text at its largest id.
+    """
+    weights = dict(module.model.state_dict())
+    if not found.exchange_end or not isinstance(module.tokenizer, JsonTokenizer):
+        return module.tokenizer, weights
+    key = "text_encoder.token_embedding.weight"
+    last = len(weights[key]) - 1
+    order = torch.arange(last + 1)
+    order[LEGACY_END], order[last] = last, LEGACY_END
+    weights[key] = weights[key][order.to(weights[key].device)]
+    return swapped(module.tokenizer, LEGACY_END, last), weights
+
+
+def _image_processor(module: ClipModule) -> Any:
+    from transformers import CLIPImageProcessor
+
+    settings, side = module.transform_settings, module.image_size
+    square = {"height": side, "width": side}
+    crop = settings.resize != "squash"
+    sizes: dict[str, Any] = {"size": {"shortest_edge": side} if crop else square, "crop_size": square, "do_center_crop": crop}
+    colours: dict[str, Any] = {"image_mean": list(settings.mean or CLIP_MEAN), "image_std": list(settings.std or CLIP_STD)}
+    return CLIPImageProcessor(**sizes, **colours, resample=_RESAMPLES[settings.interpolation], do_convert_rgb=True)

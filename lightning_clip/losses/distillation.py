@@ -1,0 +1,110 @@
+"""What a student's features lack beside a teacher's: features and scales of both arrive, a scalar leaves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+from torch.utils.checkpoint import checkpoint
+
+from lightning_clip.errors import InputError, nearest
+from lightning_clip.losses.gather import Gathered, gather_rows, world
+from lightning_clip.losses.tiling import full_precision
+
+__all__ = ["DISTANCES", "feature_distance", "relational_kl"]
+
+DISTANCES = ("mse", "cosine")
+
+
+def relational_kl(
+    image_features: Tensor,
+    text_features: Tensor,
+    scale: Tensor,
+    teacher_image: Tensor,
+    teacher_text: Tensor,
+    teacher_scale: float,
+    *,
+    alone: bool = False,
+    rows_at_once: int = 1024,
+) -> Tensor:
+    r"""How the student relates the images and texts of a batch to each other, beside how the teacher does.
+
+    .. math:: L = \frac{1}{2N} \sum_i \mathrm{KL}\left(\sigma(t\, x_i Y^T) \,\|\, \sigma(s\, u_i V^T)\right)
+                  + \mathrm{KL}\left(\sigma(t\, y_i X^T) \,\|\, \sigma(s\, v_i U^T)\right)
+
+    with the softmax :math:`\sigma` over all N columns, features X, Y and inverse temperature t of the teacher, U, V and s of
+    the student: affinity mimicking as in TinyCLIP (Wu et al. 2023, arXiv 2309.12314) and the distillation loss of MobileCLIP
+    (Vasu et al. 2024, arXiv 2311.17049). Widths may differ. A bias of the teacher's logits falls out of the softmax.
+
+    While several ranks run, rows are this rank's and columns are all ranks'. Memory grows with `rows_at_once` times N.
+
+    Args:
+        image_features: student's, unit, (B, D).
+        text_features: student's, unit, (B, D).
+        scale: student's inverse temperature, (1,) or ().
+        teacher_image: unit, (B, D_t).
+        teacher_text: unit, (B, D_t).
+        teacher_scale: its inverse temperature.
+        alone: this rank by itself, as in evaluation.
+        rows_at_once: rows whose logits are in memory at a time; it changes nothing else.
+
+    Returns:
+        (), at least 0. Over ranks its mean is the loss of the concatenated batch.
+    """
+    with full_precision(image_features.device):
+        dtype = image_features.dtype if image_features.dtype == torch.float64 else torch.float32
+        own = [value.to(dtype) for value in (image_features, text_features)]
+        taught = [value.to(dtype).detach() for value in (teacher_image, teacher_text)]
+        images, texts = (_all(value, alone) for value in own)
+        teacher_images, teacher_texts = (_all(value, alone) for value in taught)
+        options = (scale.to(dtype), teacher_scale, rows_at_once)
+        to_text = _rows_kl(own[0], texts.rows, taught[0], teacher_texts.rows, *options)
+        to_image = _rows_kl(own[1], images.rows, taught[1], teacher_images.rows, *options)
+        return (to_text + to_image) * (images.world_size / (2 * len(images.rows)))
+
+
+def feature_distance(features: Tensor, teacher: Tensor, kind: str = "mse") -> Tensor:
+    """Mean over rows of |f - t|^2 ("mse") or of 1 - cos(f, t) ("cosine").
+
+    Args:
+        features: the student's, brought to the teacher's width, (B, D_t).
+        teacher: unit, (B, D_t).
+        kind: of `DISTANCES`.
+
+    Raises:
+        InputError: another kind.
+
+    Examples:
+        >>> one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> feature_distance(one, other, "mse"), feature_distance(one, other, "cosine")
+        (tensor(2.), tensor(1.))
+    """
+    if kind not in DISTANCES:
+        raise InputError(f"unknown distance {kind!r}: {nearest(kind, DISTANCES)}")
+    with full_precision(features.device):
+        own, target = features.float(), teacher.float().detach()
+        if kind == "mse":
+            return (own - target).pow(2).sum(dim=1).mean()
+        return (1 - torch.cosine_similarity(own, target, dim=1)).mean()
+
+
+def _all(rows: Tensor, alone: bool) -> Gathered:
+    return Gathered(rows, 0, 1) if alone or world()[1] == 1 else gather_rows(rows)
+
+
+def _rows_kl(
+    rows: Tensor, columns: Tensor, taught: Tensor, taught_columns: Tensor, scale: Tensor, teacher_scale: float, at_once: int
+) -> Tensor:
+    """The sum over rows; logits are computed again when the gradient comes back where there are many rows."""
+
+    def block(part: Tensor, taught_part: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
+        own = log_softmax(scale * (part @ columns.T), dim=1)
+        target = log_softmax(teacher_scale * (taught_part @ taught_columns.T), dim=1)
+        return (target.exp() * (target - own)).sum()
+
+    if len(rows) <= at_once:
+        return block(rows, taught, columns, scale)
+    total = rows.new_zeros(())
+    for part, taught_part in zip(torch.split(rows, at_once), torch.split(taught, at_once), strict=True):
+        total = total + checkpoint(block, part, taught_part, columns, scale, use_reentrant=False)
+    return total

@@ -1,0 +1,89 @@
+"""The command `export`: from a run to a folder with a card that says what the run left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import IMAGE, TEXT
+
+from lightning_clip import ClipModule
+from lightning_clip.cli import main
+
+RECIPE = f"""
+model:
+  image_encoder: {{{", ".join(f"{key}: {value}" for key, value in IMAGE.items())}}}
+  text_encoder: {{{", ".join(f"{key}: {value}" for key, value in TEXT.items())}}}
+  embed_dim: 16
+  tokenizer: {{name: clip, context_length: 24}}
+  optimizer: {{lr: 0.001, warmup_steps: 1}}
+data:
+  train: {{name: synthetic, size: 32, image_size: 32}}
+  local_batch_size: 8
+trainer:
+  max_steps: 3
+  accelerator: cpu
+  devices: 1
+  logger: false
+  enable_progress_bar: false
+  callbacks:
+    - lightning_clip.ComputeMeter
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {{filename: last, enable_version_counter: false}}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a recipe was trained."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    arguments = ["--config", str(folder / "recipe.yaml"), f"--trainer.default_root_dir={folder}"]
+    assert main(["fit", *arguments, f"--trainer.callbacks.dirpath={folder}"]) == 0
+    assert (folder / "last.ckpt").is_file()
+    return folder
+
+
+def test_card(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "report").mkdir()
+    (run / "report/report.md").write_text("| set | protocol |\n|---|---|\n| scenes | zero_shot |\n")
+    command = ["export", str(run / "last.ckpt"), "--format", "safetensors", "--output", str(run / "mine")]
+    assert main([*command, "--evaluation", str(run / "report")]) == 0
+    printed = capsys.readouterr().out
+    assert f"wrote {run / 'mine'}" in printed and "images differ by at most 0.0e+00, texts by 0.0e+00" in printed
+    card = (run / "mine/README.md").read_text()
+    for fact in ("| scenes | zero_shot |", "3 optimizer steps", "name: synthetic", "accelerator-years", "24 pairs were seen"):
+        assert fact in card, fact
+    assert card.startswith("---\nlibrary_name: lightning_clip") and "vit_tiny_patch16_224" in card and "{folder}" not in card
+    module = ClipModule.load_from_checkpoint(run / "last.ckpt")
+    again = ClipModule.from_pretrained(run / "mine")
+    assert torch.equal(module.encode_text(["a dog"]), again.encode_text(["a dog"]))
+    other = ["export", str(run / "mine"), "--format", "torch-export", "--output", str(run / "graphs")]
+    assert main(other) == 0  # a folder is as good as a checkpoint, and its card says what is not known
+    assert "Not recorded with this model" in (run / "graphs/README.md").read_text()
+
+
+def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: str) -> str:
+        assert main(["export", *arguments]) == 2
+        return capsys.readouterr().err
+
+    out = str(run / "out")
+    assert "does not exist" in fails(str(run / "none.ckpt"), "--format", "onnx", "--output", out)
+    expected = "cannot hold this model exactly: transformers has no model of a TimmImageEncoder"
+    assert expected in fails(str(run / "last.ckpt"), "--format", "huggingface", "--output", out)
+    report = fails(
+        str(run / "last.ckpt"), "--format", "onnx", "--output", out, "--evaluation", str(run / "recipe.yaml"), "--recipe", "x"
+    )
+    assert "recipe 'x' does not exist" in report
+    with pytest.raises(SystemExit):
+        main(["export", str(run / "last.ckpt"), "--format", "onx", "--output", out])
+    assert "invalid choice: 'onx'" in capsys.readouterr().err
+
+    def push(folder: Path, repository: str) -> Any:
+        raise AssertionError("only behind its flag")
+
+    monkeypatch.setattr("lightning_clip.export.export.push_to_hub", push)
+    assert main(["export", str(run / "last.ckpt"), "--format", "safetensors", "--output", out]) == 0

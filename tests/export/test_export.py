@@ -1,0 +1,236 @@
+"""Weights out: other libraries read what was written, with the same features, and what comes back in is the same."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from export.families import CAPTIONS, pictures, shaken
+from export.test_from_open_clip import CONFIGS, written
+from export.test_from_transformers import config, transformers_folder
+from small import TEXT, small_module
+from torch.nn.functional import normalize
+
+from lightning_clip import ClipModule, InputError
+from lightning_clip.data.tokenizers import train_tokenizer
+from lightning_clip.export.export import export, push_to_hub
+from lightning_clip.export.formats import formats
+
+CLIP_VIT = {"name": "vit_base_patch16_clip_224", "image_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+CLIP_TEXT = {**TEXT, "layers": 2}
+
+
+def trained_tokenizer() -> dict[str, Any]:
+    tokenizer = train_tokenizer(
+        ["a dog on the beach, a cat in the house", "一只狗在海边"] * 4, vocab_size=300, context_length=24
+    )
+    return tokenizer.to_mapping()
+
+
+def clip_module(**arguments: Any) -> ClipModule:
+    """A small model of CLIP's architecture with random weights."""
+    module = small_module(**{"image_encoder": CLIP_VIT, "text_encoder": CLIP_TEXT, **arguments})
+    module.configure_model()
+    shaken(module.model)
+    return module.eval()
+
+
+def same(first: ClipModule, second: ClipModule) -> None:
+    """The same names and bits."""
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+
+
+@pytest.mark.parametrize("format", ["safetensors", "huggingface", "open_clip"])
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_clip_round_trip(format: str, quick_gelu: bool, tmp_path: Path) -> None:
+    """Tensor for tensor, whichever way."""
+    name = "vit_base_patch16_clip_quickgelu_224" if quick_gelu else "vit_base_patch16_clip_224"
+    text = {**CLIP_TEXT, "quick_gelu": quick_gelu}
+    module = clip_module(image_encoder={**CLIP_VIT, "name": name}, text_encoder=text, transform={"resize": "squash"})
+    done = export(module, format, tmp_path / "out")
+    assert max(done.image_difference, done.text_difference) <= 1e-5
+    again = ClipModule.from_pretrained(tmp_path / "out")
+    same(module, again)
+    assert again.transform_settings.resize == "squash" and torch.equal(
+        again.encode_text(CAPTIONS), module.encode_text(CAPTIONS)
+    )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "mlp_ratio"])
+def test_open_clip_in_and_out(kind: str, tmp_path: Path) -> None:
+    written(tmp_path / "in", kind)
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    done = export(module, "open_clip", tmp_path / "out")
+    assert max(done.image_difference, done.text_difference) <= 1e-5
+    again = ClipModule.from_pretrained(tmp_path / "out")
+    same(module, again)
+    import open_clip
+
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(CAPTIONS)
+    with torch.no_grad():
+        text = model.eval().encode_text(tokens, normalize=True)
+    torch.testing.assert_close(text, module.encode_text(CAPTIONS), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "clip_legacy", "clip_odd", "metaclip_2", "siglip", "chinese_clip", "altclip", "dual"])
+def test_transformers_in_and_out(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    transformers_folder(tmp_path / "in", *config(kind))
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    done = export(module, "huggingface", tmp_path / "out")
+    assert max(done.image_difference, done.text_difference) <= 1e-5
+    same(module, ClipModule.from_pretrained(tmp_path / "out"))
+    model, again = (AutoModel.from_pretrained(tmp_path / name) for name in ("in", "out"))
+    assert type(again) is type(model)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_the_command_of_the_paper(tmp_path: Path) -> None:
+    """CLIPModel and CLIPProcessor, with a picture and a text, as their documentation has it."""
+    from PIL import Image
+    from transformers import CLIPModel, CLIPProcessor
+
+    module = clip_module(transform={"resize": "floor_crop"})
+    export(module, "huggingface", tmp_path / "out")
+    model, processor = CLIPModel.from_pretrained(tmp_path / "out"), CLIPProcessor.from_pretrained(tmp_path / "out")
+    picture = Image.fromarray(pictures(50, 1)[0].permute(1, 2, 0).numpy())
+    inputs = processor(text=["a dog", "two cats on a beach"], images=picture, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        logits = model(**inputs).logits_per_image
+    expected = module.model.scale() * module.encode_image(picture) @ module.encode_text(["a dog", "two cats on a beach"]).T
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_vocabulary_of_ones_own(tmp_path: Path) -> None:
+    """Its texts end in id 2, which transformers would misread: the id is exchanged, and nothing else."""
+    module = clip_module(tokenizer=trained_tokenizer())
+    for format in ("huggingface", "open_clip", "safetensors"):
+        done = export(module, format, tmp_path / format)
+        assert max(done.image_difference, done.text_difference) <= 1e-5
+        again = ClipModule.from_pretrained(tmp_path / format)
+        torch.testing.assert_close(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS), rtol=0, atol=1e-5)
+    assert "exchanged with the largest" in (tmp_path / "huggingface/README.md").read_text()
+
+
+def test_mixed_towers(tmp_path: Path) -> None:
+    """timm's towers and sigmoid losses go to open_clip; a ResNet of CLIP's without its bias, too."""
+    module = clip_module(image_encoder={"name": "resnet10t", "image_size": 64}, loss="sigmoid")
+    export(module, "open_clip", tmp_path / "timm")
+    same(module, ClipModule.from_pretrained(tmp_path / "timm"))
+    module = clip_module(image_encoder="resnet50_clip")
+    export(module, "open_clip", tmp_path / "resnet")
+    again = ClipModule.from_pretrained(tmp_path / "resnet")
+    assert again.model.image_projection.bias.abs().max() == 0
+    assert torch.equal(again.model.image_projection.weight, module.model.image_projection.weight)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("kind", ["clip", "bert"])
+def test_graphs(format: str, kind: str, tmp_path: Path) -> None:
+    """Any number of pictures and texts, of any length."""
+    if kind == "clip":
+        module = clip_module()
+    else:
+        transformers_folder(tmp_path / "in", *config("chinese_clip"))
+        module = ClipModule.from_pretrained(tmp_path / "in")
+    done = export(module, format, tmp_path / "out")
+    assert max(done.image_difference, done.text_difference) <= 1e-4
+    writer = formats.build(format)
+    for count in (1, 4):
+        texts = ["a dog in a house and a cat " * count, *CAPTIONS][:count]
+        image, text = writer.features(module, tmp_path / "out", pictures(32, count), texts)
+        torch.testing.assert_close(image, module.encode_image(pictures(32, count)), rtol=0, atol=1e-4)
+        torch.testing.assert_close(text, module.encode_text(texts), rtol=0, atol=1e-4)
+    content = json.loads((tmp_path / "out/inference.json").read_text())
+    assert content["image_size"] == 32 and content["tokenizer"]["context_length"] == module.tokenizer.context_length
+
+
+def test_adapters_are_merged(tmp_path: Path) -> None:
+    module = clip_module(adapt={"image": {"lora": {"rank": 2}}})
+    expected = module.encode_image(pictures())
+    assert any(".lora_" in key for key in module.state_dict())
+    export(module, "huggingface", tmp_path / "out")
+    again = ClipModule.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(again.encode_image(pictures()), expected, rtol=0, atol=1e-5)
+
+
+class TestMistakes:
+    def test_weights_beside_the_towers(self, tmp_path: Path) -> None:
+        module = clip_module()
+        module.head = torch.nn.Linear(2, 2)
+        with pytest.raises(InputError, match="has weights beside its two towers .head., which no format holds"):
+            export(module, "onnx", tmp_path / "out")
+
+    def test_what_a_format_cannot_hold(self, tmp_path: Path) -> None:
+        module = clip_module(projection="mlp")
+        expected = (
+            "format 'huggingface' cannot hold this model exactly: its image projection is a MlpProjection.*can: onnx, saf"
+        )
+        with pytest.raises(InputError, match=expected):
+            export(module, "huggingface", tmp_path / "out")
+        with pytest.raises(InputError, match="transformers' clip models have no bias of the logits.*can: onnx, open_clip"):
+            export(clip_module(loss="sigmoid"), "huggingface", tmp_path / "out")
+        with pytest.raises(InputError, match="no model of a TimmImageEncoder .resnet10t. and a ClipTextTransformer"):
+            export(clip_module(image_encoder="resnet10t"), "huggingface", tmp_path / "out")
+        with pytest.raises(
+            InputError, match="open_clip builds timm's 'vit_tiny_patch16_224' without options, and this one has"
+        ):
+            export(small_module(), "open_clip", tmp_path / "out")
+        with pytest.raises(InputError, match="its towers have different activations"):
+            export(clip_module(text_encoder={**CLIP_TEXT, "quick_gelu": True}), "open_clip", tmp_path / "out")
+        with pytest.raises(InputError, match="no preprocessing that pads"):
+            export(clip_module(transform={"resize": "pad"}), "huggingface", tmp_path / "out")
+        with pytest.raises(InputError, match="unknown export format 'onx': did you mean 'onnx'"):
+            export(module, "onx", tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+
+    def test_outputs(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="exists and is never replaced"):
+            export(clip_module(), "safetensors", tmp_path)
+        with pytest.raises(InputError, match="there is no folder"):
+            export(clip_module(), "safetensors", tmp_path / "a/b")
+
+    def test_disk_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("safetensors.torch.save_file", full)
+        for format in ("safetensors", "open_clip"):
+            with pytest.raises(InputError, match="the disk is full .*Nothing was left there: make room"):
+                export(clip_module(), format, tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+
+    def test_another_result(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A library that reads something else than was meant is found out."""
+        module = clip_module()
+        writer = type(formats.build("open_clip"))
+        monkeypatch.setattr(writer, "features", lambda *_: (normalize(torch.randn(5, 16)), normalize(torch.randn(6, 16))))
+        with pytest.raises(InputError, match="read back by open_clip, features differ by .*nothing was written"):
+            export(module, "open_clip", tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+
+    def test_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[tuple[str, str]] = []
+
+        class Hub:
+            def create_repo(self, name: str, exist_ok: bool) -> None:
+                if name == "no/rights":
+                    raise OSError("401 Unauthorized")
+
+            def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+                calls.append((repo_id, folder_path))
+
+        monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+        assert push_to_hub(tmp_path, "me/clip") == "https://huggingface.co/me/clip" and calls == [("me/clip", str(tmp_path))]
+        with pytest.raises(InputError, match="is written, but repository 'no/rights' cannot be pushed to .*401.*hf auth login"):
+            push_to_hub(tmp_path, "no/rights")
