@@ -81,10 +81,15 @@ class Adaptation:
 
     def resume(self, model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         """Sets the locks of the last step before a checkpoint, so that the optimizer's state finds what it was of."""
+        if not self.settings.stages:
+            return  # nothing changes, and what a user has frozen by hand stays so
         self.locks.enter(model, self.locks.stage_at(max(0, checkpoint.get("global_step", 0) - 1), checkpoint.get("epoch", 0)))
 
     def each_stage(self, model: nn.Module) -> Iterator[None]:
         """The model as it will be in this stage and in those that follow, for checks before a run; in the end as it was."""
+        if not self.settings.stages:
+            yield
+            return
         now = self.locks.stage
         for stage in range(now, len(self.settings.stages) + 1):
             self.locks.enter(model, stage)

@@ -89,6 +89,19 @@ class TestLocked:
         assert torch.equal(module.model.encode_image(images).detach(), module.encode_image(images))
 
 
+def test_what_a_user_freezes_by_hand_stays_so(tmp_path: Path) -> None:
+    _, _, trainer = fitted(tmp_path)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = small_module(optimizer=OPTIMIZER, micro_batch_size=8)
+    again.configure_model()
+    again.model.image_encoder.requires_grad_(False)
+    before = {name: value.clone() for name, value in again.model.image_encoder.state_dict().items()}
+    small_trainer(tmp_path, max_steps=2).fit(again, small_data(size=32))
+    again.on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
+    assert not any(value.requires_grad for value in again.model.image_encoder.parameters())
+    assert all(torch.equal(again.model.image_encoder.state_dict()[name], value) for name, value in before.items())
+
+
 class TestOpenedByDepth:
     def test_last_blocks_and_what_follows(self, tmp_path: Path) -> None:
         module, before, _ = fitted(tmp_path, image_encoder=DEEP, adapt={"image": {"lock": True, "unlock_last": 2}})
