@@ -6,23 +6,13 @@ import math
 import random
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.adapt import (
-    Adaptation,
-    AdaptSettings,
-    FeatureCache,
-    complete,
-    grown_tokenizer,
-    known_base,
-    options_with_base,
-)
-from lightning_clip.assembly import build_model, default_tokenizer, plain_settings, plain_spec
-from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
+from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, grown_tokenizer, known_base
+from lightning_clip.assembly import build_model, default_tokenizer
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
@@ -39,6 +29,7 @@ from lightning_clip.micro_batches import check_micro_batches, encode_in_slices
 from lightning_clip.model import ClipModel
 from lightning_clip.optim import OptimizerSettings, build_optimizer, build_scheduler, undecayed_names
 from lightning_clip.presets import preset
+from lightning_clip.stored import Stored
 from lightning_clip.strategies import check_strategy
 from lightning_clip.throughput import Throughput
 from lightning_clip.types import ClipOutput, Pair, PairBatch
@@ -46,7 +37,7 @@ from lightning_clip.types import ClipOutput, Pair, PairBatch
 __all__ = ["ClipModule"]
 
 
-class ClipModule(Inference, pl.LightningModule):
+class ClipModule(Inference, Stored):
     """Contrastive image-text learning as a LightningModule.
 
     Subclasses change a domain's particulars in five hooks and nothing else: `encode`, `compute_loss`, `image_transform`,
@@ -313,62 +304,6 @@ class ClipModule(Inference, pl.LightningModule):
         if mode and hasattr(self, "_adaptation"):
             self._adaptation.locks.still(self.model)
         return self
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets the locks of the step at which the checkpoint was written."""
-        self._built()
-        complete(checkpoint, self)
-        self._adaptation.resume(self.model, checkpoint)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the arguments as names and plain mappings, complete without any file."""
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.to_mapping()
-        checkpoint[CLASS_KEY] = class_path(type(self))
-        if self._adaptation.partial is not None:
-            self._adaptation.partial.shrink(checkpoint)
-        if self._cache is not None:
-            self._cache.store.flush()
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Arguments that build this module again; live objects are noted by class, to be passed again."""
-        model = self._built()
-        image, text = model.image_encoder.to_mapping(), model.text_encoder.to_mapping()
-        again = "pretrained" in self._adaptation.base_arguments
-        return {
-            "image_encoder": image or plain_spec(self._image_encoder),
-            "text_encoder": text or plain_spec(self._text_encoder),
-            "embed_dim": self.embed_dim,
-            "loss": losses.describe(self.loss),
-            "projection": self._projection,
-            # What `pretrained` brings again grows again.
-            "tokenizer": (self._first_tokenizer if again else self.tokenizer).to_mapping(),
-            "transform": plain_settings(self.transform_settings),
-            "optimizer": plain_settings(self.optimizer_settings),
-            "micro_batch_size": self.micro_batch_size,
-            "execution": plain_settings(self.execution_settings),
-            "adapt": self.adapt_settings.to_mapping(),
-            **self._adaptation.base_arguments,
-        }
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Self:  # type: ignore[override]
-        """As Lightning's, but safe by default (`weights_only=True`), in evaluation mode, as the class that wrote it.
-
-        Args:
-            checkpoint_path: a .ckpt of this class or a subclass.
-            *arguments: Lightning's.
-            **options: Lightning's, and constructor arguments, which replace the stored ones.
-
-        Raises:
-            InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
-        """
-        options = {"weights_only": True, "map_location": "cpu", **options}
-        with explain_loading(checkpoint_path, cls):
-            writer = class_of_checkpoint(checkpoint_path, cls, options["weights_only"])
-            options = options_with_base(checkpoint_path, options)
-            load = super().load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
-            module: Self = load(checkpoint_path, *arguments, **options)
-        return module.eval()
 
     @property
     def adaptation(self) -> Adaptation:

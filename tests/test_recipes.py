@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from adapt.labelled import write_cifar10
 from small import small_trainer, write_folder
 
 from lightning_clip import ClipModule
@@ -57,11 +58,12 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows = [json.loads(line) for line in table.read_text().splitlines()]
         for number, row in enumerate(rows):
             row |= {"split": ("train", "val", "test")[number % 3], "modality": "X-ray"}
-            row |= dict.fromkeys(columns, row["caption"])
+            row |= {**dict.fromkeys(columns, row["caption"]), "attributes": {"articleType": "Shirts"}}
         table.write_text("\n".join(map(json.dumps, rows)))
         (tmp_path / folder / images).mkdir()
     pack_shards(pair_sources.build(str(tmp_path / "flickr8k")), str(tmp_path / "train-%06d.tar"))
     train_tokenizer(["一只狗"] * 3, 300).save(str(tmp_path / "tokenizer.json"))
+    write_cifar10(tmp_path / "cifar10")
     monkeypatch.setenv("LIGHTNING_CLIP_DATA", str(tmp_path))
     monkeypatch.setenv("LIGHTNING_CLIP_SHARDS", str(tmp_path / "train-{000000..000000}.tar"))
     monkeypatch.setenv("LIGHTNING_CLIP_TOKENIZER", str(tmp_path / "tokenizer.json"))
@@ -78,8 +80,17 @@ def test_builds(recipe: Path, data_folder: Path, base_checkpoint: Path, monkeypa
         assert cli.model.loss.image_weight == 0.75 and not cli.model.model.logit_scale.requires_grad
         assert type(cli.model.model.image_projection).__name__ == "MlpProjection"
     if recipe.stem != "demo":
-        assert len(cli.datamodule.source("train")) == (9 if recipe.stem in ("clip_vit_b32", "siglip_vit_b16") else 3)
+        sizes = {"clip_vit_b32": 9, "siglip_vit_b16": 9, "cifar10": 40}
+        assert len(cli.datamodule.source("train")) == sizes.get(recipe.stem, 3)
     assert cli.model.image_size == cli.model.model.image_encoder.image_size
+
+
+@pytest.mark.parametrize("how", sorted(path.stem for path in (ROOT / "recipes/adapt").glob("*.yaml") if path.stem != "cifar10"))
+def test_ways_to_adapt_build(how: str, data_folder: Path, base_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
+    cli = build(ROOT / "recipes/adapt/cifar10.yaml", f"--config={ROOT}/recipes/adapt/{how}.yaml", "--data.train.shots=2")
+    assert len(cli.datamodule.source("train")) == 20
+    assert f"recipes/adapt/{how}.yaml" in (ROOT / "docs/recipes/adapt_cifar10.md").read_text()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -56,7 +56,8 @@ class Template:
     """
 
     def __init__(self, templates: Sequence[str] = ("a photo of a {}.",), column: str | None = None) -> None:
-        self.templates, self.column = list(templates), column
+        # The command line's parser reads a lone "{}" as an empty mapping.
+        self.templates, self.column = ["{}" if not template and template != "" else template for template in templates], column
         for template in self.templates or [""]:
             if template.count("{}") != 1:
                 raise InputError(f"template {template!r} must hold one {{}}, where the class name goes")

@@ -1,0 +1,227 @@
+"""Ways to adapt a small model to CIFAR-10 with 1 to 16 labelled photographs of each class, and with all: one table, two plots.
+
+The model is pretrained on product photographs by recipes/fashion_small.yaml, if `--start` is not there yet; the rest are
+the recipes in recipes/adapt/. What is measured already (`runs/adapt/results.json`) is not measured again, so that a run
+can be interrupted or a method added. Needs `LIGHTNING_CLIP_DATA`.
+
+    python benchmarks/adaptation.py
+    python benchmarks/adaptation.py --methods lora
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from report import processor
+
+from lightning_clip import ClipModule
+from lightning_clip.adapt.interpolation import curve_figure, sweep
+from lightning_clip.adapt.scoring import accuracy, read_sets
+from lightning_clip.cli import main as lightning_clip
+from lightning_clip.data import FewShotSource, TableSource
+from lightning_clip.evaluation.extraction import Images, local_features
+from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.figures import save_figure
+from lightning_clip.evaluation.models import open_model
+from lightning_clip.evaluation.probe import fit_probe, search_strength
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOTS = (1, 2, 4, 8, 16, None)  # None: all
+STEPS, STEPS_WITH_ALL = 80, 300
+TITLES = {
+    "zero_shot": "zero-shot",
+    "probe": "linear probe",
+    "tip_adapter": "Tip-Adapter-F",
+    "coop": "CoOp, 8 vectors",
+    "clip_adapter": "CLIP-Adapter",
+    "head": "head begun from words, and tower",
+    "lora": "LoRA, FLYP's loss",
+    "flyp": "FLYP",
+    "wise_ft": "WiSE-FT of FLYP",
+}
+# Reference accuracy (of the products) is taken where towers change; all images only where many are no burden.
+CHANGING, WITH_ALL = ("flyp", "lora", "wise_ft", "head"), ("probe", "lora", "flyp", "wise_ft")
+
+
+class Results:
+    """Accuracies by method and number of labelled images a class, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def measure(self, method: str, shots: int | None, make: Callable[[], dict[str, float]]) -> None:
+        """Asks `make` unless the figures are there."""
+        own, key = self.values.setdefault(method, {}), str(shots or "all")
+        if key in own:
+            return
+        began = time.perf_counter()
+        own[key] = {**make(), "seconds": time.perf_counter() - began}
+        print(f"{method}, {key}: " + ", ".join(f"{name} {value:.3f}" for name, value in own[key].items()), flush=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".partial")
+        beside.write_text(json.dumps(self.values, indent=1))
+        beside.replace(self.path)
+
+
+def main() -> None:
+    """Measures what is missing, writes table and plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(TITLES), help="with commas (default: all)")
+    parser.add_argument("--start", default="runs/fashion_small/last.ckpt", help="checkpoint to adapt (default: %(default)s)")
+    parser.add_argument("--output", default="runs/adapt", help="folder (default: %(default)s)")
+    arguments = parser.parse_args()
+    folder = os.environ.get("LIGHTNING_CLIP_DATA")
+    if not folder or not Path(folder).is_dir():
+        sys.exit("benchmarks/adaptation.py: LIGHTNING_CLIP_DATA does not name the folder of real pairs")
+    if not Path(arguments.start).exists():
+        run("fit", "--config", f"{ROOT}/recipes/fashion_small.yaml")
+    os.environ["LIGHTNING_CLIP_BASE"] = arguments.start
+    output, results = Path(arguments.output), Results(Path(arguments.output) / "results.json")
+    sets = read_sets(f"{ROOT}/recipes/evaluation/adapt_cifar10.yaml")
+    start = ClipModule.load_from_checkpoint(arguments.start)
+    for method in arguments.methods.split(","):
+        if method == "zero_shot":
+            results.measure(method, None, lambda: scores(start, sets, reference=True))
+        elif method == "probe":
+            probes(results, arguments.start, folder, output, sets)
+        else:
+            for shots in SHOTS:
+                if shots is None and method not in WITH_ALL:
+                    continue
+                if shots != 16 and method in ("coop", "clip_adapter", "head"):
+                    continue
+                if method == "wise_ft":
+                    results.measure(method, shots, lambda shots=shots: wise_ft(start, output, folder, shots, sets))
+                else:
+                    results.measure(method, shots, lambda method=method, shots=shots: trained(method, shots, output, sets))
+    write(results, output)
+
+
+def run(*arguments: str) -> None:
+    """A command of ours, in this process."""
+    if lightning_clip(arguments):
+        sys.exit(f"benchmarks/adaptation.py: lightning-clip {' '.join(arguments)} failed")
+
+
+def place(output: Path, method: str, shots: int | None) -> Path:
+    """Where a run leaves its checkpoint."""
+    return output / f"{method}_{shots or 'all'}"
+
+
+def scores(module: ClipModule, sets: dict[str, EvaluationSet], reference: bool) -> dict[str, float]:
+    """Accuracy on CIFAR-10's test photographs, and on the products."""
+    return {name: accuracy(module, sets[name]) for name in ("cifar10", "article_type")[: 1 + reference]}
+
+
+def trained(method: str, shots: int | None, output: Path, sets: dict[str, EvaluationSet]) -> dict[str, float]:
+    """Trains by a recipe and scores what it left."""
+    folder, images = place(output, method, shots), 10 * (shots or 2000)
+    run(
+        "fit",
+        *("--config", f"{ROOT}/recipes/adapt/cifar10.yaml", "--config", f"{ROOT}/recipes/adapt/{method}.yaml"),
+        *(f"--data.{split}.shots={'null' if shots is None else shots}" for split in ("train", "val")),
+        f"--data.local_batch_size={min(64, images)}",
+        f"--trainer.max_steps={STEPS_WITH_ALL if shots is None else STEPS}",
+        f"--trainer.default_root_dir={folder}",
+        *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    )
+    return scores(ClipModule.load_from_checkpoint(folder / "last.ckpt"), sets, reference=method in CHANGING)
+
+
+def wise_ft(
+    start: ClipModule, output: Path, folder: str, shots: int | None, sets: dict[str, EvaluationSet]
+) -> dict[str, float]:
+    """Between the start and FLYP's end; alpha chosen on labelled images beside the training ones."""
+    end = ClipModule.load_from_checkpoint(place(output, "flyp", shots) / "last.ckpt")
+    val = sets["cifar10_val"]
+    if shots is not None:
+        held_out = FewShotSource(labelled(folder), shots, held_out=True)
+        val = EvaluationSet(held_out, val.class_names, val.templates)
+    shown = {"validation": val, **({name: sets[name] for name in ("cifar10", "article_type")} if shots is None else {})}
+    curve, mixed = sweep(start, end, shown, "validation")
+    if shots is None:
+        save_figure(curve_figure(curve), ROOT / "docs/images/adapt_cifar10_wise_ft.png")
+    return {**scores(mixed, sets, reference=True), "alpha": curve.alphas[curve.best]}
+
+
+def labelled(folder: str) -> TableSource:
+    """CIFAR-10's training photographs."""
+    table = f"{folder}/cifar10/labels.csv"
+    return TableSource(table, "images.tar", caption_column=None, label_column="label", where={"split": "train"})
+
+
+def probes(results: Results, start: str, folder: str, output: Path, sets: dict[str, EvaluationSet]) -> None:
+    """Logistic regression on features before the projection, as the few-shot protocol of `evaluate` has it."""
+    if len(results.values.get("probe", {})) == len(SHOTS):
+        return
+    model, source = open_model(start), labelled(folder)
+    train, test = (local_features(model, Images(part, model.transform()), 256) for part in (source, sets["cifar10"].source))
+    for shots in SHOTS:
+        rows, held = (torch.from_numpy(FewShotSource(source, shots, held_out=held).indices.copy()) for held in (False, True))
+        results.measure("probe", shots, lambda rows=rows, held=held: probed(train.subset(rows), train.subset(held), test))
+
+
+def probed(few: Features, held: Features, test: Features) -> dict[str, float]:
+    """Strength by the held-out images, accuracy on the test photographs."""
+    found = search_strength(
+        lambda strength, begun: fit_probe(few.backbone, few.label, 10, strength, start=begun, max_iterations=100),
+        lambda probe: float((probe.predict(held.backbone) == held.label).double().mean()),
+        steps_per_decade=1,
+    )
+    return {"cifar10": float((found.probe.predict(test.backbone) == test.label).double().mean())}
+
+
+def write(results: Results, output: Path) -> None:
+    """The table as Markdown, and the plot over the number of labelled images."""
+    keys = [str(shots or "all") for shots in SHOTS]
+    lines = ["| top-1 in % | " + " | ".join(key if key == "all" else f"{key} a class" for key in keys) + " |"]
+    lines.append("|---" * (len(keys) + 1) + "|")
+    for method, title in TITLES.items():
+        own = results.values.get(method, {})
+        cells = [f"{100 * own[key]['cifar10']:.1f}" if key in own else "" for key in keys]
+        if method == "zero_shot" and own:
+            cells = [f"{100 * own['all']['cifar10']:.1f}"] * len(keys)
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    changed = {method: results.values[method] for method in CHANGING if method in results.values}
+    for method, own in changed.items():
+        cells = [f"{100 * own[key]['article_type']:.1f}" if key in own else "" for key in keys]
+        lines.append(f"| *products* after {TITLES[method]} | {' | '.join(cells)} |")
+    table = "\n".join(lines)
+    (output / "table.md").write_text(f"{table}\n")
+    minutes = sum(entry["seconds"] for own in results.values.values() for entry in own.values()) / 60
+    print(f"{table}\n\n{processor()}, {os.cpu_count()} shared cores; {minutes:.0f} minutes in all")
+    save_figure(_figure(results, keys), ROOT / "docs/images/adapt_cifar10.png")
+
+
+def _figure(results: Results, keys: list[str]) -> Figure:
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    places = {key: 1600 if key == "all" else int(key) for key in keys}
+    for method, title in TITLES.items():
+        own = results.values.get(method, {})
+        if method == "zero_shot" and own:
+            axes.axhline(100 * own["all"]["cifar10"], color="#8a8f98", linestyle="--", label=title)
+        elif own:
+            found = [(places[key], 100 * own[key]["cifar10"]) for key in keys if key in own]
+            axes.plot(*zip(*found, strict=True), marker="o", markersize=4, label=title)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(places.values()), keys)
+    axes.set(xlabel="labelled photographs a class", ylabel="top-1 on CIFAR-10, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
