@@ -11,7 +11,7 @@ import pytest
 import torch
 from export.families import CAPTIONS, bert_tokenizer, pictures, shaken
 from export.test_from_open_clip import CONFIGS, written
-from export.test_from_transformers import config, transformers_folder
+from export.test_from_transformers import KINDS, config, transformers_folder
 from small import TEXT, small_module
 from torch.nn.functional import normalize
 
@@ -180,6 +180,20 @@ def test_adapters_are_merged(tmp_path: Path) -> None:
     export(module, "huggingface", tmp_path / "out")
     again = ClipModule.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(again.encode_image(pictures()), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("kind", ["resnet", "coca", "pooled", "siglip", "timm", "timm_mlp", *KINDS[2:]])
+def test_graphs_of_every_family(format: str, kind: str, tmp_path: Path) -> None:
+    if kind in CONFIGS:
+        written(tmp_path / "in", kind)
+    else:
+        transformers_folder(tmp_path / "in", *config(kind))
+    done = export(ClipModule.from_pretrained(tmp_path / "in"), format, tmp_path / "out")
+    print(f"{format}, {kind}: images {done.image_difference:.1e}, texts {done.text_difference:.1e}")
+    assert max(done.image_difference, done.text_difference) <= 1e-6
 
 
 class TestMistakes:
