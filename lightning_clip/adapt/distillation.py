@@ -166,10 +166,12 @@ class DistillationModule(ClipModule):
             )
 
     def to_mapping(self) -> dict[str, Any]:
-        sources = [plain_spec(source) if not isinstance(source, str) else source for source in self.teachers]
-        listed = [{"source": source, "weight": weight} for source, weight in zip(sources, self.weights, strict=True)]
         own = {key: getattr(self, key) for key in ("contrastive", "logits", "features", "distance", "teacher_dims")}
-        return {**super().to_mapping(), **own, "teachers": STORED if self.teachers == STORED else listed}
+        return {**super().to_mapping(), **own, "teachers": STORED if self.teachers == STORED else self._listed()}
+
+    def _listed(self) -> list[dict[str, Any]]:
+        sources = [source if isinstance(source, str) else plain_spec(source) for source in self.teachers]
+        return [{"source": source, "weight": weight} for source, weight in zip(sources, self.weights, strict=True)]
 
     def _dims(self) -> list[int]:
         if self.teacher_dims is None or (self.teachers != STORED and not self._opened and self._trainer is not None):

@@ -213,6 +213,8 @@ class TestStored:
         module = DistillationModule(IMAGE, TEXT, features=1.0, **SETTINGS)
         trainer = fit(module, shards, data=data)
         assert module.teacher_dims == [24, 8] and "train/features" in trainer.callback_metrics
+        trainer.save_checkpoint(shards / "student.ckpt")
+        assert DistillationModule.load_from_checkpoint(shards / "student.ckpt").teachers == "stored"
 
     def test_they_survive_packing_anew(self, shards: Path) -> None:
         given = ["--data", str(shards / "taught/train-*.tar"), "--output", str(shards / "again/train-%06d.tar")]

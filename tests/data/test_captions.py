@@ -33,6 +33,7 @@ class TestChoices:
         labelled = pair(metadata={"class_name": "sea_lion", "breed": "x"})
         assert set(drawn(Template(["a {}", "two {}s"]), labelled)) == {"a sea lion", "two sea lions"}
         assert Template(["{}!"], column="breed")(labelled, random.Random(0)) == "x!"
+        assert Template([{}])(labelled, random.Random(0)) == "sea lion"  # type: ignore[list-item]  # a lone "{}" of a recipe
         with pytest.raises(KeyError, match="no class name"):
             Template()(pair("a"), random.Random(0))
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from strategies.ranks import alone, assert_same, fit
 
 from lightning_clip import ClipModule, InputError
 
@@ -67,6 +68,12 @@ def test_a_new_tower(checkpoint: Path) -> None:
     assert module.model.text_encoder.output_dim == 64 and module.tokenizer.context_length == 16
     with pytest.raises(InputError, match="both towers are given.*leave out one"):
         ClipModule(IMAGE, TEXT, pretrained=str(checkpoint))
+
+
+def test_under_fsdp2(checkpoint: Path, tmp_path: Path) -> None:
+    """Ranks whose model has no memory yet receive the first one's weights."""
+    start = {"pretrained": str(checkpoint), **dict.fromkeys(("image_encoder", "text_encoder", "embed_dim", "tokenizer"))}
+    assert_same(fit(tmp_path, **start)["weights"], alone(tmp_path, **start))
 
 
 def test_mistakes(checkpoint: Path, tmp_path: Path) -> None:
