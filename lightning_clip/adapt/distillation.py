@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,17 +10,15 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from lightning_clip.adapt.teachers import STORED, open_teacher, sources_of, width_of
 from lightning_clip.assembly import plain_spec
 from lightning_clip.errors import InputError, nearest
-from lightning_clip.evaluation.models import EvaluatedModel, open_model
+from lightning_clip.evaluation.models import EvaluatedModel
 from lightning_clip.losses.distillation import DISTANCES, feature_distance, relational_kl
 from lightning_clip.module import ClipModule
 from lightning_clip.types import ClipOutput, PairBatch, TeacherFeatures
 
-__all__ = ["STORED", "DistillationModule"]
-
-STORED = "stored"
-_LIVE = "live object"  # as `plain_spec` notes one in a checkpoint
+__all__ = ["DistillationModule"]
 
 
 class DistillationModule(ClipModule):
@@ -66,7 +64,7 @@ class DistillationModule(ClipModule):
         if distance not in DISTANCES:
             raise InputError(f"unknown distance {distance!r}: {nearest(distance, DISTANCES)}")
         self.contrastive, self.logits, self.features, self.distance = contrastive, logits, features, distance
-        self.teachers, self.weights = _teachers(teachers)
+        self.teachers, self.weights = sources_of(teachers)
         self.teacher_dims = None if teacher_dims is None else list(teacher_dims)
         # In a list of its own: neither trained nor written into checkpoints.
         self._opened: list[list[EvaluatedModel]] = []
@@ -175,7 +173,7 @@ class DistillationModule(ClipModule):
 
     def _dims(self) -> list[int]:
         if self.teacher_dims is None or (self.teachers != STORED and not self._opened and self._trainer is not None):
-            dims = self._stored_dims() if self.teachers == STORED else [_tried(teacher) for teacher in self._open()]
+            dims = self._stored_dims() if self.teachers == STORED else [width_of(teacher) for teacher in self._open()]
             if self.teacher_dims not in (None, dims):
                 raise InputError(f"the teachers' widths are {dims}, but this student was made for {self.teacher_dims}")
             self.teacher_dims = dims
@@ -183,7 +181,7 @@ class DistillationModule(ClipModule):
 
     def _open(self) -> list[EvaluatedModel]:
         if not self._opened:
-            self._opened.append([_open(source) for source in self.teachers])
+            self._opened.append([open_teacher(source) for source in self.teachers])
         return self._opened[0]
 
     def _stored_dims(self) -> list[int]:
@@ -200,58 +198,3 @@ class DistillationModule(ClipModule):
                 "teachers, or give teacher_dims for a stream"
             )
         return [len(teacher.image) for teacher in found]
-
-
-def _teachers(given: Any) -> tuple[Any, list[float]]:
-    """Sources and their weights, from one or several of either."""
-    if given == STORED:
-        return STORED, []
-    several = list(given) if isinstance(given, list | tuple) else [given]
-    if not several:
-        raise InputError("teachers is empty: give at least one, or 'stored' for features in the shards")
-    sources, weights = [], []
-    for entry in several:
-        settings = dict(entry) if isinstance(entry, Mapping) and _LIVE not in entry else {"source": entry}
-        unknown = set(settings) - {"source", "weight"}
-        if unknown or "source" not in settings:
-            raise InputError(f"teacher {settings!r} must have 'source' and may have 'weight', nothing else")
-        weight = float(settings.get("weight", 1.0))
-        if weight <= 0:
-            raise InputError(f"weight {weight} of teacher {settings['source']!r} must be above 0: leave the teacher out")
-        sources.append(settings["source"])
-        weights.append(weight)
-    return sources, weights
-
-
-def _open(source: Any) -> EvaluatedModel:
-    if isinstance(source, Mapping) and _LIVE in source:
-        raise InputError(
-            f"the checkpoint was written with a live {source[_LIVE]} as teacher, which it cannot hold: pass it again, "
-            "load_from_checkpoint(path, teachers=...)"
-        )
-    if not isinstance(source, str | ClipModule | EvaluatedModel):
-        kind = type(source).__name__
-        raise InputError(
-            f"teacher of type {kind} cannot encode pictures and texts: give a checkpoint, open_clip:NAME/PRETRAINED, hf:NAME, "
-            "a folder, a ClipModule or an EvaluatedModel"
-        )
-    teacher = open_model(source)
-    teacher.requires_grad_(False)
-    return teacher
-
-
-def _tried(teacher: EvaluatedModel) -> int:
-    """Its width, from one picture and one text."""
-    try:
-        with torch.no_grad():
-            blank = torch.zeros(1, 3, teacher.image_size, teacher.image_size, dtype=torch.uint8, device=teacher.device)
-            image, text = teacher.encode_image(blank)[0], teacher.encode_text(["a photo"])
-    except Exception as error:  # of whatever library it comes from
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"teacher {teacher.name!r} cannot encode ({type(error).__name__}: {reason})") from error
-    if image.ndim != 2 or image.shape[1] != text.shape[1]:
-        raise InputError(
-            f"teacher {teacher.name!r} gives {tuple(image.shape)} for a picture and {tuple(text.shape)} for a text: both must "
-            "be (1, D)"
-        )
-    return int(image.shape[1])

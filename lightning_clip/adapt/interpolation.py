@@ -5,72 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import lightning
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from lightning_clip.adapt.classifier import ClassifierModule
+from lightning_clip.adapt.mixing import Weights, check_same, interpolate
 from lightning_clip.adapt.scoring import accuracy
 from lightning_clip.adapt.supervised import SupervisedModule
 from lightning_clip.errors import InputError
 from lightning_clip.module import ClipModule
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
-__all__ = ["Curve", "comparable", "curve_figure", "interpolate", "sweep", "write_checkpoint"]
+__all__ = ["Curve", "comparable", "curve_figure", "sweep"]
 
-Weights = Mapping[str, Tensor]
 _TENTHS = tuple(tenth / 10 for tenth in range(11))
-
-
-def interpolate(first: Weights, second: Weights, alpha: float) -> dict[str, Tensor]:
-    r"""Weights :math:`(1 - \alpha) \theta_0 + \alpha \theta_1` (Wortsman et al. 2022, arXiv 2109.01903, equation 1).
-
-    0 and 1 give the ends bit by bit. Whole numbers and flags are those of the nearer end.
-
-    Args:
-        first: state of the model before fine-tuning.
-        second: after it, of the same names and shapes.
-        alpha: in [0, 1].
-
-    Raises:
-        InputError: another alpha, or weights of different architectures.
-
-    Examples:
-        >>> interpolate({"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([1.0, 4.0])}, 0.5)
-        {'w': tensor([0.5000, 3.0000])}
-    """
-    if not 0 <= alpha <= 1:
-        raise InputError(f"alpha {alpha} must be in [0, 1]: 0 is the first model, 1 the second")
-    check_same(first, second, "the first model", "the second")
-    if alpha in (0, 1):
-        return {name: value.clone() for name, value in (second if alpha else first).items()}
-    mixed = {}
-    for name, value in first.items():
-        other = second[name]
-        floating = value.is_floating_point()
-        mixed[name] = (1 - alpha) * value + alpha * other if floating else (value if alpha < 0.5 else other).clone()
-    return mixed
-
-
-def check_same(first: Weights, second: Weights, first_name: str, second_name: str) -> None:
-    """Refuses weights of different architectures.
-
-    Raises:
-        InputError: a name that one of them lacks, or another shape.
-    """
-    for name in sorted(first.keys() ^ second.keys()):
-        has, lacks = (first_name, second_name) if name in first else (second_name, first_name)
-        raise InputError(f"{has} has weights {name!r}, which {lacks} lacks: only models of one architecture can be mixed")
-    for name, value in first.items():
-        if value.shape != second[name].shape:
-            raise InputError(
-                f"weights {name!r} are {tuple(value.shape)} in {first_name} and {tuple(second[name].shape)} in "
-                f"{second_name}: only models of one architecture can be mixed"
-            )
 
 
 def comparable(first: ClipModule, second: ClipModule) -> ClipModule:
@@ -162,26 +111,6 @@ def _set(module: ClipModule, ends: tuple[Weights, Weights], alpha: float, prepar
         prepare(module)
 
 
-def write_checkpoint(module: ClipModule, path: str | Path) -> None:
-    """Writes weights and arguments as the Trainer does, without optimizer; beside its place, then moved there."""
-    target = Path(path).expanduser()
-    checkpoint: dict[str, Any] = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
-        "state_dict": module.state_dict(),
-        "loops": {},
-        "callbacks": {},
-        "optimizer_states": [],
-        "lr_schedulers": [],
-    }
-    module.on_save_checkpoint(checkpoint)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.partial")
-    torch.save(checkpoint, beside)
-    beside.replace(target)
-
-
 def curve_figure(curve: Curve) -> Figure:
     """Accuracy over alpha for each set; where there are two besides the one for choosing, also one over the other."""
     others = [name for name in curve.accuracies if name != curve.chosen_on]
@@ -198,7 +127,8 @@ def curve_figure(curve: Curve) -> Figure:
     if both:
         x, y = ([100 * value for value in curve.accuracies[name]] for name in others)
         panels[1].plot(x, y, color="#2e8b57", marker="o", markersize=3)
-        for place, label in ((0, "before"), (len(x) - 1, "after"), (curve.best, f"alpha {chosen:g}")):
+        labels = {curve.best: f"alpha {chosen:g}", 0: "before", len(x) - 1: "after"}
+        for place, label in labels.items():
             panels[1].annotate(label, (x[place], y[place]), xytext=(4, 4), textcoords="offset points", fontsize=8)
         panels[1].set(xlabel=f"{others[0]}, %", ylabel=f"{others[1]}, %", title="one set over the other")
     for axes in panels:

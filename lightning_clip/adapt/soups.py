@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from lightning_clip.adapt.interpolation import check_same
+from lightning_clip.adapt.mixing import average
 from lightning_clip.errors import InputError
 from lightning_clip.module import ClipModule
 
-__all__ = ["Soup", "average", "greedy_soup", "uniform_soup"]
-
-
-def average(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of weights of the same names and shapes; whole numbers and flags are the first one's.
-
-    Summed in float64, so that the order of the models does not matter.
-
-    Raises:
-        InputError: no model, or different architectures.
-    """
-    if not states:
-        raise InputError("a soup needs at least one model")
-    for number, state in enumerate(states[1:], start=2):
-        check_same(states[0], state, "model 1", f"model {number}")
-    if len(states) == 1:
-        return {name: value.clone() for name, value in states[0].items()}
-    return {
-        name: (sum(state[name].double() for state in states) / len(states)).to(value.dtype)  # type: ignore[union-attr]
-        if value.is_floating_point()
-        else value.clone()
-        for name, value in states[0].items()
-    }
+__all__ = ["Soup", "greedy_soup", "uniform_soup"]
 
 
 Prepare = Callable[[ClipModule], None]

@@ -52,7 +52,8 @@ def run_interpolate(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lightning_clip.adapt.interpolation import curve_figure, sweep, write_checkpoint
+    from lightning_clip.adapt.interpolation import curve_figure, sweep
+    from lightning_clip.adapt.mixing import write_checkpoint
     from lightning_clip.evaluation.figures import save_figure
 
     alphas, output = _alphas(arguments.alpha), _free(arguments.output)
@@ -84,7 +85,7 @@ def run_soup(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lightning_clip.adapt.interpolation import write_checkpoint
+    from lightning_clip.adapt.mixing import write_checkpoint
     from lightning_clip.adapt.soups import greedy_soup, uniform_soup
 
     output = _free(arguments.output)

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from lightning_clip import ClipDataModule, ClipModule, InputError
 from lightning_clip.adapt import DistillationModule
-from lightning_clip.adapt.interpolation import write_checkpoint
+from lightning_clip.adapt.mixing import write_checkpoint
 from lightning_clip.cli import main
 from lightning_clip.data import pair_sources, train_tokenizer
 from lightning_clip.data.teachers import StoredTeacher, stacked, stored_features, teachers_of

@@ -12,7 +12,7 @@ import yaml
 from test_recipes import ROOT, base_checkpoint, data_folder
 
 from lightning_clip import ClipModule
-from lightning_clip.adapt.interpolation import write_checkpoint
+from lightning_clip.adapt.mixing import write_checkpoint
 from lightning_clip.cli import main
 
 __all__ = ["base_checkpoint", "data_folder"]

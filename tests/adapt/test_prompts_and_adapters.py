@@ -15,7 +15,7 @@ from torch.nn.functional import normalize, one_hot
 
 from lightning_clip import ClipDataModule, ClipModule, InputError
 from lightning_clip.adapt import ClipAdapterModule, CoopModule, TipAdapterModule
-from lightning_clip.adapt.coop import prompt_tokens
+from lightning_clip.adapt.learned_prompt import prompt_tokens
 from lightning_clip.data import ClipTokenizer, train_tokenizer
 from lightning_clip.encoders import TextEncoder
 from lightning_clip.evaluation.tip_adapter import tip_logits, tune_keys

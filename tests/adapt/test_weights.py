@@ -14,9 +14,10 @@ from small import TEXT
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.adapt import ClassifierModule
-from lightning_clip.adapt.interpolation import Curve, curve_figure, interpolate, sweep, write_checkpoint
+from lightning_clip.adapt.interpolation import Curve, curve_figure, sweep
+from lightning_clip.adapt.mixing import average, interpolate, write_checkpoint
 from lightning_clip.adapt.scoring import accuracy, batch_norms, recalibrate
-from lightning_clip.adapt.soups import average, greedy_soup, uniform_soup
+from lightning_clip.adapt.soups import greedy_soup, uniform_soup
 from lightning_clip.cli import main
 from lightning_clip.data import SyntheticScenes
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set

@@ -1,0 +1,107 @@
+"""Weights of several models: states of the same names and shapes arrive, one state leaves, or a checkpoint of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from lightning_clip.errors import InputError
+from lightning_clip.module import ClipModule
+
+__all__ = ["Weights", "average", "check_same", "interpolate", "write_checkpoint"]
+
+Weights = Mapping[str, Tensor]
+
+
+def interpolate(first: Weights, second: Weights, alpha: float) -> dict[str, Tensor]:
+    r"""Weights :math:`(1 - \alpha) \theta_0 + \alpha \theta_1` (Wortsman et al. 2022, arXiv 2109.01903, equation 1).
+
+    0 and 1 give the ends bit by bit. Whole numbers and flags are those of the nearer end.
+
+    Args:
+        first: state of the model before fine-tuning.
+        second: after it, of the same names and shapes.
+        alpha: in [0, 1].
+
+    Raises:
+        InputError: another alpha, or weights of different architectures.
+
+    Examples:
+        >>> interpolate({"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([1.0, 4.0])}, 0.5)
+        {'w': tensor([0.5000, 3.0000])}
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha {alpha} must be in [0, 1]: 0 is the first model, 1 the second")
+    check_same(first, second, "the first model", "the second")
+    if alpha in (0, 1):
+        return {name: value.clone() for name, value in (second if alpha else first).items()}
+    mixed = {}
+    for name, value in first.items():
+        other = second[name]
+        floating = value.is_floating_point()
+        mixed[name] = (1 - alpha) * value + alpha * other if floating else (value if alpha < 0.5 else other).clone()
+    return mixed
+
+
+def average(states: Sequence[Weights]) -> dict[str, Tensor]:
+    """The mean of weights of the same names and shapes; whole numbers and flags are the first one's.
+
+    Summed in float64, so that the order of the models does not matter.
+
+    Raises:
+        InputError: no model, or different architectures.
+    """
+    if not states:
+        raise InputError("a soup needs at least one model")
+    for number, state in enumerate(states[1:], start=2):
+        check_same(states[0], state, "model 1", f"model {number}")
+    if len(states) == 1:
+        return {name: value.clone() for name, value in states[0].items()}
+    return {
+        name: (sum(state[name].double() for state in states) / len(states)).to(value.dtype)  # type: ignore[union-attr]
+        if value.is_floating_point()
+        else value.clone()
+        for name, value in states[0].items()
+    }
+
+
+def check_same(first: Weights, second: Weights, first_name: str, second_name: str) -> None:
+    """Refuses weights of different architectures.
+
+    Raises:
+        InputError: a name that one of them lacks, or another shape.
+    """
+    for name in sorted(first.keys() ^ second.keys()):
+        has, lacks = (first_name, second_name) if name in first else (second_name, first_name)
+        raise InputError(f"{has} has weights {name!r}, which {lacks} lacks: only models of one architecture can be mixed")
+    for name, value in first.items():
+        if value.shape != second[name].shape:
+            raise InputError(
+                f"weights {name!r} are {tuple(value.shape)} in {first_name} and {tuple(second[name].shape)} in "
+                f"{second_name}: only models of one architecture can be mixed"
+            )
+
+
+def write_checkpoint(module: ClipModule, path: str | Path) -> None:
+    """Writes weights and arguments as the Trainer does, without optimizer; beside its place, then moved there."""
+    target = Path(path).expanduser()
+    checkpoint: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": module.state_dict(),
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+    }
+    module.on_save_checkpoint(checkpoint)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.partial")
+    torch.save(checkpoint, beside)
+    beside.replace(target)
