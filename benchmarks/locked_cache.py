@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -78,10 +79,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()
+    if not (data := os.environ.get("LIGHTNING_CLIP_DATA")):
+        sys.exit("benchmarks/locked_cache.py: LIGHTNING_CLIP_DATA does not name the folder of real pairs")
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    table = Path(os.environ["LIGHTNING_CLIP_DATA"]) / "flickr8k" / "captions.jsonl"
+    table = Path(data) / "flickr8k" / "captions.jsonl"
     where = {"name": str(table), "images": "images_144.tar", "caption_column": "en", "where": {"split": "train"}}
     photos = Subset(pair_sources.build(where), range(arguments.photos))
     with tempfile.TemporaryDirectory() as name:

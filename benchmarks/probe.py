@@ -59,7 +59,7 @@ def main() -> None:
     start = time.perf_counter()
     train, held = stratified_split(label, 0.2)
     found = search_strength(
-        lambda strength, begin: fit_probe(inputs[train], label[train], 10, strength, start=begin),
+        lambda strength, begin: fit_probe(inputs[train], label[train], 10, strength, start=begin, tolerance=1e-5),
         lambda probe: float((probe.predict(inputs[held]) == label[held]).double().mean()),
     )
     fit_probe(inputs, label, 10, found.strength, start=found.probe)

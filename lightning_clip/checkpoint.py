@@ -77,7 +77,7 @@ def explain_loading(path: Any, wanted: type) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (EOFError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+    except (EOFError, OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"checkpoint {str(path)!r} {_explanation(error, wanted)}") from error
 
 
@@ -90,7 +90,7 @@ def _explanation(error: Exception, wanted: type) -> str:
             f"does not fit {wanted.__name__}: {re.sub(r'[.]$', '', mismatch)[:200]} "
             "It was written by another class or with other arguments: load it with the class that wrote it, and no arguments."
         )
-    if isinstance(error, RuntimeError | EOFError):
+    if isinstance(error, RuntimeError | EOFError | OSError):
         return "is no complete checkpoint (truncated, or another kind of file): give one written by `lightning-clip fit`"
     if isinstance(error, pickle.UnpicklingError):
         return (

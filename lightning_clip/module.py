@@ -305,6 +305,12 @@ class ClipModule(Inference, Stored):
             self._adaptation.locks.still(self.model)
         return self
 
+    @property
+    def adaptation(self) -> Adaptation:
+        """What of the model is trained, and when."""
+        self._built()
+        return self._adaptation
+
     def forget_adaptation(self) -> None:
         """From now on everything is trained alike and checkpoints are whole; the weights stay as they are."""
         self.adapt_settings = AdaptSettings()

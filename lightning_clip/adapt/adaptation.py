@@ -81,15 +81,28 @@ class Adaptation:
 
     def resume(self, model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         """Sets the locks of the last step before a checkpoint, so that the optimizer's state finds what it was of."""
+        if not self.settings.stages:
+            return  # nothing changes, and what a user has frozen by hand stays so
         self.locks.enter(model, self.locks.stage_at(max(0, checkpoint.get("global_step", 0) - 1), checkpoint.get("epoch", 0)))
 
     def each_stage(self, model: nn.Module) -> Iterator[None]:
         """The model as it will be in this stage and in those that follow, for checks before a run; in the end as it was."""
+        if not self.settings.stages:
+            yield
+            return
         now = self.locks.stage
         for stage in range(now, len(self.settings.stages) + 1):
             self.locks.enter(model, stage)
             yield
         self.locks.enter(model, now)
+
+    def show_most(self, model: nn.Module) -> None:
+        """Marks in a copy of the model what is trained in the stage that trains most, for plans of memory and time."""
+        if not self.settings.stages:
+            return
+        most = max((self.locks.trained(stage) for stage in range(len(self.settings.stages) + 1)), key=len)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in most)
 
     def proceed(self, trainer: pl.Trainer, model: nn.Module) -> None:
         """Called before each batch: goes on to the stage of the coming step."""

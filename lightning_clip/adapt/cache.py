@@ -47,9 +47,11 @@ class FeatureCache:
         about = _about(module)
         key = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()
         self.store = FeatureStore(Path(folder).expanduser() / key)
-        self.store.refresh(verify=module.trainer.is_global_zero)
-        if module.trainer.is_global_zero:
+        if module.trainer.local_rank == 0:  # the other ranks of the machine begin when damaged parts are gone
             _describe(self.store.folder, about)
+            self.store.refresh(verify=True)
+        strategy.barrier()
+        self.store.refresh()
 
     def fill(self, batch: PairBatch, model: ClipModel, slice_size: int | None) -> PairBatch:
         """The batch with features in the place of pixels; new ones are kept."""

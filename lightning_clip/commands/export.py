@@ -36,11 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.module import ClipModule
 
     quiet()
-    known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation)
     if arguments.checkpoint.endswith(".ckpt") and ":" not in arguments.checkpoint:
         module = ClipModule.load_from_checkpoint(arguments.checkpoint, weights_only=not arguments.allow_pickle)
     else:
         module = ClipModule.from_pretrained(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
+    known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation, arguments.allow_pickle)
     done = export(module, arguments.format, arguments.output, known)
     size = sum(file.stat().st_size for file in done.folder.rglob("*") if file.is_file())
     print(f"wrote {done.folder} ({size / 1e6:,.1f} MB), with a model card in README.md")

@@ -46,6 +46,7 @@ def fit_probe(
     start: Probe | None = None,
     towards: Tensor | None = None,
     max_iterations: int = 1000,
+    tolerance: float = 1e-7,
 ) -> Probe:
     r"""Minimises sum_i CE(W^T x_i + b, y_i) + strength / 2 ||W - W_0||^2 by L-BFGS, in float64.
 
@@ -59,6 +60,7 @@ def fit_probe(
         start: where to begin, such as the probe of a neighbouring strength.
         towards: W_0 (W, C), such as a zero-shot classifier; None for zeros.
         max_iterations: of L-BFGS.
+        tolerance: largest gradient of the mean loss, in coordinates of equal curvature, at which it stops.
 
     Raises:
         InputError: a strength that is not positive.
@@ -80,7 +82,7 @@ def fit_probe(
     moved = (inverse @ (begin.weight - anchor)).contiguous().requires_grad_(True)
     bias = (begin.bias + centre @ begin.weight).detach().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [moved, bias], max_iter=max_iterations, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        [moved, bias], max_iter=max_iterations, tolerance_grad=tolerance, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )
     penalty = strength / (2 * len(inputs))
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from lightning_clip.errors import InputError, existing_path
+from lightning_clip.export.files import read_file
 from lightning_clip.module import ClipModule
 from lightning_clip.planning.text import accelerator_time
 
@@ -47,13 +47,14 @@ class Run:
     evaluation: str | None = None
 
     @classmethod
-    def of(cls, source: str, recipe: str | None = None, evaluation: str | None = None) -> Run:
+    def of(cls, source: str, recipe: str | None = None, evaluation: str | None = None, allow_pickle: bool = False) -> Run:
         """Reads what lies in and beside a checkpoint.
 
         Args:
             source: a .ckpt of ours, or another source of `from_pretrained`, of which nothing more is known.
             recipe: YAML of the run; None looks for config.yaml beside the checkpoint and one folder up.
             evaluation: folder that `lightning-clip evaluate` wrote, or its report.md.
+            allow_pickle: see `Source`.
 
         Raises:
             InputError: a recipe or an evaluation that does not exist.
@@ -61,7 +62,7 @@ class Run:
         run = cls(source)
         path = Path(source).expanduser()
         if path.suffix == ".ckpt" and path.is_file():
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = read_file(path, allow_pickle)
             run.steps, run.epochs = content.get("global_step"), content.get("epoch")
             if meter := content.get("callbacks", {}).get("ComputeMeter"):
                 run.accelerator_seconds = dict(meter["accelerator_seconds"])

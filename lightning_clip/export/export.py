@@ -23,6 +23,8 @@ from lightning_clip.module import ClipModule
 __all__ = ["Exported", "export", "push_to_hub"]
 
 _MODULES = (to_files, to_graphs, to_open_clip, to_transformers)  # importing them registers their formats
+# Of ClipModel's state, what formats hold.
+_PARTS = {"image_encoder", "text_encoder", "image_projection", "text_projection", "logit_scale", "logit_bias", "mean", "std"}
 _TEXTS = [
     "a dog",
     "a photo of two cats on the beach.",
@@ -69,7 +71,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     module.configure_model()
     if any(".lora_" in key for key in module.state_dict()):
         module = merged(module)
-    if beside := sorted({key.partition(".")[0] for key, _ in module.named_parameters()} - {"model"}):
+    if beside := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - _PARTS):
         raise InputError(
             f"this {type(module).__name__} has weights beside its two towers ({', '.join(beside)}), which no format holds: "
             "export the model that it started from, or keep the checkpoint"
@@ -93,7 +95,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
                 module,
                 run or Run("a live module"),
                 title=target.name,
-                library=writer.title,
+                library=writer.title.lower(),
                 usage=writer.usage.format(folder=target.name),
                 difference=max(differences),
                 notes=writer.notes(module),

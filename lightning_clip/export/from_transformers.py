@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_clip.data.tokenizers import from_transformers
 from lightning_clip.encoders.huggingface_towers import describe
 from lightning_clip.errors import InputError, nearest
 from lightning_clip.export import layouts
@@ -21,6 +20,7 @@ from lightning_clip.export.pretrained import Pretrained, Source
 from lightning_clip.export.rules import to_ours
 from lightning_clip.export.tokens import end_token
 from lightning_clip.export.towers import Tower, assemble, timm_vit, under
+from lightning_clip.export.transformers_inputs import read_tokenizer, read_transform, room_of
 
 __all__ = ["FAMILIES", "open_transformers"]
 
@@ -35,7 +35,6 @@ FAMILIES = {
 }
 _ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 _CLIP_EPSILON = 1e-5
-_RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 _LINEAR, _NONE = {"name": "linear"}, {"name": "none"}
 
 
@@ -48,7 +47,7 @@ def open_transformers(name: str, source: Source) -> Pretrained:
     label = f"hf:{name}"
     model, loading = _load(name, label)
     family = model.config.model_type
-    tokenizer, problem = _tokenizer(name, model, label)
+    tokenizer, problem = read_tokenizer(name, model, label)
     image = _image_tower(model, family, source.image_size, label)
     text, length = _text_tower(model, family, tokenizer, source.context_length, label)
     _check(loading, label)
@@ -57,7 +56,7 @@ def open_transformers(name: str, source: Source) -> Pretrained:
     scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
     width = len(model.text_projection.weight) if hasattr(model, "text_projection") else model.text_model.config.projection_size
     found = assemble(
-        label, (image, text), scale, embed_dim=int(width), tokenizer=tokenizer, transform=_transform(name, image, label)
+        label, (image, text), scale, embed_dim=int(width), tokenizer=tokenizer, transform=read_transform(name, label)
     )
     found.problem = problem
     return found
@@ -133,7 +132,7 @@ def _text_tower(
             spec = {"name": "clip_text", **sizes, "quick_gelu": _ACTIVATIONS[config.hidden_act]}
             return Tower(spec, head[0], {**found, **head[1]}), length
     found = under("text_model.", weights, "text_encoder.model.")
-    key, room = "text_encoder.model.embeddings.position_embedding.weight", _room(tower)
+    key, room = "text_encoder.model.embeddings.position_embedding.weight", room_of(tower)
     if key in found:  # the families whose towers are as long as their texts
         length = context_length or room
         found[key] = resized_row(found[key], length)
@@ -166,62 +165,3 @@ def _is_clip(config: Any) -> bool:
     """Whether the native towers hold a tower of these settings exactly."""
     channels = getattr(config, "num_channels", 3)
     return config.hidden_act in _ACTIVATIONS and config.layer_norm_eps == _CLIP_EPSILON and channels == 3
-
-
-def _room(tower: Any) -> int:
-    """How many tokens a text tower takes; RoBERTa's kind loses the positions up to that of padding."""
-    length = int(tower.config.max_position_embeddings)
-    padding = getattr(getattr(getattr(tower, "embeddings", None), "position_embeddings", None), "padding_idx", None)
-    roberta = "roberta" in type(tower).__name__.lower() or tower.config.model_type in ("altclip_text_model", "camembert")
-    return length - (padding if padding is not None else tower.config.pad_token_id) - 1 if roberta else length
-
-
-def _tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | None, InputError | None]:
-    """The tokenizer as a mapping of ours, or why there is none."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    live: Any = None
-    try:
-        live = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception:  # a library that it needs may be missing, or the folder may lack it
-        live = None
-    try:
-        if live is None or not live.is_fast:  # SigLIP's class reads its own format, beside which there may be the common one
-            live = PreTrainedTokenizerFast.from_pretrained(name)
-        length = min(live.model_max_length, _room(model.text_model), 512)
-        if len(live) < 0.5 * model.text_model.config.vocab_size:  # transformers makes up an empty one where files are missing
-            raise ValueError(f"it has {len(live)} ids, and the text tower {model.text_model.config.vocab_size}")
-        return from_transformers(live, label, length).to_mapping(), None
-    except InputError as error:
-        return None, error
-    except Exception as error:  # of several libraries
-        return None, InputError(
-            f"the tokenizer of {label} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:160]}): "
-            "pass one that belongs to these weights, tokenizer='hf:NAME_OR_FOLDER'"
-        )
-
-
-def _transform(name: str, image: Tower, label: str) -> dict[str, Any]:
-    from transformers import AutoImageProcessor
-
-    try:
-        processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except Exception as error:  # of several libraries
-        raise unreachable(f"the image processor of {label}", error) from error
-    size: dict[str, Any] = dict(processor.size)
-    crop: dict[str, Any] = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}
-    if "shortest_edge" in size:
-        resize = "floor_crop"
-        if crop.get("height", size["shortest_edge"]) != size["shortest_edge"] or not crop:
-            raise InputError(f"{label} resizes to {size} and crops to {crop or 'nothing'}: only equal sizes are supported")
-    else:
-        resize = "squash"
-    if abs(float(processor.rescale_factor) - 1 / 255) > 1e-9:
-        raise InputError(f"{label} rescales pixels by {processor.rescale_factor}: only 1/255 is supported")
-    colours = {"mean": list(processor.image_mean), "std": list(processor.image_std)}
-    if not getattr(processor, "do_normalize", True):
-        colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    resample = int(processor.resample)
-    if resample not in _RESAMPLES:
-        raise InputError(f"{label} resizes with PIL's filter {resample}: only bilinear and bicubic are supported")
-    return {"resize": resize, "interpolation": _RESAMPLES[resample], **colours}

@@ -87,10 +87,12 @@ def _timm(visual: Any, config: dict[str, Any], size: int) -> Tower:
             raise InputError(f"image_size {size} does not suit timm's {settings['timm_model_name']!r}: {error}") from error
     heads = [name for name, _ in visual.head.named_children() if name != "drop"]
     plain = heads in ([], ["proj"]) and not any(settings.get(key) for key in ("timm_proj_bias", "patch_dropout", "timm_drop"))
-    if plain and (heads or settings.get("timm_proj") == "none") and _is_default(trunk, settings["timm_model_name"], size):
-        weights = under("", trunk.state_dict(), _MODEL)
-        spec = {"name": settings["timm_model_name"], "image_size": size}
-        return Tower(spec, LINEAR if heads else NONE, {**weights, **under("", _head_of(visual), "image_projection.")})
+    spec = {"name": settings["timm_model_name"], "image_size": size}
+    if settings.get("timm_drop_path") is not None:
+        spec["drop_path_rate"] = settings["timm_drop_path"]
+    if plain and (heads or settings.get("timm_proj") == "none") and _is_same(trunk, spec):
+        weights = {**under("", trunk.state_dict(), _MODEL), **under("", _head_of(visual), "image_projection.")}
+        return Tower(spec, LINEAR if heads else NONE, weights)
     return Tower(wrapped(config, "vision_cfg", image_size=size), NONE, under("", visual.state_dict(), _MODEL))
 
 
@@ -104,13 +106,13 @@ def _head_of(visual: Any) -> dict[str, Tensor]:
     return found
 
 
-def _is_default(trunk: nn.Module, name: str, size: int) -> bool:
-    """Whether our encoder of that name is the same module: open_clip may have changed its pooling after building it."""
+def _is_same(trunk: nn.Module, spec: dict[str, Any]) -> bool:
+    """Whether our encoder of that spec is the same module: open_clip may have changed its pooling after building it."""
     from lightning_clip.encoders import image_encoders
 
     try:
         with torch.device("meta"):
-            model: Any = image_encoders.build({"name": name, "image_size": size})
+            model: Any = image_encoders.build(spec)
     except (RuntimeError, NotImplementedError):  # some architectures compute while they are built
         return False
     same_pool = repr(getattr(model.model, "global_pool", None)) == repr(getattr(trunk, "global_pool", None))

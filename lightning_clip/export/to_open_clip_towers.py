@@ -70,8 +70,8 @@ def image_part(module: ClipModule) -> Part | str:
         rules += layouts.head("image", "visual.proj", transposed=True) if linear else []
         return Part({**encoder.config, "output_tokens": False}, rules, encoder.quick_gelu)
     if isinstance(encoder, TimmImageEncoder):
-        if encoder.options:
-            return f"open_clip builds timm's {encoder.architecture!r} without options, and this one has {encoder.options}"
+        if others := {key: value for key, value in encoder.options.items() if key != "drop_path_rate"}:
+            return f"open_clip builds timm's {encoder.architecture!r} without options, and this one has {others}"
         if not isinstance(head, LinearProjection | IdentityProjection):
             return f"its image projection is a {type(head).__name__}"
         bias = linear_bias(model, "image")
@@ -79,7 +79,8 @@ def image_part(module: ClipModule) -> Part | str:
         settings = {"timm_model_name": encoder.architecture, "timm_pool": "" if linear else _pool(encoder), **projection}
         rules = _same("image_encoder.model.", "visual.trunk.", encoder.model)
         rules += layouts.head("image", "visual.head.proj", bias=bias) if linear else []
-        return Part({**settings, "image_size": encoder.image_size}, rules)
+        settings |= {"timm_drop_path": encoder.options.get("drop_path_rate"), "image_size": encoder.image_size}
+        return Part(settings, rules)
     return f"its image tower is a {type(encoder).__name__}"
 
 

@@ -94,6 +94,7 @@ def fake_clip(module: ClipModule, precision: str = "32-true") -> FakeClip:
             fakes[id(tensor)] = nn.Parameter(fake, requires_grad=tensor.requires_grad) if is_parameter else fake
     # deepcopy takes what its memo already holds, so each tensor becomes its fake wherever it is used, tied ones too.
     model = copy.deepcopy(module.model, fakes).train()
+    module.adaptation.show_most(model)
     return FakeClip(model, mode, mixed=kind == "mixed")
 
 

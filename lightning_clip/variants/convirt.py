@@ -22,11 +22,11 @@ class ConvirtModule(ClipModule):
     """ConVIRT's particulars: MLP heads, a loss that favours image-to-text, a fixed temperature, one sentence per visit.
 
     Args:
-        image_encoder: the paper's is a ResNet-50.
-        text_encoder: the paper's is BERT; "hf:emilyalsentzer/Bio_ClinicalBERT" is theirs.
-        embed_dim: width of the shared space and of the heads' hidden layer.
+        image_encoder: the paper's is a ResNet-50, which None takes.
+        text_encoder: the paper's is BERT; "hf:emilyalsentzer/Bio_ClinicalBERT" is theirs, which None takes.
+        embed_dim: width of the shared space and of the heads' hidden layer, 512 in the paper.
         loss: None takes the paper's.
-        projection: head of both towers.
+        projection: head of both towers, "mlp" in the paper.
         optimizer: None takes the paper's.
         **arguments: any other argument of `ClipModule`.
 
@@ -37,15 +37,18 @@ class ConvirtModule(ClipModule):
 
     def __init__(
         self,
-        image_encoder: str | dict[str, Any] = "resnet50",
-        text_encoder: str | dict[str, Any] = "hf:emilyalsentzer/Bio_ClinicalBERT",
+        image_encoder: str | dict[str, Any] | None = None,
+        text_encoder: str | dict[str, Any] | None = None,
         *,
-        embed_dim: int = 512,
+        embed_dim: int | None = None,
         loss: dict[str, Any] | ContrastiveLoss | None = None,
-        projection: str | dict[str, Any] = "mlp",
+        projection: str | dict[str, Any] | None = None,
         optimizer: dict[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
+        if arguments.get("pretrained") is None:  # which would bring them
+            image_encoder, text_encoder = image_encoder or "resnet50", text_encoder or "hf:emilyalsentzer/Bio_ClinicalBERT"
+            embed_dim, projection = embed_dim or 512, projection or "mlp"
         # Temperature 0.1, not learned (section 4.1).
         loss = loss or SoftmaxContrastiveLoss(image_weight=0.75, initial_scale=10.0, learn_scale=False)
         optimizer = optimizer or {"lr": 1e-4, "weight_decay": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8}

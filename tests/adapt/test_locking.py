@@ -12,6 +12,7 @@ from strategies.ranks import OPTIMIZER, alone, fit
 from torch import Tensor
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.planning.towers import fake_clip
 
 DEEP = {**IMAGE, "depth": 3}
 RESNET = {"name": "resnet10t", "image_size": 32, "channels": [8, 8, 16, 16], "stem_width": 8}
@@ -86,6 +87,19 @@ class TestLocked:
         module.configure_model()
         images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         assert torch.equal(module.model.encode_image(images).detach(), module.encode_image(images))
+
+
+def test_what_a_user_freezes_by_hand_stays_so(tmp_path: Path) -> None:
+    _, _, trainer = fitted(tmp_path)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = small_module(optimizer=OPTIMIZER, micro_batch_size=8)
+    again.configure_model()
+    again.model.image_encoder.requires_grad_(False)
+    before = {name: value.clone() for name, value in again.model.image_encoder.state_dict().items()}
+    small_trainer(tmp_path, max_steps=2).fit(again, small_data(size=32))
+    again.on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
+    assert not any(value.requires_grad for value in again.model.image_encoder.parameters())
+    assert all(torch.equal(again.model.image_encoder.state_dict()[name], value) for name, value in before.items())
 
 
 class TestOpenedByDepth:
@@ -189,6 +203,14 @@ def test_locks_on_ranks(tmp_path: Path, strategy: str) -> None:
     adapt = {"image": {"lock": True}, "text": {"lock": True, "unlock_last": 1}}
     settings: dict[str, Any] = {"adapt": adapt, "text_encoder": {**TEXT, "layers": 2}, "micro_batch_size": 4}
     assert_near(fit(tmp_path, strategy=strategy, **settings)["weights"], alone(tmp_path, **settings))
+
+
+def test_a_plan_is_of_the_stage_that_trains_most() -> None:
+    def gradients(adapt: Any) -> int:
+        fake = fake_clip(small_module(adapt=adapt))
+        return sum(weight.numel() for weight in fake.model.parameters() if weight.requires_grad)
+
+    assert gradients(TWO_STAGES) == gradients(None) > gradients({"image": {"lock": True}})
 
 
 def test_a_checkpoint_knows_its_settings(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lightning_clip.adapt import AdaptSettings
 def test_a_mapping_comes_back() -> None:
     given = {
         "image": {"lock": True, "unlock_last": 2, "lr": 1e-5, "weight_decay": 0.05, "layer_decay": 0.75},
-        "text": {"lora": {"rank": 4, "alpha": 8, "targets": ["qkv"]}, "new_tokens": ["<x>"]},
+        "text": {"lora": {"rank": 4, "alpha": 8, "targets": ["qkv"]}, "context_length": 90},
         "stages": [{"until_step": 10, "image": {"lock": True}}],
     }
     settings = AdaptSettings.of(given)

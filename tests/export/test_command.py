@@ -74,6 +74,8 @@ def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "does not exist" in fails(str(run / "none.ckpt"), "--format", "onnx", "--output", out)
     expected = "cannot hold this model exactly: transformers has no model of a TimmImageEncoder"
     assert expected in fails(str(run / "last.ckpt"), "--format", "huggingface", "--output", out)
+    (run / "cut.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:5000])
+    assert "is no complete checkpoint" in fails(str(run / "cut.ckpt"), "--format", "onnx", "--output", out)
     report = fails(
         str(run / "last.ckpt"), "--format", "onnx", "--output", out, "--evaluation", str(run / "recipe.yaml"), "--recipe", "x"
     )

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from export.families import CAPTIONS, pictures, shaken
+from export.families import CAPTIONS, bert_tokenizer, pictures, shaken
 from export.test_from_open_clip import CONFIGS, written
-from export.test_from_transformers import config, transformers_folder
+from export.test_from_transformers import KINDS, config, transformers_folder
 from small import TEXT, small_module
 from torch.nn.functional import normalize
 
@@ -155,6 +155,24 @@ def test_graphs(format: str, kind: str, tmp_path: Path) -> None:
     assert content["image_size"] == 32 and content["tokenizer"]["context_length"] == module.tokenizer.context_length
 
 
+@pytest.mark.parametrize("image", ["clip", "dino"])
+def test_towers_of_two_families(image: str, tmp_path: Path) -> None:
+    """Any image tower of transformers, or CLIP's, beside a BERT: VisionTextDualEncoder."""
+    bert_tokenizer(tmp_path / "bert")
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    text = {"model_type": "bert", **small, "vocab_size": 45, "max_position_embeddings": 40}
+    dino = {"model_type": "dinov2", **small, "image_size": 32, "patch_size": 8}
+    module = clip_module(
+        image_encoder=CLIP_VIT if image == "clip" else {"name": "hf", "config": dino},
+        text_encoder={"name": "hf", "config": text, "pooling": "pooler"},
+        tokenizer={"name": f"hf:{tmp_path / 'bert'}", "context_length": 24},
+    )
+    export(module, "huggingface", tmp_path / "out")
+    again = ClipModule.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(again.encode_image(pictures()), module.encode_image(pictures()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS), rtol=0, atol=1e-5)
+
+
 def test_adapters_are_merged(tmp_path: Path) -> None:
     module = clip_module(adapt={"image": {"lora": {"rank": 2}}})
     expected = module.encode_image(pictures())
@@ -162,6 +180,20 @@ def test_adapters_are_merged(tmp_path: Path) -> None:
     export(module, "huggingface", tmp_path / "out")
     again = ClipModule.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(again.encode_image(pictures()), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("kind", ["resnet", "coca", "pooled", "siglip", "timm", "timm_mlp", *KINDS[2:]])
+def test_graphs_of_every_family(format: str, kind: str, tmp_path: Path) -> None:
+    if kind in CONFIGS:
+        written(tmp_path / "in", kind)
+    else:
+        transformers_folder(tmp_path / "in", *config(kind))
+    done = export(ClipModule.from_pretrained(tmp_path / "in"), format, tmp_path / "out")
+    print(f"{format}, {kind}: images {done.image_difference:.1e}, texts {done.text_difference:.1e}")
+    assert max(done.image_difference, done.text_difference) <= 1e-6
 
 
 class TestMistakes:

@@ -165,6 +165,24 @@ def test_published_names(tmp_path: Path) -> None:
     assert torch.equal(openai.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
 
 
+@pytest.mark.parametrize("kind", ["clip", "quick_gelu"])
+def test_older_names(kind: str, tmp_path: Path) -> None:
+    """Text towers used to have no prefix, or have one now; masks and scales were stored in other forms."""
+    model, _ = written(tmp_path, kind)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    if kind == "quick_gelu":
+        weights = {key.removeprefix("text."): value for key, value in weights.items()}
+    else:
+        weights = {key if key.startswith(("visual.", "logit")) else f"text.{key}": value for key, value in weights.items()}
+    expected = ClipModule.from_pretrained(tmp_path)
+    weights |= {"logit_scale": weights["logit_scale"].reshape(1), "attn_mask": torch.zeros(77, 77)}
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    torch.save({"state_dict": weights}, tmp_path / "open_clip_pytorch_model.bin")
+    module = ClipModule.from_pretrained(tmp_path)
+    for key, value in expected.model.state_dict().items():
+        assert torch.equal(value, module.model.state_dict()[key]), key
+
+
 @pytest.mark.parametrize("kind", ["clip", "pooled", "resnet", "timm"])
 def test_other_sizes(kind: str, tmp_path: Path) -> None:
     """As open_clip resizes them; captions that fit a shorter context keep their features."""

@@ -183,6 +183,15 @@ class TestMistakes:
             ClipModule(pretrained=str(tmp_path))
         assert ClipModule(pretrained=str(tmp_path), tokenizer=f"hf:{tmp_path / 'same'}").tokenizer.vocab_size == 45
 
+    def test_a_class_that_is_not_installed(self, tmp_path: Path) -> None:
+        """SigLIP's class needs a package of its own: the common form beside it does."""
+        transformers_folder(tmp_path, *config("siglip"))
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "SiglipTokenizer"}))
+        module = ClipModule(pretrained=str(tmp_path))
+        ids = bert_tokenizer(tmp_path / "same")
+        assert module.tokenizer.encode(CAPTIONS) == ids(CAPTIONS, truncation=True, max_length=16)["input_ids"]
+
     def test_sizes_and_processors(self, tmp_path: Path) -> None:
         transformers_folder(tmp_path, *config("clip"))
         with pytest.raises(InputError, match="image_size 50 is not a multiple of the tower's patch size 8"):

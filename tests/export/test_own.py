@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from strategies.ranks import alone, assert_same, fit
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.variants.convirt import ConvirtModule
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,20 @@ def test_a_new_tower(checkpoint: Path) -> None:
     assert module.model.text_encoder.output_dim == 64 and module.tokenizer.context_length == 16
     with pytest.raises(InputError, match="both towers are given.*leave out one"):
         ClipModule(IMAGE, TEXT, pretrained=str(checkpoint))
+
+
+def test_a_subclass(checkpoint: Path) -> None:
+    """Its own loss, the towers of the source."""
+    module = ConvirtModule.from_pretrained(checkpoint)
+    source = ClipModule.load_from_checkpoint(checkpoint)
+    assert type(module) is ConvirtModule and module.loss.image_weight == 0.75 and module.model.logit_bias is None
+    assert torch.equal(module.encode_text(["a dog"]), source.encode_text(["a dog"]))
+
+
+def test_under_fsdp2(checkpoint: Path, tmp_path: Path) -> None:
+    """Ranks whose model has no memory yet receive the first one's weights."""
+    start = {"pretrained": str(checkpoint), **dict.fromkeys(("image_encoder", "text_encoder", "embed_dim", "tokenizer"))}
+    assert_same(fit(tmp_path, **start)["weights"], alone(tmp_path, **start))
 
 
 def test_mistakes(checkpoint: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["LinearProbe"]
 
+_SEARCH_TOLERANCE = 1e-5  # images that are told apart exactly are fitted for ever, and no prediction changes
+
 
 @protocols.register("linear_probe")
 class LinearProbe(Protocol):
@@ -49,7 +51,7 @@ class LinearProbe(Protocol):
             inputs, labels = train.backbone, train.label
             rows = stratified_split(labels, self.validation_share, self.seed)
         search = search_strength(
-            lambda strength, start: self._fit(inputs[rows[0]], labels[rows[0]], classes, strength, start),
+            lambda strength, start: self._fit(inputs[rows[0]], labels[rows[0]], classes, strength, start, _SEARCH_TOLERANCE),
             lambda probe: accuracy(probe, inputs[rows[1]], labels[rows[1]]),
         )
         probe = self._fit(inputs, labels, classes, search.strength, search.probe)
@@ -62,8 +64,11 @@ class LinearProbe(Protocol):
             {"strength": search.strength, "tried": [[key, value] for key, value in search.tried.items()], "train": len(labels)},
         )
 
-    def _fit(self, inputs: Tensor, labels: Tensor, classes: int, strength: float, start: Probe | None) -> Probe:
-        return fit_probe(inputs, labels, classes, strength, start=start, max_iterations=self.max_iterations)
+    def _fit(
+        self, inputs: Tensor, labels: Tensor, classes: int, strength: float, start: Probe | None, tolerance: float = 1e-7
+    ) -> Probe:
+        options = {"max_iterations": self.max_iterations, "tolerance": tolerance}
+        return fit_probe(inputs, labels, classes, strength, start=start, **options)  # type: ignore[arg-type]
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
         rows = [
