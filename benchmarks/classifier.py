@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_clip.data import ClipTokenizer
 from lightning_clip.encoders import ClipTextTransformer
-from lightning_clip.inference import token_batches
+from lightning_clip.inference import encode_texts
 from lightning_clip.prompts import zero_shot_classifier
 
 NAMES = {"ln_1": "norm1", "ln_2": "norm2", "attn.in_proj_": "attn.qkv.", "attn.out_proj": "attn.proj"}
@@ -71,10 +71,10 @@ def main() -> None:
         tokenizer = ClipTokenizer()
 
         def encode(texts: list[str]) -> Tensor:
-            with torch.inference_mode():
-                return torch.cat([tower(*batch) @ projection for batch in token_batches(texts, tokenizer, len(texts))])
+            with torch.inference_mode():  # as ClipModule.encode_text does it
+                return encode_texts(texts, tokenizer, 256, lambda tokens, mask: tower(tokens, mask) @ projection)
 
-        return zero_shot_classifier(encode, names, templates)
+        return zero_shot_classifier(encode, names, templates, batch_size=1 << 30)
 
     times: dict[str, list[float]] = {"theirs": [], "ours": []}
     difference = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_clip.data.decoding import from_pil
-from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.data.tokenizers import Tokenizer, checked
 from lightning_clip.errors import InputError
 from lightning_clip.model import ClipModel
 from lightning_clip.prompts import zero_shot_classifier
 
-__all__ = ["Inference", "evaluating", "pixel_batches", "token_batches"]
+__all__ = ["Inference", "encode_texts", "evaluating", "pixel_batches"]
 
 
 class Inference:
@@ -52,13 +52,19 @@ class Inference:
             batch_size: texts encoded at a time.
         """
         model, device = self._built(), self._where()
+
+        def encode(tokens: Tensor, mask: Tensor) -> Tensor:
+            return model.encode_text(tokens.to(device), mask.to(device))
+
         with evaluating(model):
-            batches = token_batches(texts, self.tokenizer, batch_size)
-            return torch.cat([model.encode_text(tokens.to(device), mask.to(device)) for tokens, mask in batches])
+            if isinstance(texts, Tensor):
+                return torch.cat([encode(*batch) for batch in token_batches(texts, self.tokenizer.pad_id, batch_size)])
+            return encode_texts([texts] if isinstance(texts, str) else texts, self.tokenizer, batch_size, encode)
 
     def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
         """Class embeddings (D, num_classes), the mean over templates: image features times it are cosine similarities."""
-        return zero_shot_classifier(self.encode_text, class_names, templates)
+        # All prompts at once: `encode_text` makes the batches, of equal length.
+        return zero_shot_classifier(self.encode_text, class_names, templates, batch_size=1 << 30)
 
     def image_transform(self, train: bool) -> nn.Module:
         """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
@@ -110,21 +116,28 @@ def pixel_batches(
         yield torch.stack([transform(from_pil(picture)) for picture in pictures[start : start + batch_size]])
 
 
-def token_batches(
-    texts: str | Sequence[str] | Tensor, tokenizer: Tokenizer, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Texts as tokens int64 (B, L) with their mask bool (B, L), in batches.
+def token_batches(tokens: Tensor, pad_id: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids int64 (B, L), padded on the right, with their mask bool (B, L), in batches."""
+    for part in torch.split(tokens, batch_size):
+        # True up to the last token that is no padding: the id of padding may also occur inside a text.
+        yield part, (part != pad_id).flip(1).cumsum(1).flip(1) > 0
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, batch_size: int, encode: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Features (B, D) in the order of the texts: each distinct one once, among others of its length and cut to it.
 
     Args:
-        texts: one string, strings, or token ids (B, L) padded on the right with the tokenizer's `pad_id`.
-        tokenizer: for strings.
-        batch_size: the largest B.
+        texts: strings.
+        tokenizer: of the text tower.
+        batch_size: texts encoded at a time.
+        encode: tokens int64 (B, L) and mask bool (B, L) -> features (B, D).
     """
-    if isinstance(texts, Tensor):
-        for tokens in torch.split(texts, batch_size):
-            # True up to the last token that is no padding: the id of padding may also occur inside a text.
-            yield tokens, (tokens != tokenizer.pad_id).flip(1).cumsum(1).flip(1) > 0
-        return
-    strings = [texts] if isinstance(texts, str) else list(texts)
-    for start in range(0, len(strings), batch_size):
-        yield tokenizer(strings[start : start + batch_size])
+    distinct = list(dict.fromkeys(checked(texts)))
+    rows = dict(zip(distinct, tokenizer.encode(distinct), strict=True))
+    order = sorted(distinct, key=lambda text: len(rows[text]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    features = torch.cat([encode(*tokenizer.padded([rows[text] for text in batch])) for batch in batches])
+    place = {text: number for number, text in enumerate(order)}
+    return features[torch.tensor([place[text] for text in texts], device=features.device)]

@@ -55,9 +55,12 @@ class Tokenizer(ABC):
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L), L the longest row rounded up to 8, at most `context_length`."""
-        rows = self.encode(checked(texts))
+        return self.padded(self.encode(checked(texts)), multiple=8)
+
+    def padded(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
+        """Token ids int64 (B, L) and mask bool (B, L), L the longest row rounded up to `multiple`, at most `context_length`."""
         lengths, longest = torch.tensor([len(row) for row in rows]), max([1, *map(len, rows)])
-        mask = torch.arange(min(-(-longest // 8) * 8, self.context_length)) < lengths[:, None]
+        mask = torch.arange(min(-(-longest // multiple) * multiple, self.context_length)) < lengths[:, None]
         tokens = torch.full(mask.shape, self.pad_id, dtype=torch.int64)
         tokens[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
         return tokens, mask

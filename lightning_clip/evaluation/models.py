@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
 from lightning_clip.errors import existing_path
-from lightning_clip.inference import token_batches
+from lightning_clip.inference import encode_texts
 from lightning_clip.module import ClipModule
 
 __all__ = ["EvaluatedModel", "ModuleModel", "open_model"]
@@ -44,21 +44,12 @@ class EvaluatedModel(nn.Module, ABC):
         """Uint8 (B, 3, S, S) -> unit features (B, D) and those before the projection (B, W), in float32."""
 
     @abstractmethod
-    def encode_tokens(self, texts: Sequence[str]) -> Tensor:
-        """Strings -> unit features (B, D) in float32; called with some hundred of similar length at a time."""
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Strings -> unit features (B, D) in float32 on the CPU."""
 
     def transform(self) -> nn.Module:
         """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
         return evaluation_transform(self.image_size, self.transform_settings)
-
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Unit features (B, D): each distinct text once, together with texts of similar length."""
-        distinct = sorted(set(texts), key=lambda text: (len(text), text))
-        batches = [distinct[start : start + batch_size] for start in range(0, len(distinct), batch_size)]
-        with torch.no_grad():
-            features = torch.cat([self.encode_tokens(batch).float().cpu() for batch in batches])
-        row = {text: number for number, text in enumerate(distinct)}
-        return features[torch.tensor([row[text] for text in texts])]
 
     @property
     def device(self) -> torch.device:
@@ -108,13 +99,12 @@ class ModuleModel(EvaluatedModel):
         backbone = model.image_encoder(normalised.contiguous(memory_format=model.memory_format))
         return normalize(model.image_projection(backbone), dim=-1).float(), backbone.float()
 
-    def encode_tokens(self, texts: Sequence[str]) -> Tensor:
-        model = self.module.model
-        parts = [
-            model.encode_text(tokens.to(self.device), mask.to(self.device))
-            for tokens, mask in token_batches(texts, self.module.tokenizer, len(texts))
-        ]
-        return torch.cat(parts)
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        def encode(tokens: Tensor, mask: Tensor) -> Tensor:
+            return self.module.model.encode_text(tokens.to(self.device), mask.to(self.device)).float().cpu()
+
+        with torch.no_grad():
+            return encode_texts(texts, self.module.tokenizer, batch_size, encode)
 
     def text_settings(self) -> Any:
         return self.module.tokenizer.to_mapping()

@@ -106,7 +106,7 @@ class TestSuite:
     def test_second_time_nothing_is_computed(self, model: ModuleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         first = run_suite(suite(tmp_path), [model])
         monkeypatch.setattr(ModuleModel, "encode_image", None)
-        monkeypatch.setattr(ModuleModel, "encode_tokens", None)
+        monkeypatch.setattr(ModuleModel, "encode_text", None)
         second = run_suite(suite(tmp_path), [model])
         assert first.extracted and not second.extracted and not second.failures
         assert second.results["scenes"]["zero_shot"]["small"].metrics == first.results["scenes"]["zero_shot"]["small"].metrics
