@@ -32,6 +32,7 @@ class OpenClipImageEncoder(ImageEncoder):
         InputError: settings that open_clip does not take.
 
     Examples:
+        >>> import torch
         >>> tiny = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32, "attentional_pool": True}
         >>> OpenClipImageEncoder(64, tiny)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 64])
@@ -95,6 +96,7 @@ class OpenClipTextEncoder(TextEncoder):
         InputError: settings that open_clip does not take.
 
     Examples:
+        >>> import torch
         >>> tiny = {"layers": 1, "width": 32, "heads": 2, "vocab_size": 100, "context_length": 8, "no_causal_mask": True,
         ...         "pool_type": "last"}
         >>> OpenClipTextEncoder(16, tiny)(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.bool)).shape

@@ -36,8 +36,8 @@ def equivalent_shots(shots: Sequence[int], accuracies: Sequence[float], zero_sho
     Interpolated linearly over log k; 0 if even the fewest are enough, None if the most are not.
 
     Examples:
-        >>> equivalent_shots([1, 2, 4], [0.2, 0.4, 0.6], 0.5)  # half way between 2 and 4, on a log scale
-        2.8284271247461903
+        >>> round(equivalent_shots([1, 2, 4], [0.2, 0.4, 0.6], 0.5), 6)  # half way between 2 and 4, on a log scale
+        2.828427
     """
     if accuracies[0] >= zero_shot:
         return 0.0
