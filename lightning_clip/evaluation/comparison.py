@@ -12,6 +12,7 @@ from lightning_clip.errors import InputError
 __all__ = ["Interval", "bootstrap_interval", "paired_bootstrap"]
 
 _AT_ONCE = 1 << 22  # drawn values held at a time
+_DISTINCT = 100
 
 
 class Interval(NamedTuple):
@@ -49,16 +50,23 @@ def bootstrap_interval(
     given = np.asarray(values, dtype=np.float64)
     if not given.size or not 0 < confidence < 1:
         raise InputError(f"an interval needs values (got {given.size}) and a confidence in (0, 1) (got {confidence})")
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _AT_ONCE // len(given))
-    means = np.concatenate(
-        [
-            given[rng.integers(0, len(given), (min(at_once, rounds - done), len(given)))].mean(axis=1)
-            for done in range(0, rounds, at_once)
-        ]
-    )
+    means = _means(given, rounds, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(given.mean()), float(low), float(high))
+
+
+def _means(values: np.ndarray, rounds: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of so many draws of N values with replacement."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= _DISTINCT:  # how often each is drawn is multinomial: right and wrong need no N draws
+        drawn: np.ndarray = rng.multinomial(len(values), counts / len(values), rounds) @ distinct / len(values)
+        return drawn
+    at_once = max(1, _AT_ONCE // len(values))
+    parts = [
+        values[rng.integers(0, len(values), (min(at_once, rounds - done), len(values)))].mean(axis=1)
+        for done in range(0, rounds, at_once)
+    ]
+    return np.concatenate(parts)
 
 
 def paired_bootstrap(

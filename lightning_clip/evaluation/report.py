@@ -6,13 +6,11 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
-
-from lightning_clip.evaluation.figures import save_figure
 
 __all__ = ["Section", "Table", "write_report"]
 
@@ -54,7 +52,8 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
 
     The same pictures lie beside it as PNG, in `<name>_figures/`, for slides and papers.
     """
-    body = "".join(_section(section) for section in sections)
+    pictures = {id(figure): _png(figure) for section in sections for _, figure in section.figures}
+    body = "".join(_section(section, pictures) for section in sections)
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
@@ -67,17 +66,21 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
     for section in sections:
         for name, figure in section.figures:
             stem = re.sub(r"\W+", "_", f"{section.title} {name}".lower())
-            save_figure(figure, path.parent / f"{path.stem}_figures" / f"{stem}.png")
+            target = path.parent / f"{path.stem}_figures" / f"{stem}.png"
+            target.parent.mkdir(exist_ok=True)
+            beside = target.with_suffix(".partial")
+            beside.write_bytes(pictures[id(figure)])
+            beside.replace(target)
 
 
-def _section(section: Section) -> str:
+def _section(section: Section, pictures: Mapping[int, bytes]) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
     if section.table:
         parts.append(_table(section.table))
     if section.figures:
-        images = "".join(_image(alt, figure) for alt, figure in section.figures)
+        images = "".join(_image(alt, pictures[id(figure)]) for alt, figure in section.figures)
         parts.append(f'<div class="row">{images}</div>')
     if section.command:
         parts.append(f"<pre>{html.escape(section.command)}</pre>")
@@ -90,8 +93,13 @@ def _table(table: Table) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _image(alt: str, figure: Figure) -> str:
+def _png(figure: Figure) -> bytes:
+    """Drawn once, for the page and for the folder beside it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def _image(alt: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode()
     return f'<div><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></div>'

@@ -149,6 +149,8 @@ class TestIntervals:
         half = 1.96 * (0.3 * 0.7 / 1000) ** 0.5
         assert found.mean == 0.3 and abs(found.low - (0.3 - half)) < 0.004 and abs(found.high - (0.3 + half)) < 0.004
         assert bootstrap_interval(values) == found
+        jittered = np.array(values) + 1e-9 * np.arange(1000)  # all different: drawn one by one
+        assert bootstrap_interval(jittered) == pytest.approx(found, abs=0.003)
 
     def test_pairs(self) -> None:
         rng = np.random.default_rng(0)
