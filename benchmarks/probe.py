@@ -43,7 +43,9 @@ def main() -> None:
         times: dict[str, list[float]] = {"theirs": [], "ours": []}
         for _ in range(arguments.rounds):
             start = time.perf_counter()
-            reference = LogisticRegression(C=1 / strength, max_iter=10_000, tol=1e-7).fit(inputs.double().numpy(), label.numpy())
+            reference = LogisticRegression(C=1 / strength, max_iter=10_000, tol=1e-7).fit(
+                inputs.double().numpy(), label.numpy()
+            )
             times["theirs"].append(time.perf_counter() - start)
             start = time.perf_counter()
             probe = fit_probe(inputs, label, 10, strength)
