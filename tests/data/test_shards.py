@@ -292,6 +292,14 @@ class TestRemote:
         assert sorted(keys) == sorted(f"{1000 * shard + number:06d}" for shard in range(6) for number in range(20))
         assert len(list((tmp_path / "c").glob("*.tar"))) <= 4 and len(list((tmp_path / "c").glob("*.index"))) == 6
 
+    def test_counted_even_if_removed_at_once(self, tmp_path: Path) -> None:
+        """So many at once that each is removed as soon as it is there."""
+        content = files(6)
+        with serve(content) as server:
+            room = 0.5 * len(content["000.tar"]) / 1e9
+            source = ShardSource(f"{server.url}/{{000..005}}.tar", cache_folder=str(tmp_path / "c"), cache_gigabytes=room)
+            assert len(source) == 120 and not list((tmp_path / "c").glob("*.tar"))
+
     def test_one_transfer_for_many_readers(self, tmp_path: Path) -> None:
         with serve(files(2)) as server:
             cache = ShardCache(tmp_path / "c")

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from lightning_clip.data.shards.reader import cache_folder
+from lightning_clip.data.shards.index import build_index
+from lightning_clip.data.shards.reader import cache_folder, index_path
 from lightning_clip.data.shards.remote import DiskError, Remote, RemoteError
 from lightning_clip.errors import InputError
 
@@ -115,6 +116,11 @@ class ShardCache:
                 ) from error
             raise
         os.utime(beside, (time.time(), _MODIFIED))
+        try:
+            # Before others may remove it: its samples can be counted even where many are fetched at once into a small folder.
+            build_index(beside, index_path(path))
+        except InputError:
+            pass  # whoever opens it says what is wrong with it, and gives its name
         beside.replace(path)
         with FileLock(self.folder / ".room.lock", timeout=_WAIT):
             self._make_room(0)  # several that came at once could not make room for each other

@@ -154,6 +154,8 @@ class RemoteShards(Shards):
                 path = self.cache.fetch(url)
             except RemoteError:
                 return 0  # said by the cache; its samples cannot even be counted
+            if (index := _known_index(path)) is not None:
+                return len(index)
             try:
                 return len(open_index(path))
             except (FileNotFoundError, InputError):
