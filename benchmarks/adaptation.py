@@ -33,6 +33,7 @@ from lightning_clip.evaluation.figures import save_figure
 from lightning_clip.evaluation.models import open_model
 from lightning_clip.evaluation.probe import fit_probe, search_strength
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.whole import beside
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOTS = (1, 2, 4, 8, 16, None)  # None: all
@@ -67,10 +68,8 @@ class Results:
         began = time.perf_counter()
         own[key] = {**make(), "seconds": time.perf_counter() - began}
         print(f"{method}, {key}: " + ", ".join(f"{name} {value:.3f}" for name, value in own[key].items()), flush=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".partial")
-        beside.write_text(json.dumps(self.values, indent=1))
-        beside.replace(self.path)
+        with beside(self.path) as file:
+            file.write_text(json.dumps(self.values, indent=1))
 
 
 def main() -> None:

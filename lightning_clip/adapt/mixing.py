@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_clip.errors import InputError
 from lightning_clip.module import ClipModule
+from lightning_clip.whole import beside
 
 __all__ = ["Weights", "average", "check_same", "interpolate", "write_checkpoint"]
 
@@ -88,8 +89,7 @@ def check_same(first: Weights, second: Weights, first_name: str, second_name: st
 
 
 def write_checkpoint(module: ClipModule, path: str | Path) -> None:
-    """Writes weights and arguments as the Trainer does, without optimizer; beside its place, then moved there."""
-    target = Path(path).expanduser()
+    """Writes weights and arguments as the Trainer does, without optimizer."""
     checkpoint: dict[str, Any] = {
         "epoch": 0,
         "global_step": 0,
@@ -101,7 +101,5 @@ def write_checkpoint(module: ClipModule, path: str | Path) -> None:
         "lr_schedulers": [],
     }
     module.on_save_checkpoint(checkpoint)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.partial")
-    torch.save(checkpoint, beside)
-    beside.replace(target)
+    with beside(path) as place:
+        torch.save(checkpoint, place)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lightning_clip.types import PairBatch
+from lightning_clip.whole import beside
 
 __all__ = ["WriteFeatures"]
 
@@ -48,7 +49,6 @@ class WriteFeatures(BasePredictionWriter):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         path = self.path if trainer.global_rank == 0 else self.path.with_suffix(f".rank{trainer.global_rank}.npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
         images, texts, batches = zip(*self._parts, strict=True)
         arrays: dict[str, Any] = {
             "image_features": torch.cat(images).numpy(),
@@ -56,8 +56,7 @@ class WriteFeatures(BasePredictionWriter):
             "index": np.concatenate([batch.index.cpu().numpy() for batch in batches]),
             "keys": np.array([key for batch in batches for key in batch.keys]),
         }
-        beside = path.with_suffix(".partial.npz")
-        np.savez(beside, **arrays)
-        beside.replace(path)
+        with beside(path) as place:
+            np.savez(place, **arrays)
         self._parts.clear()
         print(f"wrote {len(arrays['keys'])} pairs of features to {path}")

@@ -81,12 +81,9 @@ def _new_file(name: str, argument: str) -> Path:
 
 
 def _write(checkpoint: dict[str, Any], output: Path) -> None:
-    """Beside the output and renamed, so that a file under that name is always whole."""
     import torch
 
-    beside = output.with_suffix(".partial")
-    try:
-        torch.save(checkpoint, beside)
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
+    from lightning_clip.whole import beside
+
+    with beside(output) as place:
+        torch.save(checkpoint, place)

@@ -128,7 +128,7 @@ def _tested(subject: CachedSubject, candidates: list[str], chosen: list[int]) ->
 def _write(path: Any, templates: list[str]) -> None:
     import yaml
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(yaml.safe_dump({"templates": templates}, allow_unicode=True, width=1000), encoding="utf-8")
-    beside.replace(path)
+    from lightning_clip.whole import beside
+
+    with beside(path) as place:
+        place.write_text(yaml.safe_dump({"templates": templates}, allow_unicode=True, width=1000), encoding="utf-8")

@@ -19,19 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Reads everything; ends with 1 where something cannot be used."""
     import json
-    from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.data.verify import verify_pairs
+    from lightning_clip.whole import beside
 
     found = verify_pairs(open_source(arguments), workers=arguments.workers)
     if arguments.output:
-        target = Path(arguments.output).expanduser()
-        beside = target.with_name(f".{target.name}.partial")
-        beside.write_text("".join(json.dumps(fault._asdict(), ensure_ascii=False) + "\n" for fault in found.faults))
-        beside.replace(target)
+        with beside(arguments.output) as place:
+            place.write_text("".join(json.dumps(fault._asdict(), ensure_ascii=False) + "\n" for fault in found.faults))
     if not found.faults:
         print(f"all {found.pairs:,} pairs can be used")
         return

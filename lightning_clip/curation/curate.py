@@ -21,6 +21,7 @@ from lightning_clip.curation.settings import Balance, CurationSettings, Duplicat
 from lightning_clip.data.pack import PackSummary, pack_shards
 from lightning_clip.data.sources import PairSource, Subset
 from lightning_clip.errors import InputError
+from lightning_clip.whole import beside
 
 __all__ = ["Curation", "curate", "examples", "source_name"]
 
@@ -245,23 +246,14 @@ def _write(result: Curation, settings: CurationSettings, folder: Path, executor:
     shards = folder / "shards"
     if path.exists() and not np.array_equal(np.load(path), kept):
         shutil.rmtree(shards, ignore_errors=True)  # of another choice
-    _save(path, lambda stream: np.save(stream, kept))
-    reasons = np.array(result.reasons)
-    _save(
-        folder / "decisions.npz",
-        lambda stream: np.savez(stream, reasons=reasons, reason=result.reason, score=result.score, twin=result.twin),
-    )
+    with beside(path) as place:
+        np.save(place, kept)
+    with beside(folder / "decisions.npz") as place:
+        np.savez(place, reasons=np.array(result.reasons), reason=result.reason, score=result.score, twin=result.twin)
     if settings.pairs_per_shard:
         workers = executor.workers if isinstance(executor, Processes) else os.cpu_count() or 1
         pattern = str(shards).replace("%", "%%") + "/%06d.tar"
         result.packed = pack_shards(Subset(result.source, kept), pattern, settings.pairs_per_shard, workers=workers)
-
-
-def _save(path: Path, write: Any) -> None:
-    beside = path.with_name(f"{path.name}.partial")
-    with beside.open("wb") as stream:
-        write(stream)
-    beside.replace(path)
 
 
 def source_name(spec: Any) -> str:

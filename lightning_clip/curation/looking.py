@@ -16,6 +16,7 @@ from lightning_clip.curation.filters import Filter, Looked, Score, pair_filters
 from lightning_clip.data.packing import image_hash
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.errors import InputError
+from lightning_clip.whole import beside
 
 __all__ = ["FORMAT", "Look", "Seen", "fingerprint", "perceptual_hash"]
 
@@ -47,11 +48,9 @@ class Seen:
     entries: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Writes beside the place, then moves there."""
-        beside = path.with_suffix(".partial.npz")
-        with beside.open("wb") as stream:
-            np.savez(stream, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
-        beside.replace(path)
+        """Writes an .npz file, which `load` reads."""
+        with beside(path) as place:
+            np.savez(place, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Seen:

@@ -15,6 +15,7 @@ from lightning_clip.curation.curate import Curation, examples
 from lightning_clip.data.decoding import decode
 from lightning_clip.evaluation.figures import contact_sheet
 from lightning_clip.evaluation.report import Section, Table, write_report
+from lightning_clip.whole import beside
 
 __all__ = ["summary_rows", "write_curation_report"]
 
@@ -46,9 +47,8 @@ def write_curation_report(result: Curation, folder: Path, title: str, most: int 
         "dropped": dict(result.drops),
         "entries": {name: [int(a), int(b)] for name, a, b in zip(result.entries, result.before, result.after, strict=True)},
     }
-    beside = folder / "report.json.partial"
-    beside.write_text(json.dumps(record, ensure_ascii=False, indent=1))
-    beside.replace(folder / "report.json")
+    with beside(folder / "report.json") as place:
+        place.write_text(json.dumps(record, ensure_ascii=False, indent=1))
     page = folder / "report.html"
     write_report(page, "Curation", title, sections)
     return page

@@ -21,6 +21,7 @@ from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources.base import PairSource
 from lightning_clip.errors import InputError, nearest
 from lightning_clip.types import TEACHERS, Pair
+from lightning_clip.whole import beside
 
 __all__ = ["PackOptions", "Packer", "ShardReport", "image_hash"]
 
@@ -127,9 +128,8 @@ class Packer:
             writer.close()
         report.status_dict = dict(dropped)
         stats = ShardReport.path(path)
-        beside = stats.with_suffix(".json.partial")
-        beside.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1))
-        beside.replace(stats)
+        with beside(stats) as place:
+            place.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1))
         if report.successes:
             partial.replace(path)
         else:

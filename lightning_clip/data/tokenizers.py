@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.registry import Registry
+from lightning_clip.whole import beside
 
 __all__ = ["JsonTokenizer", "Tokenizer", "checked", "from_transformers", "roomy", "tokenizers", "train_tokenizer"]
 
@@ -161,11 +162,8 @@ class JsonTokenizer(Tokenizer):
 
     def save(self, path: str | Path) -> None:
         """Writes a file which `JsonTokenizer(path=path)` reads with the same context length and padding."""
-        target = Path(path).expanduser()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        beside.write_text(self.content, encoding="utf-8")
-        beside.replace(target)
+        with beside(path) as place:
+            place.write_text(self.content, encoding="utf-8")
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 8192, context_length: int = 77) -> JsonTokenizer:

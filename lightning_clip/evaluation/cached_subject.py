@@ -17,6 +17,7 @@ from lightning_clip.evaluation.features import Features, load_features
 from lightning_clip.evaluation.models import EvaluatedModel
 from lightning_clip.evaluation.subject import ModelSubject, class_vectors
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
+from lightning_clip.whole import beside
 
 __all__ = ["CachedSubject", "set_fingerprint"]
 
@@ -88,10 +89,8 @@ def _kept(path: Path, make: Callable[[], Tensor]) -> Tensor:
         except (SafetensorError, OSError, KeyError) as error:
             raise InputError(f"cached classifier {str(path)!r} is broken ({error}): delete the file") from error
     value = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    save_file({"value": value.contiguous()}, beside)
-    beside.replace(path)
+    with beside(path) as place:
+        save_file({"value": value.contiguous()}, place)
     return value
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_clip.errors import InputError
+from lightning_clip.whole import beside
 
 __all__ = ["Features", "load_features", "save_features"]
 
@@ -78,16 +79,14 @@ class Features:
 
 
 def save_features(features: Features, path: Path) -> None:
-    """Writes beside the place, then moves there."""
+    """Writes what `load_features` reads."""
     from safetensors.torch import save_file
 
     names = ("image_features", "backbone", "label", "index", "text_features", "text_index")
     tensors = {name: getattr(features, name).contiguous() for name in names}
     metadata = {"format": _FORMAT, "keys": json.dumps(features.keys), "skipped": json.dumps(features.skipped)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    save_file(tensors, beside, metadata)
-    beside.replace(path)
+    with beside(path) as place:
+        save_file(tensors, place, metadata)
 
 
 def load_features(path: Path) -> Features:

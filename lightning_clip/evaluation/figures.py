@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from torch import Tensor
 
+from lightning_clip.whole import beside
+
 __all__ = ["confusion_figure", "contact_sheet", "curves_figure", "save_figure"]
 
 Curve = Sequence[tuple[int, float]]
@@ -111,8 +113,5 @@ def _fonts() -> list[str]:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a figure beside its place, then moves it there; the extension chooses the format."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_stem(target.stem + ".partial")
-    figure.savefig(beside, dpi=110)
-    beside.replace(target)
+    with beside(path) as place:
+        figure.savefig(place, dpi=110)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from lightning_clip.whole import beside
+
 __all__ = ["Section", "Table", "write_report"]
 
 _STYLE = """
@@ -59,18 +61,13 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
         f"<body><main><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p>{body}</main></body></html>"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(path.suffix + ".partial")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    with beside(path) as place:
+        place.write_text(page, encoding="utf-8")
     for section in sections:
         for name, figure in section.figures:
             stem = re.sub(r"\W+", "_", f"{section.title} {name}".lower())
-            target = path.parent / f"{path.stem}_figures" / f"{stem}.png"
-            target.parent.mkdir(exist_ok=True)
-            beside = target.with_suffix(".partial")
-            beside.write_bytes(pictures[id(figure)])
-            beside.replace(target)
+            with beside(path.parent / f"{path.stem}_figures" / f"{stem}.png") as place:
+                place.write_bytes(pictures[id(figure)])
 
 
 def _section(section: Section, pictures: Mapping[int, bytes]) -> str:

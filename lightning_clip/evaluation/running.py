@@ -18,6 +18,7 @@ from lightning_clip.evaluation.protocols import Protocol, Result
 from lightning_clip.evaluation.subject import ModelSubject
 from lightning_clip.evaluation.suite import Suite, built_protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
+from lightning_clip.whole import beside
 
 __all__ = ["Failure", "Outcome", "run_suite", "suite_subject"]
 
@@ -144,10 +145,8 @@ def _measured(suite: Suite, subject: ModelSubject, label: str, protocol: Protoco
         return kept
     if (result := _tried(protocol, subject, names, outcome)) is None:
         return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps({"key": key, "result": asdict(result)}, ensure_ascii=False, default=str))
-    beside.replace(path)
+    with beside(path) as place:
+        place.write_text(json.dumps({"key": key, "result": asdict(result)}, ensure_ascii=False, default=str))
     return _kept(path, key)
 
 

@@ -16,6 +16,7 @@ from lightning_clip.evaluation.comparison import bootstrap_interval, paired_boot
 from lightning_clip.evaluation.protocols import Result
 from lightning_clip.evaluation.report import Section, Table, write_report
 from lightning_clip.evaluation.running import Outcome
+from lightning_clip.whole import beside
 
 __all__ = ["headline_rows", "write_summary"]
 
@@ -129,6 +130,5 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with beside(path) as place:
+        place.write_text(text, encoding="utf-8")

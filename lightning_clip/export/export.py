@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +14,7 @@ from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transfor
 from lightning_clip.export.card import Run, model_card
 from lightning_clip.export.formats import formats, refusal
 from lightning_clip.module import ClipModule
+from lightning_clip.whole import beside
 
 __all__ = ["Exported", "export", "push_to_hub"]
 
@@ -71,9 +67,9 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     module.configure_model()
     if any(".lora_" in key for key in module.state_dict()):
         module = merged(module)
-    if beside := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - _PARTS):
+    if others := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - _PARTS):
         raise InputError(
-            f"this {type(module).__name__} has weights beside its two towers ({', '.join(beside)}), which no format holds: "
+            f"this {type(module).__name__} has weights beside its two towers ({', '.join(others)}), which no format holds: "
             "export the model that it started from, or keep the checkpoint"
         )
     training = [layer for layer in module.modules() if layer.training]
@@ -82,7 +78,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     try:
         if (error := refusal(format, module)) is not None:
             raise error
-        with _beside(target) as folder:
+        with beside(target, folder=True) as folder:
             writer.write(module, folder)
             pixels = _pixels(module.image_size)
             differences = _differences(module, writer.features(module, folder, pixels, _TEXTS), pixels)
@@ -138,29 +134,3 @@ def _differences(module: ClipModule, found: tuple[Tensor, Tensor], pixels: Tenso
 def _pixels(size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8, generator=generator)
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A folder that gets its name when everything went well, and of which nothing is left otherwise."""
-    folder = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        folder.mkdir()
-        yield folder
-        folder.replace(target)
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, InputError):
-            raise
-        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error):
-            free = shutil.disk_usage(target.resolve().parent).free
-            raise InputError(
-                f"--output {str(target)!r}: the disk is full ({free / 1e9:.1f} GB free). Nothing was left there: make "
-                "room or choose another place"
-            ) from error
-        if isinstance(error, PermissionError):
-            raise InputError(f"--output {str(target)!r} cannot be written: {error.strerror}") from error
-        raise
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

@@ -16,6 +16,7 @@ import numpy as np
 
 from lightning_clip.data.shards.files import open_files
 from lightning_clip.errors import InputError
+from lightning_clip.whole import beside
 
 __all__ = ["IMAGE_EXTENSIONS", "TEXT_EXTENSIONS", "IndexHeader", "Member", "TarIndex", "build_index", "split_name"]
 
@@ -132,14 +133,11 @@ def build_index(tar: str | Path, target: str | Path) -> IndexHeader:
         records["offset"], records["size"] = [m.offset for m in found], [m.size for m in found]
         records["name_end"], records["name_start"][1:] = ends, ends[:-1]
     head = _MAGIC + json.dumps(asdict(header)).encode()
-    target = Path(target)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    with beside.open("wb") as stream:
+    with beside(target) as place, place.open("wb") as stream:
         stream.write(head.ljust(_HEADER, b"\0"))
         stream.write(np.array(samples, dtype=_SAMPLE).tobytes())
         stream.write(records.tobytes())
         stream.write(b"".join(names))
-    beside.replace(target)
     open_files.forget(str(target))
     return header
 
