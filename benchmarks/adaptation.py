@@ -1,5 +1,7 @@
 """Ways to adapt a small model to CIFAR-10 with 1 to 16 labelled photographs of each class, and with all: one table, two plots.
 
+Several draws of the photographs tell how much of a difference is luck: the table has their mean and standard deviation.
+
 The model is pretrained on product photographs by recipes/fashion_small.yaml, if `--start` is not there yet; the rest are
 the recipes in recipes/adapt/. What is measured already (`runs/adapt/results.json`) is not measured again, so that a run
 can be interrupted or a method added. Needs `LIGHTNING_CLIP_DATA`.
@@ -13,10 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -49,20 +53,29 @@ TITLES = {
     "flyp": "FLYP",
     "wise_ft": "WiSE-FT of FLYP",
 }
-# Reference accuracy (of the products) is taken where towers change; all images only where many are no burden.
-CHANGING, WITH_ALL = ("flyp", "lora", "wise_ft", "head"), ("probe", "lora", "flyp", "wise_ft")
+CHANGING = ("flyp", "lora", "wise_ft", "head")  # where towers change, accuracy on the products is taken, too
+
+
+class Draw(NamedTuple):
+    """Which labelled photographs: so many a class, None for all, by this seed."""
+
+    shots: int | None
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.shots or 'all'}/{self.seed}"
 
 
 class Results:
-    """Accuracies by method and number of labelled images a class, kept in a file."""
+    """Accuracies by method and draw, kept in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.values: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}
 
-    def measure(self, method: str, shots: int | None, make: Callable[[], dict[str, float]]) -> None:
+    def measure(self, method: str, draw: Draw, make: Callable[[], dict[str, float]]) -> None:
         """Asks `make` unless the figures are there."""
-        own, key = self.values.setdefault(method, {}), str(shots or "all")
+        own, key = self.values.setdefault(method, {}), str(draw)
         if key in own:
             return
         began = time.perf_counter()
@@ -71,11 +84,17 @@ class Results:
         with beside(self.path) as file:
             file.write_text(json.dumps(self.values, indent=1))
 
+    def of(self, method: str, shots: int | None, name: str) -> list[float]:
+        """A figure in percent, of each draw that was measured."""
+        own = self.values.get(method, {})
+        return [100 * entry[name] for key, entry in own.items() if key.startswith(f"{shots or 'all'}/") and name in entry]
+
 
 def main() -> None:
     """Measures what is missing, writes table and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(TITLES), help="with commas (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of the photographs (default: %(default)s)")
     parser.add_argument("--start", default="runs/fashion_small/last.ckpt", help="checkpoint to adapt (default: %(default)s)")
     parser.add_argument("--output", default="runs/adapt", help="folder (default: %(default)s)")
     arguments = parser.parse_args()
@@ -88,21 +107,19 @@ def main() -> None:
     output, results = Path(arguments.output), Results(Path(arguments.output) / "results.json")
     sets = read_sets(f"{ROOT}/recipes/evaluation/adapt_cifar10.yaml")
     start = ClipModule.load_from_checkpoint(arguments.start)
+    # All photographs are one draw: only which fifth is held out could differ.
+    draws = [Draw(shots, seed) for shots in SHOTS for seed in range(1 if shots is None else arguments.seeds)]
     for method in arguments.methods.split(","):
         if method == "zero_shot":
-            results.measure(method, None, lambda: scores(start, sets, reference=True))
+            results.measure(method, Draw(None), lambda: scores(start, sets, reference=True))
         elif method == "probe":
-            probes(results, arguments.start, folder, output, sets)
+            probes(results, arguments.start, folder, draws, sets)
         else:
-            for shots in SHOTS:
-                if shots is None and method not in WITH_ALL:
-                    continue
-                if shots != 16 and method in ("coop", "clip_adapter", "head"):
-                    continue
+            for draw in draws:
                 if method == "wise_ft":
-                    results.measure(method, shots, lambda shots=shots: wise_ft(start, output, folder, shots, sets))
+                    results.measure(method, draw, lambda draw=draw: wise_ft(start, output, folder, draw, sets))
                 else:
-                    results.measure(method, shots, lambda method=method, shots=shots: trained(method, shots, output, sets))
+                    results.measure(method, draw, lambda method=method, draw=draw: trained(method, draw, output, sets))
     write(results, output)
 
 
@@ -112,9 +129,9 @@ def run(*arguments: str) -> None:
         sys.exit(f"benchmarks/adaptation.py: lightning-clip {' '.join(arguments)} failed")
 
 
-def place(output: Path, method: str, shots: int | None) -> Path:
+def place(output: Path, method: str, draw: Draw) -> Path:
     """Where a run leaves its checkpoint."""
-    return output / f"{method}_{shots or 'all'}"
+    return output / method / str(draw)
 
 
 def scores(module: ClipModule, sets: dict[str, EvaluationSet], reference: bool) -> dict[str, float]:
@@ -122,33 +139,32 @@ def scores(module: ClipModule, sets: dict[str, EvaluationSet], reference: bool) 
     return {name: accuracy(module, sets[name]) for name in ("cifar10", "article_type")[: 1 + reference]}
 
 
-def trained(method: str, shots: int | None, output: Path, sets: dict[str, EvaluationSet]) -> dict[str, float]:
+def trained(method: str, draw: Draw, output: Path, sets: dict[str, EvaluationSet]) -> dict[str, float]:
     """Trains by a recipe and scores what it left."""
-    folder, images = place(output, method, shots), 10 * (shots or 2000)
+    folder, images = place(output, method, draw), 10 * (draw.shots or 2000)
     run(
         "fit",
         *("--config", f"{ROOT}/recipes/adapt/cifar10.yaml", "--config", f"{ROOT}/recipes/adapt/{method}.yaml"),
-        *(f"--data.{split}.shots={'null' if shots is None else shots}" for split in ("train", "val")),
+        *(f"--data.{split}.shots={draw.shots or 'null'}" for split in ("train", "val")),
+        *(f"--data.{split}.seed={draw.seed}" for split in ("train", "val")),
         f"--data.local_batch_size={min(64, images)}",
-        f"--trainer.max_steps={STEPS_WITH_ALL if shots is None else STEPS}",
+        f"--trainer.max_steps={STEPS_WITH_ALL if draw.shots is None else STEPS}",
         f"--trainer.default_root_dir={folder}",
         *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
     )
     return scores(ClipModule.load_from_checkpoint(folder / "last.ckpt"), sets, reference=method in CHANGING)
 
 
-def wise_ft(
-    start: ClipModule, output: Path, folder: str, shots: int | None, sets: dict[str, EvaluationSet]
-) -> dict[str, float]:
+def wise_ft(start: ClipModule, output: Path, folder: str, draw: Draw, sets: dict[str, EvaluationSet]) -> dict[str, float]:
     """Between the start and FLYP's end; alpha chosen on labelled images beside the training ones."""
-    end = ClipModule.load_from_checkpoint(place(output, "flyp", shots) / "last.ckpt")
+    end = ClipModule.load_from_checkpoint(place(output, "flyp", draw) / "last.ckpt")
     val = sets["cifar10_val"]
-    if shots is not None:
-        held_out = FewShotSource(labelled(folder), shots, held_out=True)
+    if draw.shots is not None:
+        held_out = FewShotSource(labelled(folder), draw.shots, draw.seed, held_out=True)
         val = EvaluationSet(held_out, val.class_names, val.templates)
-    shown = {"validation": val, **({name: sets[name] for name in ("cifar10", "article_type")} if shots is None else {})}
+    shown = {"validation": val, **({name: sets[name] for name in ("cifar10", "article_type")} if draw.shots is None else {})}
     curve, mixed = sweep(start, end, shown, "validation")
-    if shots is None:
+    if draw.shots is None:
         save_figure(curve_figure(curve), ROOT / "docs/images/adapt_cifar10_wise_ft.png")
     return {**scores(mixed, sets, reference=True), "alpha": curve.alphas[curve.best]}
 
@@ -159,15 +175,16 @@ def labelled(folder: str) -> TableSource:
     return TableSource(table, "images.tar", caption_column=None, label_column="label", where={"split": "train"})
 
 
-def probes(results: Results, start: str, folder: str, output: Path, sets: dict[str, EvaluationSet]) -> None:
+def probes(results: Results, start: str, folder: str, draws: Sequence[Draw], sets: dict[str, EvaluationSet]) -> None:
     """Logistic regression on features before the projection, as the few-shot protocol of `evaluate` has it."""
-    if len(results.values.get("probe", {})) == len(SHOTS):
+    if all(str(draw) in results.values.get("probe", {}) for draw in draws):
         return
     model, source = open_model(start), labelled(folder)
     train, test = (local_features(model, Images(part, model.transform()), 256) for part in (source, sets["cifar10"].source))
-    for shots in SHOTS:
-        rows, held = (torch.from_numpy(FewShotSource(source, shots, held_out=held).indices.copy()) for held in (False, True))
-        results.measure("probe", shots, lambda rows=rows, held=held: probed(train.subset(rows), train.subset(held), test))
+    for draw in draws:
+        few = (FewShotSource(source, *draw, held_out=held) for held in (False, True))
+        rows, held = (torch.from_numpy(found.indices.copy()) for found in few)
+        results.measure("probe", draw, lambda rows=rows, held=held: probed(train.subset(rows), train.subset(held), test))
 
 
 def probed(few: Features, held: Features, test: Features) -> dict[str, float]:
@@ -185,36 +202,44 @@ def write(results: Results, output: Path) -> None:
     keys = [str(shots or "all") for shots in SHOTS]
     lines = ["| top-1 in % | " + " | ".join(key if key == "all" else f"{key} a class" for key in keys) + " |"]
     lines.append("|---" * (len(keys) + 1) + "|")
-    for method, title in TITLES.items():
-        own = results.values.get(method, {})
-        cells = [f"{100 * own[key]['cifar10']:.1f}" if key in own else "" for key in keys]
-        if method == "zero_shot" and own:
-            cells = [f"{100 * own['all']['cifar10']:.1f}"] * len(keys)
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    changed = {method: results.values[method] for method in CHANGING if method in results.values}
-    for method, own in changed.items():
-        cells = [f"{100 * own[key]['article_type']:.1f}" if key in own else "" for key in keys]
-        lines.append(f"| *products* after {TITLES[method]} | {' | '.join(cells)} |")
+    lines += [_row(title, method, "cifar10", results) for method, title in TITLES.items()]
+    changed = [method for method in CHANGING if method in results.values]
+    lines += [_row(f"*products* after {TITLES[method]}", method, "article_type", results) for method in changed]
     table = "\n".join(lines)
     (output / "table.md").write_text(f"{table}\n")
     minutes = sum(entry["seconds"] for own in results.values.values() for entry in own.values()) / 60
     print(f"{table}\n\n{processor()}, {os.cpu_count()} shared cores; {minutes:.0f} minutes in all")
-    save_figure(_figure(results, keys), ROOT / "docs/images/adapt_cifar10.png")
+    save_figure(_figure(results), ROOT / "docs/images/adapt_cifar10.png")
 
 
-def _figure(results: Results, keys: list[str]) -> Figure:
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+def _row(title: str, method: str, name: str, results: Results) -> str:
+    cells = []
+    for shots in SHOTS:
+        found = results.of(method, None if method == "zero_shot" else shots, name)
+        spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+        cells.append(f"{statistics.mean(found):.1f}{spread}" if found else "")
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def _figure(results: Results) -> Figure:
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    places = {key: 1600 if key == "all" else int(key) for key in keys}
-    for method, title in TITLES.items():
-        own = results.values.get(method, {})
-        if method == "zero_shot" and own:
-            axes.axhline(100 * own["all"]["cifar10"], color="#8a8f98", linestyle="--", label=title)
-        elif own:
-            found = [(places[key], 100 * own[key]["cifar10"]) for key in keys if key in own]
-            axes.plot(*zip(*found, strict=True), marker="o", markersize=4, label=title)
+    places = {shots: shots or 1600 for shots in SHOTS}
+    for number, (method, title) in enumerate(TITLES.items()):
+        if method == "zero_shot":
+            if found := results.of(method, None, "cifar10"):
+                axes.axhline(found[0], color="#8a8f98", linestyle="--", label=title)
+            continue
+        points = {shots: results.of(method, shots, "cifar10") for shots in SHOTS}
+        points = {shots: found for shots, found in points.items() if found}
+        if points:
+            # A little beside each other, so that the bars can be told apart.
+            x = [places[shots] * 1.03 ** (number - len(TITLES) / 2) for shots in points]
+            y = [statistics.mean(found) for found in points.values()]
+            spread = [statistics.stdev(found) if len(found) > 1 else 0.0 for found in points.values()]
+            axes.errorbar(x, y, spread, marker="o", markersize=4, elinewidth=1, label=title)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(places.values()), keys)
+    axes.set_xticks(list(places.values()), [str(shots or "all") for shots in SHOTS])
     axes.set(xlabel="labelled photographs a class", ylabel="top-1 on CIFAR-10, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from lightning_clip.whole import beside
+
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 
@@ -58,7 +60,6 @@ def write_section(
         text = re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _: block, text, flags=re.S)
     else:
         text = text.rstrip() + f"\n\n{block}\n"
-    beside = PAGE.with_suffix(".md.new")
-    beside.write_text(text)
-    beside.replace(PAGE)
+    with beside(PAGE) as place:
+        place.write_text(text)
     print(section)
