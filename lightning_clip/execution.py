@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lightning_clip.errors import InputError, nearest
 from lightning_clip.model import ClipModel
+from lightning_clip.values import built, mapping
 
 __all__ = ["ExecutionSettings", "prepare"]
 
@@ -53,15 +54,10 @@ class ExecutionSettings:
         """Settings from settings, a mapping, or None for the defaults."""
         if isinstance(value, cls):
             return value
-        known = [field.name for field in fields(cls)]
-        given = dict(value or {})  # type: ignore[arg-type]
-        for key in given:
-            if key not in known:
-                raise InputError(f"execution has no setting {key!r}: {nearest(key, known)}")
-        if "checkpoint" in given:
-            towers = given["checkpoint"]
-            given["checkpoint"] = (towers,) if isinstance(towers, str) else tuple(towers)
-        return cls(**given)
+        given = mapping(value, "execution")
+        if isinstance(towers := given.get("checkpoint"), str):
+            given["checkpoint"] = [towers]
+        return built(cls, given, "execution")
 
 
 def prepare(model: ClipModel, settings: ExecutionSettings) -> None:

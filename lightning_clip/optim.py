@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_clip.errors import InputError, nearest
+from lightning_clip.values import built, mapping
 
 __all__ = ["OptimizerSettings", "Rate", "build_optimizer", "build_scheduler", "undecayed_names", "warmup_cosine"]
 
@@ -52,14 +53,7 @@ class OptimizerSettings:
         """Settings from settings, a mapping, or None for the defaults."""
         if isinstance(value, cls):
             return value
-        known = [field.name for field in fields(cls)]
-        given = dict(value or {})  # type: ignore[arg-type]
-        for key in given:
-            if key not in known:
-                raise InputError(f"optimizer has no setting {key!r}: {nearest(key, known)}")
-        if "betas" in given:
-            given["betas"] = tuple(given["betas"])
-        return cls(**given)
+        return built(cls, mapping(value, "optimizer"), "optimizer")
 
 
 def undecayed_names(model: nn.Module) -> set[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from lightning_clip.errors import InputError, nearest
+from lightning_clip.values import check_known
 
 __all__ = ["Balance", "CurationSettings", "Duplicates", "FrequentEntries"]
 
@@ -130,8 +131,5 @@ class CurationSettings:
 
 def from_mapping(kind: type[T], given: Mapping[str, Any], name: str) -> T:
     """A dataclass from a mapping; an unknown key names the nearest."""
-    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
-    for key in given:
-        if key not in known:
-            raise InputError(f"{name} has no setting {key!r}: {nearest(str(key), known)}")
+    check_known(given, [entry.name for entry in fields(kind)], name)  # type: ignore[arg-type]
     return kind(**given)

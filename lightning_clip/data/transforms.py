@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as pixels
 
 from lightning_clip.errors import InputError, nearest
+from lightning_clip.values import built, mapping
 
 __all__ = ["ImageTransformSettings", "evaluation_transform", "training_transform"]
 
@@ -79,11 +80,7 @@ class ImageTransformSettings:
         """Settings from settings, a mapping, or None for the defaults."""
         if isinstance(value, cls):
             return value
-        known = [field.name for field in fields(cls)]
-        for key in value or {}:  # type: ignore[union-attr]
-            if key not in known:
-                raise InputError(f"transform has no setting {key!r}: {nearest(key, known)}")
-        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in dict(value or {}).items()})  # type: ignore[arg-type]
+        return built(cls, mapping(value, "transform"), "transform")
 
 
 def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module:

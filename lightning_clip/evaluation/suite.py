@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_clip.errors import InputError, existing_path, nearest
+from lightning_clip.errors import InputError, existing_path
 from lightning_clip.evaluation.protocols import Protocol, protocols
+from lightning_clip.values import check_known
 
 __all__ = ["Suite", "built_protocols"]
 
@@ -51,10 +52,7 @@ class Suite:
         Raises:
             InputError: an unknown key.
         """
-        known = list(cls.__dataclass_fields__)
-        for key in given:
-            if key not in known:
-                raise InputError(f"the suite has no setting {key!r}: {nearest(str(key), known)}")
+        check_known(given, cls.__dataclass_fields__, "the suite")
         if "sets" not in given:
             raise InputError("the suite has no sets: give at least one, with its protocols")
         return cls(**given)

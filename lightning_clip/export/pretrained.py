@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_clip.errors import InputError, existing_path, nearest
+from lightning_clip.errors import InputError, existing_path
 from lightning_clip.export.mismatch import check_fit
+from lightning_clip.values import built, in_range
 
 __all__ = ["Pretrained", "Source", "open_pretrained", "start_from"]
 
@@ -55,16 +56,14 @@ class Source:
         if isinstance(value, cls):
             return value
         settings: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"source": str(value)}
-        known = [entry.name for entry in fields(cls)]
-        for key in settings:
-            if key not in known:
-                raise InputError(f"pretrained has no setting {key!r}: {nearest(key, known)}")
-        if not settings.get("source"):
-            raise InputError(f"pretrained {settings!r} has no 'source': give a name, a folder or a file")
+        settings.setdefault("source", "")
+        found = built(cls, settings, "pretrained")
+        if not found.source:
+            raise InputError(f"pretrained {value!r} has no 'source': give a name, a folder or a file")
         for key in ("image_size", "context_length"):
-            if (number := settings.get(key)) is not None and number < 1:
-                raise InputError(f"pretrained.{key} {number} must be at least 1")
-        return cls(**settings)
+            if (number := getattr(found, key)) is not None:
+                in_range(f"pretrained.{key}", number, 1, whole=True)
+        return found
 
 
 @dataclass

@@ -92,7 +92,7 @@ def test_mistakes(checkpoint: Path, tmp_path: Path) -> None:
         ClipModule(pretrained={"sourc": "x"})
     with pytest.raises(InputError, match="has no 'source'"):
         ClipModule(pretrained={"image_size": 32})
-    with pytest.raises(InputError, match="pretrained.image_size 0 must be at least 1"):
+    with pytest.raises(InputError, match="pretrained.image_size 0 must be a whole number >= 1"):
         ClipModule(pretrained={"source": str(checkpoint), "image_size": 0})
     with pytest.raises(InputError, match="does not exist"):
         ClipModule(pretrained=str(tmp_path / "none.ckpt"))

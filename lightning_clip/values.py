@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from lightning_clip.errors import InputError, nearest
 
-__all__ = ["built", "in_range", "mapping", "plain"]
+__all__ = ["built", "check_known", "in_range", "mapping", "plain"]
 
 T = TypeVar("T")
 
@@ -20,12 +20,16 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     return dict(value or {})
 
 
-def built(cls: type[T], given: dict[str, Any], where: str) -> T:
-    """A dataclass from its settings, lists as tuples; an InputError for a setting it has not."""
-    known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+def check_known(given: Iterable[Any], known: Collection[str], where: str) -> None:
+    """Raises an InputError that names the nearest setting there is, unless all are known."""
     for key in given:
         if key not in known:
             raise InputError(f"{where} has no setting {key!r}: {nearest(str(key), known)}")
+
+
+def built(cls: type[T], given: dict[str, Any], where: str) -> T:
+    """A dataclass from its settings, lists as tuples; an InputError for a setting it has not."""
+    check_known(given, [item.name for item in fields(cls)], where)  # type: ignore[arg-type]
     return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in given.items()})
 
 
