@@ -1,17 +1,17 @@
-"""WiSE-FT: a model before and after fine-tuning arrive, weights in between leave, with their accuracy on several sets."""
+"""WiSE-FT: a model before and after fine-tuning arrive, weights in between leave, with their scores on several sets."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from matplotlib.figure import Figure
 
 from lightning_clip.adapt.classifier import ClassifierModule
 from lightning_clip.adapt.mixing import Weights, check_same, interpolate
-from lightning_clip.adapt.scoring import accuracy
+from lightning_clip.adapt.scoring import measure, score
 from lightning_clip.adapt.supervised import SupervisedModule
 from lightning_clip.errors import InputError
 from lightning_clip.module import ClipModule
@@ -48,22 +48,24 @@ def comparable(first: ClipModule, second: ClipModule) -> ClipModule:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy between two models.
+    """Scores between two models.
 
     Attributes:
         alphas: rising, 0 is the first model and 1 the second.
-        accuracies: set -> share in [0, 1] for each alpha.
+        scores: set -> share in [0, 1] for each alpha.
         chosen_on: the set by which the alpha was chosen.
+        measures: set -> what its scores are, as `scoring.measure` calls it.
     """
 
     alphas: list[float]
-    accuracies: dict[str, list[float]]
+    scores: dict[str, list[float]]
     chosen_on: str
+    measures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> int:
         """The place of the best alpha on that set; of equals the one nearest to the middle."""
-        values = self.accuracies[self.chosen_on]
+        values = self.scores[self.chosen_on]
         return max(range(len(values)), key=lambda place: (values[place], -abs(self.alphas[place] - 0.5)))
 
 
@@ -75,14 +77,14 @@ def sweep(
     alphas: Sequence[float] = _TENTHS,
     *,
     prepare: Callable[[ClipModule], None] = lambda module: None,
-    score: Callable[[ClipModule, EvaluationSet], float] = accuracy,
+    score: Callable[[ClipModule, EvaluationSet], float] = score,
 ) -> tuple[Curve, ClipModule]:
-    """Accuracy on all sets for each alpha, and the model of the alpha that is best on one of them.
+    """Scores on all sets for each alpha, and the model of the alpha that is best on one of them.
 
     Args:
         first: before fine-tuning.
         second: after it.
-        sets: labelled; one is for choosing and should be no test set.
+        sets: labelled or of pairs; one is for choosing and should be no test set.
         chosen_on: its name.
         alphas: in [0, 1].
         prepare: done to each mixed model before it is scored, such as `recalibrate`.
@@ -100,7 +102,7 @@ def sweep(
         _set(mixed, ends, alpha, prepare)
         for name, dataset in sets.items():
             found[name].append(score(mixed, dataset))
-    curve = Curve(places, found, chosen_on)
+    curve = Curve(places, found, chosen_on, {name: measure(dataset) for name, dataset in sets.items() if dataset})
     _set(mixed, ends, places[curve.best], prepare)
     return curve, mixed
 
@@ -112,25 +114,36 @@ def _set(module: ClipModule, ends: tuple[Weights, Weights], alpha: float, prepar
 
 
 def curve_figure(curve: Curve) -> Figure:
-    """Accuracy over alpha for each set; where there are two besides the one for choosing, also one over the other."""
-    others = [name for name in curve.accuracies if name != curve.chosen_on]
+    """Scores over alpha for each set; where there are two besides the one for choosing, also one over the other."""
+    kinds = set(curve.measures.values()) or {"top-1"}
+    several = {name: f", {kind}" if len(kinds) > 1 else "" for name, kind in curve.measures.items()}
+    others = [name for name in curve.scores if name != curve.chosen_on]
     both = len(others) == 2
     figure = Figure(figsize=(9.6 if both else 5.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
-    for name, values in curve.accuracies.items():
+    for name, values in curve.scores.items():
         style = ":" if name == curve.chosen_on and others else "-"
-        panels[0].plot(curve.alphas, [100 * value for value in values], style, marker="o", markersize=3, label=name)
+        panels[0].plot(
+            curve.alphas,
+            [100 * value for value in values],
+            style,
+            marker="o",
+            markersize=3,
+            label=f"{name}{several.get(name, '')}",
+        )
     chosen = curve.alphas[curve.best]
     panels[0].axvline(chosen, color="#8a8f98", linestyle="--", linewidth=1, label=f"chosen on {curve.chosen_on}: {chosen:g}")
-    panels[0].set(xlabel="alpha (0: before, 1: after fine-tuning)", ylabel="top-1, %", title="accuracy between two models")
+    panels[0].set(xlabel="alpha (0: before, 1: after fine-tuning)", ylabel=f"{' or '.join(sorted(kinds))}, %")
+    panels[0].set_title("between two models")
     panels[0].legend(fontsize=8, frameon=False)
     if both:
-        x, y = ([100 * value for value in curve.accuracies[name]] for name in others)
+        x, y = ([100 * value for value in curve.scores[name]] for name in others)
         panels[1].plot(x, y, color="#2e8b57", marker="o", markersize=3)
         labels = {curve.best: f"alpha {chosen:g}", 0: "before", len(x) - 1: "after"}
         for place, label in labels.items():
             panels[1].annotate(label, (x[place], y[place]), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        panels[1].set(xlabel=f"{others[0]}, %", ylabel=f"{others[1]}, %", title="one set over the other")
+        x_label, y_label = (f"{name} ({curve.measures.get(name, 'top-1')}), %" for name in others)
+        panels[1].set(xlabel=x_label, ylabel=y_label, title="one set over the other")
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

@@ -1,4 +1,4 @@
-"""How good a module is on labelled sets: a module and sets arrive, the share of images classified rightly leaves."""
+"""How good a module is on a set: a module and a set arrive, one figure leaves, top-1 of labelled images or recall of pairs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,23 @@ from lightning_clip.adapt.supervised import SupervisedModule
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.sources import PairSource
 from lightning_clip.errors import InputError, existing_path, nearest
+from lightning_clip.metrics import RetrievalRecall
 from lightning_clip.module import ClipModule
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
-__all__ = ["accuracy", "batch_norms", "choose_set", "read_sets", "recalibrate"]
+__all__ = ["accuracy", "batch_norms", "choose_set", "mean_recall", "measure", "read_sets", "recalibrate", "score"]
+
+_K = 10
+
+
+def measure(dataset: EvaluationSet) -> str:
+    """What `score` takes of a set, in a table's words."""
+    return "top-1" if dataset.class_names else f"mean R@{_K}"
+
+
+def score(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, num_workers: int = 0) -> float:
+    """`accuracy` on a set with classes, `mean_recall` on one of pairs; arguments and errors are theirs."""
+    return (accuracy if dataset.class_names else mean_recall)(module, dataset, batch_size, num_workers)
 
 
 def accuracy(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, num_workers: int = 0) -> float:
@@ -53,11 +66,39 @@ def accuracy(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, 
     return right / seen
 
 
-def read_sets(path: str) -> dict[str, EvaluationSet]:
-    """The labelled sets of a suite file, as `lightning-clip evaluate` has them; their protocols are not looked at.
+def mean_recall(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, num_workers: int = 0) -> float:
+    """Mean of recall@10 in both directions, in [0, 1], among the images of a set with all their captions.
+
+    Args:
+        module: on any device.
+        dataset: with captions; images without any are left out.
+        batch_size: images encoded at a time.
+        num_workers: loader processes.
 
     Raises:
-        InputError: no such file, no `sets` in it, or a set without classes.
+        InputError: no image has a caption.
+    """
+    metric = RetrievalRecall(ks=(_K,))
+    data = ClipDataModule(local_batch_size=batch_size, num_workers=num_workers).attach(module)
+    for batch in data.evaluation_loader(dataset.source):
+        rows = torch.tensor([row for row, captions in enumerate(batch.captions) if captions])
+        if not len(rows):
+            continue
+        texts = [(caption, int(batch.index[row])) for row in rows for caption in batch.captions[row]]
+        image_features = module.encode_image(batch.image[rows], batch_size).cpu()
+        text_features = module.encode_text([caption for caption, _ in texts]).cpu()
+        metric.update(image_features, batch.index[rows], text_features, torch.tensor([index for _, index in texts]))
+    if not metric.update_called:
+        raise InputError("no image has a caption, and the set has no classes: it cannot be scored. Give it labels or captions")
+    values = metric.compute()
+    return float(sum(values[f"{way}/recall@{_K}"] for way in ("image_to_text", "text_to_image"))) / 2
+
+
+def read_sets(path: str) -> dict[str, EvaluationSet]:
+    """The sets of a suite file, as `lightning-clip evaluate` has them; their protocols are not looked at.
+
+    Raises:
+        InputError: no such file, no `sets` in it, or a set that `score` has no figure for.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -76,8 +117,11 @@ def read_sets(path: str) -> dict[str, EvaluationSet]:
         for name, spec in sets.items()
     }
     for name, dataset in opened.items():
-        if len(dataset.class_names) < 2 or dataset.multilabel:
-            raise InputError(f"set {name!r} of suite {path!r} is not for one class an image of several: leave it out")
+        if len(dataset.class_names) == 1 or dataset.multilabel:
+            raise InputError(
+                f"set {name!r} of suite {path!r} has neither one class an image of several, nor pairs (retrieval: true): "
+                "leave it out"
+            )
     return opened
 
 

@@ -22,7 +22,7 @@ def add_interpolate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", help="checkpoint before fine-tuning (alpha 0)")
     parser.add_argument("second", help="checkpoint after it (alpha 1)")
     parser.add_argument("--alpha", default="0:1:0.1", help="one, several with commas, or FROM:TO:STEP (default: %(default)s)")
-    parser.add_argument("--figure", help="PNG of the accuracies over alpha")
+    parser.add_argument("--figure", help="PNG of the scores over alpha")
     _add_common(parser)
 
 
@@ -34,7 +34,7 @@ def add_soup_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--suite", help="YAML file with labelled sets, as for evaluate")
+    parser.add_argument("--suite", help="YAML file with sets, labelled or of pairs, as for evaluate")
     parser.add_argument("--choose-on", metavar="SET", help="the set of the suite by which is chosen; no test set")
     parser.add_argument(
         "--recalibrate", metavar="SET", help="measure batch normalisation's statistics anew on this set's images"
@@ -63,9 +63,10 @@ def run_interpolate(arguments: argparse.Namespace) -> None:
     score, prepare = _scorer(arguments), _preparation(arguments, sets, second)
     curve, mixed = sweep(first, second, sets or {"": _NOTHING}, chosen_on, alphas, prepare=prepare, score=score)
     if sets:
-        table = Table("alpha", *(f"{name} *" if name == chosen_on else name for name in sets))
+        marks = {name: " *" if name == chosen_on else "" for name in sets}
+        table = Table("alpha", *(f"{name}, {curve.measures[name]}{marks[name]}" for name in sets))
         for place, alpha in enumerate(curve.alphas):
-            row = (f"{100 * curve.accuracies[name][place]:.2f} %" for name in sets)
+            row = (f"{100 * curve.scores[name][place]:.2f} %" for name in sets)
             table.add_row(f"{alpha:g}", *row, style="bold" if place == curve.best else "")
         Console().print(table)
     if arguments.figure:
@@ -86,6 +87,7 @@ def run_soup(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.adapt.mixing import write_checkpoint
+    from lightning_clip.adapt.scoring import measure
     from lightning_clip.adapt.soups import greedy_soup, uniform_soup
 
     output = _free(arguments.output)
@@ -101,7 +103,7 @@ def run_soup(arguments: argparse.Namespace) -> None:
     else:
         soup = uniform_soup(modules, score, prepare)
     if soup.score is not None:
-        table = Table("model", f"top-1 on {name}", "in the soup")
+        table = Table("model", f"{measure(sets[name])} on {name}", "in the soup")
         for place, (path, value) in enumerate(zip(arguments.checkpoint, soup.scores, strict=True)):
             table.add_row(path, f"{100 * value:.2f} %", "yes" if place in soup.used else "no")
         table.add_row("soup", f"{100 * soup.score:.2f} %", str(len(soup.used)), style="bold")
@@ -124,7 +126,7 @@ def _sets(arguments: argparse.Namespace, needed: bool, reason: str) -> dict[str,
 
     if arguments.suite is None:
         if needed or arguments.recalibrate:
-            raise InputError(f"{reason if needed else '--recalibrate'} needs labelled sets: give --suite and --choose-on")
+            raise InputError(f"{reason if needed else '--recalibrate'} needs sets: give --suite and --choose-on")
         return {}
     return read_sets(arguments.suite)
 
@@ -136,12 +138,12 @@ def _chosen(arguments: argparse.Namespace, sets: dict[str, EvaluationSet]) -> st
 
 
 def _scorer(arguments: argparse.Namespace) -> Callable[[ClipModule, EvaluationSet], float]:
-    from lightning_clip.adapt.scoring import accuracy
+    from lightning_clip.adapt.scoring import score
 
-    def score(module: ClipModule, dataset: EvaluationSet) -> float:
-        return 0.0 if dataset is _NOTHING else accuracy(module, dataset, num_workers=arguments.num_workers)
+    def scored(module: ClipModule, dataset: EvaluationSet) -> float:
+        return 0.0 if dataset is _NOTHING else score(module, dataset, num_workers=arguments.num_workers)
 
-    return score
+    return scored
 
 
 def _preparation(

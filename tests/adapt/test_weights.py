@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from adapt.labelled import NAMES, fit, module_of
@@ -16,11 +18,13 @@ from lightning_clip import ClipModule, InputError
 from lightning_clip.adapt import ClassifierModule
 from lightning_clip.adapt.interpolation import Curve, curve_figure, sweep
 from lightning_clip.adapt.mixing import average, interpolate, write_checkpoint
-from lightning_clip.adapt.scoring import accuracy, batch_norms, recalibrate
+from lightning_clip.adapt.scoring import accuracy, batch_norms, mean_recall, measure, recalibrate, score
 from lightning_clip.adapt.soups import greedy_soup, uniform_soup
 from lightning_clip.cli import main
 from lightning_clip.data import SyntheticScenes
+from lightning_clip.data.sources import PairSource
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
+from lightning_clip.types import Pair
 
 SET = {"name": "synthetic", "held_out": True, "size": 24, "image_size": 32}
 
@@ -73,7 +77,7 @@ class TestSweep:
         curve, mixed = sweep(
             *pair, {"chosen": dataset, "other": dataset}, "chosen", (0.0, 0.25, 1.0), score=lambda *_: next(accuracies)
         )
-        assert curve.accuracies == {"chosen": [0.1, 0.3, 0.2], "other": [0.2, 0.9, 0.1]} and curve.best == 1
+        assert curve.scores == {"chosen": [0.1, 0.3, 0.2], "other": [0.2, 0.9, 0.1]} and curve.best == 1
         expected = interpolate(pair[0].model.state_dict(), pair[1].model.state_dict(), 0.25)
         for name, value in mixed.model.state_dict().items():
             assert torch.equal(value, expected[name])
@@ -81,15 +85,15 @@ class TestSweep:
     def test_ends_score_as_the_models_do(self, pair: tuple[ClipModule, ClipModule]) -> None:
         dataset = open_evaluation_set(SET)
         curve, _ = sweep(*pair, {"held_out": dataset}, "held_out", (0, 1))
-        assert curve.accuracies["held_out"] == [accuracy(pair[0], dataset), accuracy(pair[1], dataset)]
+        assert curve.scores["held_out"] == [accuracy(pair[0], dataset), accuracy(pair[1], dataset)]
 
     def test_a_head_begins_as_the_zero_shot_classifier_of_the_first(self, tmp_path: Path) -> None:
         first = module_of(ClipModule).eval()
         second = module_of(ClassifierModule, first)
         fit(second, tmp_path, limit_val_batches=0)
         curve, _ = sweep(first, second.eval(), {"held_out": open_evaluation_set(SET)}, "held_out", (0, 0.5, 1))
-        assert curve.accuracies["held_out"][0] == accuracy(first, open_evaluation_set(SET))
-        assert curve.accuracies["held_out"][2] == accuracy(second, open_evaluation_set(SET))
+        assert curve.scores["held_out"][0] == accuracy(first, open_evaluation_set(SET))
+        assert curve.scores["held_out"][2] == accuracy(second, open_evaluation_set(SET))
 
     def test_other_tokenizers(self, pair: tuple[ClipModule, ClipModule]) -> None:
         longer = module_of(ClipModule, tokenizer={"name": "clip", "context_length": 32})
@@ -168,6 +172,33 @@ class TestScoring:
         label = [pair.label for pair in (dataset.source[row] for row in range(6))]
         assert accuracy(module, dataset) == sum(number == 0 for number in label) / 6  # all alike: the first class
 
+    def test_pairs_by_the_recall_of_both_directions(self, pair: tuple[ClipModule, ClipModule]) -> None:
+        """Against ranks counted one by one in float64; three captions an image, more than ten images."""
+        source = CaptionedScenes(14)
+        module, dataset = pair[1], EvaluationSet(source, [], ["{}"])
+        images = torch.stack([module.image_transform(train=False)(source[row].image) for row in range(len(source))])
+        image = module.encode_image(images).double().numpy()
+        texts = [(caption, row) for row in range(len(source)) for caption in source.captions(row)]
+        text = module.encode_text([caption for caption, _ in texts]).double().numpy()
+        own = np.array([row for _, row in texts])
+        found = []
+        for row in range(len(source)):  # images find texts: the best own text, others that are as good before it
+            scores = (text @ image[row]).astype(np.float32)
+            found.append((scores[own != row] >= scores[own == row].max()).sum() < 10)
+        by_image = np.mean(found)
+        found = []
+        for place, row in enumerate(own):
+            scores = (image @ text[place]).astype(np.float32)
+            found.append((np.delete(scores, row) >= scores[row]).sum() < 10)
+        expected = (by_image + np.mean(found)) / 2
+        assert measure(dataset) == "mean R@10" and 0 < expected < 1
+        assert mean_recall(module, dataset, batch_size=5) == pytest.approx(expected, abs=1e-6) == score(module, dataset)
+
+    def test_neither_labels_nor_captions(self) -> None:
+        dataset = EvaluationSet(CaptionedScenes(3, captions=0), [], ["{}"])
+        with pytest.raises(InputError, match="no image has a caption, and the set has no classes: it cannot be scored"):
+            score(module_of(ClipModule), dataset)
+
     def test_no_labels(self, tmp_path: Path) -> None:
         from small import write_folder
 
@@ -191,13 +222,37 @@ def folder(pair: tuple[ClipModule, ClipModule], tmp_path: Path) -> Path:
     return tmp_path
 
 
+class CaptionedScenes(PairSource):
+    """Rendered scenes with so many captions each."""
+
+    def __init__(self, size: int, captions: int = 3) -> None:
+        self.scenes, self.count = SyntheticScenes(size=size, image_size=32), captions
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Pair:
+        pair = self.scenes[index]
+        ways = ("{}", "a picture: {}", "{}, seen from above")[: self.count]
+        return replace(pair, captions=tuple(way.format(pair.captions[0]) for way in ways))
+
+
 class TestCommands:
+    def test_interpolate_over_labels_and_pairs(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        suite = (folder / "suite.yaml").read_text()
+        (folder / "mixed.yaml").write_text(f"{suite}  pairs: {{name: synthetic, image_size: 32, size: 12, retrieval: true}}\n")
+        arguments = [str(folder / "before.ckpt"), str(folder / "after.ckpt"), "--alpha=0,1", "--choose-on=pairs"]
+        output = ["--output", str(folder / "mixed.ckpt"), "--figure", str(folder / "curve.png")]
+        assert main(["interpolate", *arguments, "--suite", str(folder / "mixed.yaml"), *output]) == 0
+        printed = capsys.readouterr().out
+        assert "pairs, mean R@10 *" in printed.replace("\n", " ") and "val, top-1" in printed and "best on pairs" in printed
+
     def test_interpolate(self, folder: Path, capsys: pytest.CaptureFixture[str], pair: tuple[ClipModule, ClipModule]) -> None:
         arguments = [str(folder / "before.ckpt"), str(folder / "after.ckpt"), "--alpha=0:1:0.5", "--choose-on=val"]
         output = ["--output", str(folder / "mixed.ckpt"), "--figure", str(folder / "curve.png")]
         assert main(["interpolate", *arguments, "--suite", str(folder / "suite.yaml"), *output]) == 0
         printed = capsys.readouterr().out
-        assert "val *" in printed and "the best on val" in printed and "0.5" in printed
+        assert "val, top-1 *" in printed and "the best on val" in printed and "0.5" in printed
         with Image.open(folder / "curve.png") as picture:
             assert picture.width > 600
         mixed = ClipModule.load_from_checkpoint(folder / "mixed.ckpt")
@@ -224,16 +279,18 @@ class TestCommands:
         ("arguments", "message"),
         [
             (["--alpha=0:1"], "--alpha '0:1' must be numbers such as"),
-            ([], "--alpha with several values needs labelled sets: give --suite and --choose-on"),
+            ([], "--alpha with several values needs sets: give --suite and --choose-on"),
             (["--alpha=1", "--output=x.pt"], "--output 'x.pt' must end in .ckpt"),
             (["--suite=SUITE"], "several sets and none to choose on"),
             (["--suite=SUITE", "--choose-on=vol"], "unknown set 'vol' to choose on"),
             (["--suite=EMPTY", "--choose-on=val"], "has no sets: give sets"),
+            (["--suite=ONE", "--choose-on=val"], "has neither one class an image of several, nor pairs (retrieval: true)"),
         ],
     )
     def test_mistakes(self, folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
         (folder / "empty.yaml").write_text("sets: {}")
-        places = {"SUITE": str(folder / "suite.yaml"), "EMPTY": str(folder / "empty.yaml")}
+        (folder / "one.yaml").write_text("sets: {val: {name: synthetic, size: 4, class_names: [all], retrieval: true}}")
+        places = {name: str(folder / f"{name.lower()}.yaml") for name in ("SUITE", "EMPTY", "ONE")}
         given = ["--output", str(folder / "x.ckpt")]
         for argument in arguments:
             flag, _, value = argument.partition("=")
