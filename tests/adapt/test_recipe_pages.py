@@ -26,15 +26,19 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(os.path.expandvars(line))[1:] for line in lines if line.startswith("lightning-clip")]
 
 
-@pytest.mark.parametrize("page", ["lit", "two_stages", "lora"])
+@pytest.mark.parametrize("page", ["lit", "two_stages", "lora", "fine_tune"])
 def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "runs/flickr8k").mkdir(parents=True)
+    shutil.copy(base_checkpoint, tmp_path / "runs/flickr8k/last.ckpt")
     for folder, images in (("flickr8k", "images_144.tar"), ("fashion_small", "images.tar")):
         for picture in (data_folder / folder).glob("*.jpg"):
             shutil.copy(picture, data_folder / folder / images)
     for command in commands(page):
+        if command[0] == "interpolate":
+            command.append("--alpha=0,1")
         if "recipes/flickr8k.yaml" in command:
             continue  # the checkpoint to begin with is there
         if command[0] in ("fit", "test"):
@@ -50,6 +54,7 @@ def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path:
     last = ClipModule.load_from_checkpoint(tmp_path / f"runs/{page}/last.ckpt")
     assert last.encode_text("一只狗").isfinite().all()
     assert (tmp_path / "runs/lora/whole.ckpt").exists() == (page == "lora")
+    assert (tmp_path / "runs/fine_tune/evaluation/report.html").exists() == (page == "fine_tune")
     assert bool(list(tmp_path.glob("runs/lit/features/*/*.npy"))) == (page == "lit")
 
 
