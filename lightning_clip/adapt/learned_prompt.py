@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.encoders.base import TextEncoder
 from lightning_clip.errors import InputError
 
 __all__ = ["LearnedPrompt", "prompt_tokens"]
@@ -42,6 +43,12 @@ class LearnedPrompt(nn.Module):
         words = tokens.gather(1, places)[:rows].to(next(table.parameters()).device)
         vectors: Tensor = table(words).detach()
         self.vectors = nn.Parameter(torch.randn_like(vectors) * 0.02 if random else vectors.clone())
+
+    def forward(self, encoder: TextEncoder) -> Tensor:
+        """Features (C, W) of the prompts behind a text tower."""
+        with self.in_place_of_words(encoder.token_table()):
+            features: Tensor = encoder(self.tokens, self.mask)
+        return features
 
     @contextmanager
     def in_place_of_words(self, table: nn.Module) -> Iterator[None]:
