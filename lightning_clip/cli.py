@@ -31,7 +31,7 @@ _COMMANDS = {
     "interpolate": ("weights between a model and its fine-tuned form (WiSE-FT)", "weights", "interpolate"),
     "soup": ("average fine-tuned models into one", "weights", "soup"),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
-    "checkpoint merge": ("write whole weights from a checkpoint with adapters (LoRA)", "checkpoint", "merge"),
+    "checkpoint merge": ("write whole weights from a checkpoint with adapters (LoRA) or new tokens", "checkpoint", "merge"),
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
     "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),

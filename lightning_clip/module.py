@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, grown_tokenizer, known_base
+from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, grow_tower, grown_tokenizer, known_base
 from lightning_clip.assembly import build_model, default_tokenizer
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.feature_store import FeatureStore
@@ -215,7 +215,7 @@ class ClipModule(Inference, Stored):
             self._start.load_into(self.model)
             self._start = None  # a checkpoint holds all of it from now on
         if self.tokenizer is not self._first_tokenizer:
-            self.model.text_encoder.grow(self.tokenizer.vocab_size, self.tokenizer.context_length)
+            grow_tower(self.model.text_encoder, self._first_tokenizer, self.tokenizer, self.adapt_settings)
         self.complete_model()
         strategy = self.trainer.strategy if self._trainer else None
         self._adaptation = Adaptation(self.model, self.adapt_settings, strategy, base)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_clip.encoders.new_tokens import new_token_names
 from lightning_clip.errors import InputError, nearest
 from lightning_clip.values import built, mapping
 
@@ -57,11 +58,13 @@ class OptimizerSettings:
 
 
 def undecayed_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay leaves alone: gains, biases, temperature.
+    """Names of the parameters that weight decay leaves alone: gains, biases, temperature, rows of new tokens beside old ones.
 
-    Decided before a strategy wraps the model: afterwards shapes may be flattened, names stay.
+    Those rows stand beside vectors that do not decay, and many batches have no gradient for them: decay would make them ever
+    smaller than the tower knows words to be. Decided before a strategy wraps the model: afterwards shapes may be flattened,
+    names stay.
     """
-    return {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+    return {name for name, parameter in model.named_parameters() if parameter.ndim < 2} | new_token_names(model)
 
 
 class Rate(NamedTuple):

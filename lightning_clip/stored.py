@@ -58,14 +58,14 @@ class Stored(pl.LightningModule):
         """Arguments that build this module again; live objects are noted by class, to be passed again."""
         model = self._built()
         image, text = model.image_encoder.to_mapping(), model.text_encoder.to_mapping()
-        again = "pretrained" in self._adaptation.base_arguments
+        again = "pretrained" in self._adaptation.base_arguments or self._adaptation.new_tokens
         return {
             "image_encoder": image or plain_spec(self._image_encoder),
             "text_encoder": text or plain_spec(self._text_encoder),
             "embed_dim": self.embed_dim,
             "loss": losses.describe(self.loss),
             "projection": self._projection,
-            # What `pretrained` brings again grows again.
+            # What `pretrained` brings again grows again, and so does a table with new tokens apart.
             "tokenizer": (self._first_tokenizer if again else self.tokenizer).to_mapping(),
             "transform": plain_settings(self.transform_settings),
             "optimizer": plain_settings(self.optimizer_settings),

@@ -16,7 +16,7 @@ from lightning_clip.adapt.lora import merged
 from lightning_clip.adapt.partial import complete, options_with_base
 from lightning_clip.adapt.settings import AdaptSettings, Stage
 from lightning_clip.adapt.towers import ImageAdapt, Lock, LoraSettings, TextAdapt, TowerAdapt
-from lightning_clip.adapt.vocabulary import grown_tokenizer
+from lightning_clip.adapt.vocabulary import grow_tower, grown_tokenizer
 
 if TYPE_CHECKING:
     from lightning_clip.adapt.classifier import ClassifierModule
@@ -45,6 +45,7 @@ __all__ = [
     "TipAdapterModule",
     "TowerAdapt",
     "complete",
+    "grow_tower",
     "grown_tokenizer",
     "known_base",
     "merged",

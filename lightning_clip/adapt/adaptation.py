@@ -17,6 +17,7 @@ from lightning_clip.adapt.lora import add_adapters
 from lightning_clip.adapt.partial import TrainedOnly
 from lightning_clip.adapt.rates import DepthRates
 from lightning_clip.adapt.settings import AdaptSettings
+from lightning_clip.encoders.new_tokens import new_token_names, without_new_tokens
 from lightning_clip.errors import InputError
 from lightning_clip.optim import OptimizerSettings, Rate
 
@@ -52,9 +53,15 @@ class Adaptation:
                 "'clip_fsdp2', or one run for each stage"
             )
         self.settings = settings
-        self._learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._learning = {without_new_tokens(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
         add_adapters(model, settings)
         self.locks = Locks(model, settings)
+        self.new_tokens = new_token_names(model)
+        if self.new_tokens - self.locks.ever_trained():
+            raise InputError(
+                "adapt.text.new_tokens would never be learned: this module leaves words as they are. Learn them with "
+                "ClipModule or FlypModule, and start from that run's checkpoint (lightning-clip checkpoint merge)"
+            )
         self._rates = DepthRates(model, settings)
         self.base_arguments: Mapping[str, Any] = {}
         self.partial: TrainedOnly | None = None

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
+from lightning_clip.encoders.new_tokens import without_new_tokens
+
 __all__ = ["Base", "known_base"]
 
 _TOWERS = ("image_encoder", "text_encoder")
@@ -28,8 +30,8 @@ class Base:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def holds(self, name: str) -> bool:
-        """Whether a weight comes from there; adapters around it change its name, not the weight."""
-        name = name.replace(".base_layer.", ".")
+        """Whether a weight comes from there; adapters around it and new tokens beside it change its name, not the weight."""
+        name = without_new_tokens(name.replace(".base_layer.", "."))
         return name in self.names or name.startswith(self.towers)
 
 

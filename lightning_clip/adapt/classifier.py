@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_clip.adapt.supervised import SupervisedModule
 from lightning_clip.model import ClipModel
+from lightning_clip.strategies.sharding import fill
 
 __all__ = ["ClassifierModule"]
 
@@ -43,10 +44,11 @@ class ClassifierModule(SupervisedModule):
         return Head(self.embed_dim, num_classes)
 
     def start_classes(self) -> None:
-        head(self.model).copy_(self.zero_shot_classifier(self._names(), self.templates).T)
+        fill(head(self.model), self.zero_shot_classifier(self._names(), self.templates).T)
 
     def class_logits(self, image_features: Tensor) -> Tensor:
-        return self.model.scale() * image_features @ head(self.model).T
+        logits: Tensor = self.model.classes(image_features, self.model.scale())  # type: ignore[operator]
+        return logits
 
     def rest(self) -> None:
         if self.head_only:
@@ -70,6 +72,10 @@ class Head(nn.Module):
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_classes, embed_dim))
+
+    def forward(self, image_features: Tensor, scale: Tensor) -> Tensor:
+        """Unit features (B, D) and the inverse temperature (1,) -> logits (B, C)."""
+        return scale * image_features @ self.weight.T
 
 
 def head(model: ClipModel) -> Tensor:

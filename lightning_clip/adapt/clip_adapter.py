@@ -48,7 +48,7 @@ class ClipAdapterModule(SupervisedModule):
     def adapted(self, image_features: Tensor) -> Tensor:
         """Unit features (B, D) behind the adapter."""
         adapter: Any = self.model.classes
-        mixed = self.ratio * adapter.layers(image_features) + (1 - self.ratio) * image_features
+        mixed = self.ratio * adapter(image_features) + (1 - self.ratio) * image_features
         return normalize(mixed, dim=-1) if self.ratio else mixed  # unit already
 
     def class_logits(self, image_features: Tensor) -> Tensor:
@@ -71,3 +71,8 @@ class _Adapter(nn.Module):
             nn.Linear(embed_dim, hidden_dim, bias=False), nn.ReLU(), nn.Linear(hidden_dim, embed_dim, bias=False), nn.ReLU()
         )
         self.register_buffer("words", torch.zeros(num_classes, embed_dim))
+
+    def forward(self, image_features: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        learned: Tensor = self.layers(image_features)
+        return learned

@@ -84,8 +84,7 @@ class CoopModule(SupervisedModule):
     def classifier(self) -> Tensor:
         """Columns (D, C) of the learned prompts, with gradient to the vectors."""
         prompt: Any = self._built().classes
-        with prompt.in_place_of_words(self.model.text_encoder.token_table()):
-            features = self.model.text_encoder(prompt.tokens, prompt.mask)
+        features = prompt(self.model.text_encoder)
         return normalize(self.model.text_projection(features), dim=-1).T
 
     def class_logits(self, image_features: Tensor) -> Tensor:
@@ -93,17 +92,24 @@ class CoopModule(SupervisedModule):
         return self.model.scale() * image_features @ columns
 
     def on_validation_start(self) -> None:
-        self._kept = self.classifier()  # the same for all batches
+        super().on_validation_start()
+        self._keep()
 
     def on_validation_end(self) -> None:
         self._kept = None
         super().on_validation_end()
 
     def on_test_start(self) -> None:
-        self._kept = self.classifier()
+        super().on_test_start()
+        self._keep()
 
     def on_test_end(self) -> None:
         self._kept = None
+
+    def _keep(self) -> None:
+        """Makes the classifier, which is the same for all batches."""
+        self.model()  # a sharded model is to be run as a whole before its parts are
+        self._kept = self.classifier()
 
     def to_mapping(self) -> dict[str, Any]:
         own = {key: getattr(self, key) for key in ("context", "class_position", "class_specific")}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.encoders.base import TextEncoder
 from lightning_clip.errors import InputError
 
 __all__ = ["LearnedPrompt", "prompt_tokens"]
@@ -23,7 +24,7 @@ class LearnedPrompt(nn.Module):
         tokens: int64 (C, L).
         mask: bool (C, L).
         places: int64 (C, M), where in each row the learned vectors go.
-        table: vectors of words.
+        table: vectors of words, of any module that looks ids up.
         class_specific: vectors of its own for each class.
         random: begin at random, as CoOp does (standard deviation 0.02), instead of as the words in `tokens`.
     """
@@ -33,18 +34,24 @@ class LearnedPrompt(nn.Module):
     places: Tensor
 
     def __init__(
-        self, tokens: Tensor, mask: Tensor, places: Tensor, table: nn.Embedding, class_specific: bool, random: bool
+        self, tokens: Tensor, mask: Tensor, places: Tensor, table: nn.Module, class_specific: bool, random: bool
     ) -> None:
         super().__init__()
         for name, value in (("tokens", tokens), ("mask", mask), ("places", places)):
             self.register_buffer(name, value)
         rows = places.shape[0] if class_specific else 1
-        words = tokens.gather(1, places)[:rows].to(table.weight.device)
-        vectors = table.weight.detach()[words]
+        words = tokens.gather(1, places)[:rows].to(next(table.parameters()).device)
+        vectors: Tensor = table(words).detach()
         self.vectors = nn.Parameter(torch.randn_like(vectors) * 0.02 if random else vectors.clone())
 
+    def forward(self, encoder: TextEncoder) -> Tensor:
+        """Features (C, W) of the prompts behind a text tower."""
+        with self.in_place_of_words(encoder.token_table()):
+            features: Tensor = encoder(self.tokens, self.mask)
+        return features
+
     @contextmanager
-    def in_place_of_words(self, table: nn.Embedding) -> Iterator[None]:
+    def in_place_of_words(self, table: nn.Module) -> Iterator[None]:
         """While it lasts, what the table gives for `tokens` has the learned vectors at their places."""
 
         def insert(_: nn.Module, __: Any, words: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_clip.adapt.depth import block_names, layer_depths, parameter_depths, subtree
 from lightning_clip.adapt.settings import AdaptSettings
 from lightning_clip.adapt.towers import Lock
+from lightning_clip.encoders.new_tokens import new_token_names
 from lightning_clip.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Locks:
         self.stage = 0
         self._stilled: set[str] = set()  # layers that this object put into evaluation mode
         self._trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._new_tokens = new_token_names(model)
         encoders = {tower: getattr(model, f"{tower}_encoder") for tower in _TOWERS}
         self._blocks = {tower: len(block_names(encoder)) for tower, encoder in encoders.items()}
         self._depths = {tower: parameter_depths(encoder) for tower, encoder in encoders.items()}
@@ -114,7 +116,7 @@ class Locks:
     def _is_locked(self, name: str, stage: int) -> bool:
         part, _, rest = name.partition(".")
         tower, _, kind = part.partition("_")
-        if tower not in _TOWERS:
+        if tower not in _TOWERS or name in self._new_tokens:
             return False
         lock = self.lock_of(tower, stage)
         if kind == "projection":

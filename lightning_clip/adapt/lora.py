@@ -7,6 +7,7 @@ W x becomes W x + alpha / rank * B A x, W frozen, A drawn and B zero at the star
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,19 +18,20 @@ from lightning_clip.adapt.depth import block_names
 from lightning_clip.adapt.settings import AdaptSettings
 from lightning_clip.adapt.towers import LoraSettings
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder
+from lightning_clip.encoders.new_tokens import has_new_tokens, join_new_tokens, new_token_names
 from lightning_clip.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from lightning_clip.model import ClipModel
     from lightning_clip.module import ClipModule
 
-__all__ = ["add_adapters", "layers_to_adapt", "merged"]
+__all__ = ["add_adapters", "has_parts", "layers_to_adapt", "merged"]
 
 Module = TypeVar("Module", bound="ClipModule")
 
 
 def add_adapters(model: ClipModel, settings: AdaptSettings) -> None:
-    """Puts adapters into the towers whose settings have `lora`, in place; all else of those towers is frozen.
+    """Puts adapters into the towers whose settings have `lora`, in place; all else of those towers is frozen but new tokens.
 
     Raises:
         InputError: peft is missing, or targets that the tower has not.
@@ -48,7 +50,11 @@ def add_adapters(model: ClipModel, settings: AdaptSettings) -> None:
             lora_dropout=adapt.lora.dropout,
             target_modules=layers_to_adapt(encoder, adapt.lora, f"adapt.{tower}.lora"),
         )
+        new_tokens = [encoder.get_parameter(name) for name in new_token_names(encoder)]
+        learning = [parameter for parameter in new_tokens if parameter.requires_grad]
         inject_adapter_in_model(config, encoder)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings, where: str = "lora") -> list[str]:
@@ -83,24 +89,34 @@ def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings,
 
 
 def merged(module: Module) -> Module:
-    """A copy in which the adapters are part of the weights: an ordinary module, on the same device.
+    """A copy in which adapters and new tokens are part of the weights: an ordinary module, on the same device.
 
     Args:
-        module: with adapters, its weights whole.
+        module: with adapters or new tokens apart, its weights whole.
 
     Raises:
-        InputError: no adapters, or weights that a strategy has spread.
+        InputError: neither of them, or weights that a strategy has spread.
     """
     module.configure_model()
     if any(isinstance(value, DTensor) for value in module.parameters()):
         raise InputError("weights that a strategy has spread cannot be merged: save a checkpoint and merge that")
-    if not any(tower.lora for tower in module.adapt_settings.towers.values()):
-        raise InputError("the module has no adapters (adapt.image.lora, adapt.text.lora): its weights are whole as they are")
+    if not has_parts(module.state_dict()):
+        raise InputError(
+            "the module has no adapters (adapt.image.lora, adapt.text.lora) and no new tokens in a locked tower: its weights "
+            "are whole as they are"
+        )
     ordinary = _copied(module)
     for encoder in (ordinary.model.image_encoder, ordinary.model.text_encoder):
         _unwrap(encoder)
+    join_new_tokens(ordinary.model.text_encoder)
     ordinary.forget_adaptation()
     return ordinary.train(module.training)
+
+
+def has_parts(names: Iterable[str]) -> bool:
+    """Whether weights of these names are to be merged before they are those of an ordinary model."""
+    names = list(names)
+    return has_new_tokens(names) or any(".lora_" in name for name in names)
 
 
 def _layers_in_blocks(encoder: ImageEncoder | TextEncoder) -> dict[str, nn.Module]:
@@ -121,6 +137,8 @@ def _layers_in_blocks(encoder: ImageEncoder | TextEncoder) -> dict[str, nn.Modul
 
 def _unwrap(encoder: nn.Module) -> None:
     """Adds B A to W and puts W's layer back in its place."""
+    if not any(".lora_" in name for name, _ in encoder.named_parameters()):
+        return  # new tokens alone need no peft
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(encoder.named_modules()):

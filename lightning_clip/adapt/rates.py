@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lightning_clip.adapt.depth import block_names, parameter_depths
 from lightning_clip.adapt.settings import AdaptSettings
+from lightning_clip.encoders.new_tokens import new_token_names
 from lightning_clip.optim import OptimizerSettings, Rate
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class DepthRates:
     """Rates of the towers' parameters by their depth from the top; knows names alone, so that sharding changes nothing.
 
     A parameter of a tower with L blocks at depth d (0 before the blocks, L + 1 after them) is trained at
-    lr * layer_decay^(L + 1 - d), its head at lr: BEiT's rule (Bao et al. 2021, appendix).
+    lr * layer_decay^(L + 1 - d), its head at lr: BEiT's rule (Bao et al. 2021, appendix). New tokens beside a table that may
+    rest are trained at lr: they have nothing to be kept.
 
     Args:
         model: before a strategy wraps it.
@@ -44,7 +46,9 @@ class DepthRates:
         for tower in settings.towers:
             encoder = getattr(model, f"{tower}_encoder")
             top = len(block_names(encoder)) + 1
+            new = new_token_names(encoder)
             for name, depth in parameter_depths(encoder).items():
+                depth = top if name in new else depth
                 self._from_top[f"{tower}_encoder.{name}"] = top - depth
 
     def of(self, names: Collection[str], optimizer: OptimizerSettings, undecayed: Collection[str]) -> dict[str, Rate]:

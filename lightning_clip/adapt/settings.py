@@ -114,6 +114,12 @@ class AdaptSettings:
         return {"image": self.image, "text": self.text}
 
     @property
+    def tokens_apart(self) -> bool:
+        """Whether new tokens are learned while the old ones are still, in some stage at least."""
+        locks = [self.text, *(stage.text for stage in self.stages if stage.text is not None)]
+        return bool(self.text.new_tokens) and (self.text.lora is not None or any(lock.lock for lock in locks))
+
+    @property
     def stores_trained_only(self) -> bool:
         """Whether checkpoints leave out what was not trained."""
         return self.store == "trained" or (self.store == "auto" and any(tower.lora for tower in self.towers.values()))

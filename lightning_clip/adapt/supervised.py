@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import Strategy
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 from typing_extensions import Self
 
@@ -29,6 +31,9 @@ class SupervisedModule(ClipModule):
     otherwise. Before the first step `start_classes` fills it, as a rule from the zero-shot classifier. Validation logs
     `val/classification/top1` and `mean_per_class`. With `class_names` left out the training source is asked.
 
+    `clip_fsdp2` shards `model.classes` as a part of its own where `class_logits` reads what is learned in the forward of that
+    module alone.
+
     Args:
         *towers: image and text encoder, as of `ClipModule`.
         class_names: in the order of the labels; None takes those of the training source.
@@ -37,7 +42,7 @@ class SupervisedModule(ClipModule):
         **arguments: of `ClipModule`.
 
     Raises:
-        InputError: no class names anywhere, images without labels, or a strategy that splits parameters.
+        InputError: no class names anywhere, images without labels, or a strategy that cannot split what is learned.
     """
 
     def __init__(
@@ -95,12 +100,14 @@ class SupervisedModule(ClipModule):
         return {"loss": cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)}
 
     def complete_model(self) -> None:
-        if self._trainer is not None and isinstance(self.trainer.strategy, ClipFSDP2Strategy | ClipDeepSpeedStrategy):
-            raise InputError(f"{type(self).__name__} learns little beside its towers: use strategy 'auto' or 'ddp'")
         self.rest()
-        self.model.classes = self.build_classes(len(self._names()))
-        self.model.classes.register_buffer("started", torch.tensor(False))
-        self.accuracy = ZeroShotAccuracy(len(self._names()))
+        classes = self.build_classes(len(self._names()))
+        if self._trainer is not None:
+            self._check_strategy(self.trainer.strategy, classes)
+        classes.register_buffer("started", torch.tensor(False))
+        self.model.classes = classes
+        with torch.device("cpu"):  # also on ranks that build their model without memory: counts come with no broadcast
+            self.accuracy = ZeroShotAccuracy(len(self._names()))
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
@@ -118,6 +125,12 @@ class SupervisedModule(ClipModule):
         return self
 
     def on_fit_start(self) -> None:
+        self._started()
+
+    def on_validation_start(self) -> None:
+        self._started()  # before a strategy gathers weights for evaluation: what is written then would be lost
+
+    def on_test_start(self) -> None:
         self._started()
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
@@ -160,6 +173,21 @@ class SupervisedModule(ClipModule):
             with torch.no_grad():
                 self.start_classes()
             flag.fill_(True)
+            if isinstance(self.model, FSDPModule):
+                self.model.reshard()  # a checkpoint may be read next, into the parts
+
+    def _check_strategy(self, strategy: Strategy, classes: nn.Module) -> None:
+        """Refuses strategies under which what is learned would not begin or be read as it should."""
+        if isinstance(strategy, ClipDeepSpeedStrategy):
+            raise InputError(
+                f"{type(self).__name__} fills what it learns when the run starts, which would not reach DeepSpeed's own copies "
+                "of the weights: use strategy 'clip_fsdp2' or 'ddp'"
+            )
+        if isinstance(strategy, ClipFSDP2Strategy) and type(classes).forward is nn.Module.forward:
+            raise InputError(
+                f"{type(self).__name__} reads what it learns elsewhere than in a forward of model.classes, where clip_fsdp2 "
+                "would have it in parts: use strategy 'auto' or 'ddp'"
+            )
 
     def _image_parameters(self) -> list[nn.Parameter]:
         return [*self.model.image_encoder.parameters(), *self.model.image_projection.parameters()]

@@ -136,7 +136,8 @@ class TextAdapt(TowerAdapt):
         layer_decay: see `TowerAdapt`.
         lora: see `TowerAdapt`.
         context_length: more tokens than the tower was made for; old positions keep their embeddings.
-        new_tokens: words that become one token each; old tokens keep their embeddings.
+        new_tokens: words that become one token each; old tokens keep their embeddings. Under `lock` and `lora` the vectors
+            of these words are learned all the same, without weight decay, and the old ones stay as they are.
     """
 
     context_length: int | None = None
@@ -151,11 +152,6 @@ class TextAdapt(TowerAdapt):
                 raise InputError(f"{where}.new_tokens has {token!r}: give words that are not empty")
         if len(set(self.new_tokens)) < len(self.new_tokens):
             raise InputError(f"{where}.new_tokens {list(self.new_tokens)} names a token twice")
-        if self.new_tokens and (self.lock or self.lora):
-            raise InputError(
-                f"{where}.new_tokens would never be learned: the tower's embeddings are still under "
-                f"{'lock' if self.lock else 'lora'}. Train the tower, with a small lr or layer_decay"
-            )
 
 
 def tower_of(cls: type[T], value: Any, where: str) -> T:

@@ -95,13 +95,17 @@ class TextEncoder(_Encoder):
         """Token ids int64 (B, L) and mask bool (B, L) -> (B, L, output_dim), where the tower has tokens."""
         raise self._no_tokens()
 
-    def token_table(self) -> nn.Embedding:
-        """The table of token vectors, through which all tokens pass; learned prompts take their place behind it.
+    def token_table(self) -> nn.Module:
+        """The table of token vectors, through which all tokens pass: learned prompts take their place behind it, new tokens of
+        a tower that is still get rows beside it.
 
         Raises:
             InputError: this tower has none.
         """
-        raise InputError(f"{type(self).__name__} has no token_table(), which learned prompts need: add the method")
+        raise InputError(
+            f"{type(self).__name__} has no token_table(), which learned prompts need, and new tokens in a locked tower: add "
+            "the method"
+        )
 
 
 # Names that are not registered are looked up in timm (images) and behind "hf:" (texts) by the fallbacks set there.

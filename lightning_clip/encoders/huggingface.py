@@ -96,8 +96,8 @@ class HuggingFaceTextEncoder(TextEncoder):
         hidden: Tensor = self._outputs(tokens, mask).last_hidden_state
         return hidden
 
-    def token_table(self) -> nn.Embedding:
-        table: nn.Embedding = self.model.get_input_embeddings()
+    def token_table(self) -> nn.Module:
+        table: nn.Module = self.model.get_input_embeddings()
         return table
 
     def _outputs(self, tokens: Tensor, mask: Tensor) -> Any:

@@ -94,7 +94,7 @@ class ClipTextTransformer(TextEncoder):
         features: Tensor = self.final_norm(self._hidden(tokens))
         return features
 
-    def token_table(self) -> nn.Embedding:
+    def token_table(self) -> nn.Module:
         return self.token_embedding
 
     def blocks(self) -> list[nn.Module]:
@@ -125,7 +125,8 @@ class ClipTextTransformer(TextEncoder):
             raise InputError(f"tokens of length {length} exceed the text tower's context_length {self.context_length}")
         hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding[:length]
         for block in self.transformer:
-            if self.checkpointed and self.training:
+            # A tower that is locked is in evaluation mode, and may have a gradient to pass on to new tokens or prompts.
+            if self.checkpointed and (self.training or hidden.requires_grad):
                 hidden = checkpoint(block, hidden, is_causal=True, use_reentrant=False)
             else:
                 hidden = block(hidden, is_causal=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_clip.adapt import merged
+from lightning_clip.adapt.lora import has_parts
 from lightning_clip.errors import InputError
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
 from lightning_clip.export.card import Run, model_card
@@ -65,7 +66,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
     module.configure_model()
-    if any(".lora_" in key for key in module.state_dict()):
+    if has_parts(module.state_dict()):
         module = merged(module)
     if others := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - _PARTS):
         raise InputError(

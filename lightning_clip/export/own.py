@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lightning_clip.adapt.lora import has_parts
 from lightning_clip.adapt.partial import BASE_KEY
 from lightning_clip.checkpoint import CLASS_KEY, is_in_parts
 from lightning_clip.errors import InputError, existing_path
@@ -32,10 +33,10 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
     if CLASS_KEY not in content:
         return _foreign(path, source)
     settings = content["hyper_parameters"]
-    if BASE_KEY in content or any(".lora_" in key for key in content["state_dict"]):
+    if BASE_KEY in content or has_parts(content["state_dict"]):
         raise InputError(
-            f"pretrained {str(path)!r} holds adapters or only what was trained: make whole weights of it with "
-            f"lightning-clip checkpoint merge {path} WHOLE.ckpt"
+            f"pretrained {str(path)!r} holds adapters, new tokens apart or only what was trained: make whole weights of it "
+            f"with lightning-clip checkpoint merge {path} WHOLE.ckpt"
         )
     weights = {key.removeprefix("model."): value for key, value in content["state_dict"].items() if key.startswith("model.")}
     return _resized(Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights), source)

@@ -19,14 +19,16 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_clip.model import ClipModel
 
-__all__ = ["gathered_weights", "shard_model"]
+__all__ = ["fill", "gathered_weights", "shard_model"]
 
 
 def shard_model(model: ClipModel, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, cpu_offload: bool) -> None:
-    """Shards each block of both towers, then what is left of the towers and the heads, then the model, in place.
+    """Shards each block of both towers, then what is left of the towers and the heads, what a subclass has added to the model
+    (in full precision), then the model, in place.
 
     Ranks other than the first may bring weights on the meta device: they never hold the whole model. All ranks end with
     the first one's weights, as under DDP.
@@ -45,12 +47,24 @@ def shard_model(model: ClipModel, mesh: DeviceMesh, dtype: torch.dtype, device: 
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if mixed else precise
     for part in _parts(model):
         fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    for part in _others(model):
+        fully_shard(part, mesh=mesh, mp_policy=precise, offload_policy=offload)
     # The temperature is all that is left: in half precision it would lose its digits.
     fully_shard(model, mesh=mesh, mp_policy=precise, offload_policy=offload)
     for method in ("encode_image", "encode_text"):
         register_fsdp_forward_method(model, method)
     _materialize(model, torch.device("cpu") if cpu_offload else device)
     _broadcast(model, weights)
+
+
+def fill(weights: Tensor, value: Tensor) -> None:
+    """Sets weights, whole or spread over the ranks, to a value that each rank has whole; spread ones to the first rank's."""
+    if not isinstance(weights, DTensor):
+        weights.copy_(value)
+        return
+    mesh = weights.device_mesh
+    parts = distribute_tensor(value.contiguous().to(mesh.device_type), mesh, weights.placements)
+    weights.to_local().copy_(parts.to_local())  # which offloading may have put elsewhere
 
 
 @contextmanager
@@ -76,6 +90,18 @@ def _parts(model: ClipModel) -> Iterator[nn.Module]:
     for head in (model.image_projection, model.text_projection):
         if any(True for _ in head.parameters()):
             yield head
+
+
+def _others(model: ClipModel) -> Iterator[nn.Module]:
+    """What a subclass has added, by its parts that are called: lists and mappings of modules have no forward."""
+    known = {id(part) for part in (model.image_encoder, model.text_encoder, model.image_projection, model.text_projection)}
+    waiting = [part for part in model.children() if id(part) not in known]
+    while waiting:
+        part = waiting.pop(0)
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            waiting += part.children()
+        elif any(True for _ in part.parameters()):
+            yield part
 
 
 def _without_nesting(blocks: Sequence[nn.Module]) -> list[nn.Module]:

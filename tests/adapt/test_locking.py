@@ -46,7 +46,7 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """To 1e-4: the class token begins at 1e-6, and after two steps of Adam rounding is still to be seen in it."""
     assert set(found) == set(expected)
     for name, value in expected.items():
-        assert (found[name] - value).double().norm() <= 1e-4 * value.double().norm(), name
+        assert (found[name].double() - value.double()).norm() <= 1e-4 * value.double().norm(), name
 
 
 class TestLocked:

@@ -126,11 +126,6 @@ class TestRefused:
         with pytest.raises(InputError, match="adapt.text.context_length 600 is more than the 512 tokens of this Hugging Face"):
             module.configure_model()
 
-    @pytest.mark.parametrize("still", [{"lock": True}, {"lora": {}}], ids=["lock", "lora"])
-    def test_tokens_that_would_not_be_learned(self, still: dict[str, Any]) -> None:
-        with pytest.raises(InputError, match=r"adapt.text.new_tokens would never be learned: .* still under lo"):
-            small_module(adapt={"text": {"new_tokens": ["<sks>"], **still}})
-
     def test_a_tower_that_cannot(self) -> None:
         class Fixed(TextEncoder):
             vocab_size = 49408
