@@ -26,7 +26,7 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(os.path.expandvars(line))[1:] for line in lines if line.startswith("lightning-clip")]
 
 
-@pytest.mark.parametrize("page", ["lit", "two_stages", "lora", "fine_tune"])
+@pytest.mark.parametrize("page", ["lit", "two_stages", "lora", "fine_tune", "new_words"])
 def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     monkeypatch.chdir(tmp_path)
@@ -51,11 +51,17 @@ def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path:
         if command[0] == "fit":
             command += ["--trainer.max_epochs=4", "--model.optimizer.warmup_steps=0"]
         assert main(command) == 0, command
+    if page == "new_words":
+        before, after = (ClipModule.load_from_checkpoint(tmp_path / f"runs/{name}/last.ckpt") for name in ("flickr8k", page))
+        texts, images = ["two dogs on the beach"], torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+        assert torch.equal(before.encode_text(texts), after.encode_text(texts))
+        assert torch.equal(before.encode_image(images), after.encode_image(images))
+        assert len(after.tokenizer.encode(["Casual Shoes"])[0]) == 3 < len(before.tokenizer.encode(["Casual Shoes"])[0])
     last = ClipModule.load_from_checkpoint(tmp_path / f"runs/{page}/last.ckpt")
     assert last.encode_text("一只狗").isfinite().all()
-    assert (tmp_path / "runs/lora/whole.ckpt").exists() == (page == "lora")
+    assert (tmp_path / f"runs/{page}/whole.ckpt").exists() == (page in ("lora", "new_words"))
     assert (tmp_path / "runs/fine_tune/evaluation/report.html").exists() == (page == "fine_tune")
-    assert bool(list(tmp_path.glob("runs/lit/features/*/*.npy"))) == (page == "lit")
+    assert bool(list(tmp_path.glob(f"runs/{page}/features/*/*.npy"))) == (page in ("lit", "new_words"))
 
 
 def test_share_that_is_trained() -> None:
