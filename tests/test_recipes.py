@@ -58,7 +58,8 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows = [json.loads(line) for line in table.read_text().splitlines()]
         for number, row in enumerate(rows):
             row |= {"split": ("train", "val", "test")[number % 3], "modality": "X-ray"}
-            row |= {**dict.fromkeys(columns, row["caption"]), "attributes": {"articleType": ("Shirts", "Tops")[number // 3 % 2]}}
+            kind = ("Shirts", "Tops")[number // 3 % 2]
+            row |= {**dict.fromkeys(columns, row["caption"]), "attributes": {"articleType": kind}}
         table.write_text("\n".join(map(json.dumps, rows)))
         (tmp_path / folder / images).mkdir()
     pack_shards(pair_sources.build(str(tmp_path / "flickr8k")), str(tmp_path / "train-%06d.tar"))

@@ -22,12 +22,15 @@ class Rule:
         theirs: name in the other library; several names are parts that ours holds in a row (query, key, value).
         lead: dimensions of length 1 that only ours has in front.
         transposed: the other library keeps the matrix transposed.
+        rows: (first, end, all), where ours is some of the equal parts of what the other library holds in a row; those that
+            make up one tensor follow each other in a table.
     """
 
     ours: str
     theirs: tuple[str, ...]
     lead: int = 0
     transposed: bool = False
+    rows: tuple[int, int, int] | None = None
 
 
 def renamed(ours: str, theirs: str, names: Mapping[str, str], ends: Iterable[str] = ("weight", "bias")) -> list[Rule]:
@@ -56,6 +59,9 @@ def to_ours(rules: Iterable[Rule], weights: Mapping[str, Tensor], name: str) -> 
     for rule in table:
         value = torch.cat([weights[key] for key in rule.theirs]) if len(rule.theirs) > 1 else weights[rule.theirs[0]]
         value = value.T.contiguous() if rule.transposed else value
+        if rule.rows is not None:
+            first, end, every = rule.rows
+            value = value[len(value) * first // every : len(value) * end // every].clone()
         found[rule.ours] = value.reshape((1,) * rule.lead + tuple(value.shape))
     return found
 
@@ -65,16 +71,20 @@ def to_theirs(rules: Iterable[Rule], weights: Mapping[str, Tensor]) -> dict[str,
 
     Examples:
         >>> rules = [Rule("head", ("proj",), transposed=True), Rule("qkv", ("q", "k")), Rule("scale", ("scale",), lead=1)]
+        >>> rules += [Rule("first", ("all",), rows=(0, 1, 3)), Rule("rest", ("all",), rows=(1, 3, 3))]
         >>> theirs = {"proj": torch.randn(2, 3), "q": torch.randn(2), "k": torch.randn(2), "scale": torch.tensor(1.0)}
+        >>> theirs["all"] = torch.randn(6, 2)
         >>> again = to_theirs(rules, to_ours(rules, theirs, "test"))
         >>> all(torch.equal(again[key], theirs[key]) for key in theirs)
         True
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for rule in rules:
         value = weights[rule.ours].detach().cpu()
         value = value.reshape(value.shape[rule.lead :])
         value = value.T if rule.transposed else value
+        if rule.rows is not None and rule.rows[0] > 0:
+            value = torch.cat([found[rule.theirs[0]], value])
         parts = value.chunk(len(rule.theirs)) if len(rule.theirs) > 1 else (value,)
         # Cloned, because a safetensors file refuses parts of one tensor.
         for key, part in zip(rule.theirs, parts, strict=True):

@@ -13,7 +13,7 @@ from lightning_clip.export.open_clip_towers import RESNETS
 from lightning_clip.export.towers import timm_vit
 from lightning_clip.model import ClipModel
 
-__all__ = ["clip_resnet", "clip_vit", "is_linear", "linear_bias"]
+__all__ = ["clip_resnet", "clip_vit", "linear_bias", "same_structure"]
 
 _LAYERS = {name: layers for (layers, _), name in RESNETS.items()}
 _WIDTHS = {name: width for (_, width), name in RESNETS.items()}
@@ -49,9 +49,7 @@ def clip_vit(encoder: ImageEncoder) -> dict[str, Any] | None:
             twin: Any = image_encoders.build(timm_vit(**sizes))
     except (RuntimeError, AssertionError):
         return None
-    switches = ("global_pool", "no_embed_class", "num_prefix_tokens", "has_class_token", "dynamic_img_pad")
-    same = all(getattr(model, key, None) == getattr(twin.model, key, None) for key in switches)
-    return sizes if same and _structure(model) == _structure(twin.model) else None
+    return sizes if same_structure(model, twin.model) else None
 
 
 def clip_resnet(encoder: ImageEncoder) -> dict[str, Any] | None:
@@ -64,14 +62,16 @@ def clip_resnet(encoder: ImageEncoder) -> dict[str, Any] | None:
     return {"layers": list(_LAYERS[name]), "width": _WIDTHS[name], "image_size": size}
 
 
-def is_linear(head: nn.Module) -> bool:
-    """Whether a projection is one matrix, with or without a bias."""
-    return isinstance(head, nn.Linear)
-
-
 def linear_bias(model: ClipModel, tower: str) -> bool:
     """Whether a tower's linear projection has a bias."""
     return getattr(getattr(model, f"{tower}_projection"), "bias", None) is not None
+
+
+def same_structure(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two of timm's Vision Transformers compute the same with the same weights."""
+    switches = ("global_pool", "no_embed_class", "num_prefix_tokens", "has_class_token", "dynamic_img_pad")
+    same = all(getattr(one, key, None) == getattr(other, key, None) for key in switches)
+    return same and _structure(one) == _structure(other)
 
 
 def _structure(model: nn.Module) -> str:

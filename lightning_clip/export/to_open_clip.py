@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_clip.encoders import HuggingFaceTextEncoder
 from lightning_clip.export.formats import Format, formats
-from lightning_clip.export.rules import to_theirs
+from lightning_clip.export.rules import to_ours, to_theirs
 from lightning_clip.export.to_open_clip_towers import Part, image_part, temperature_rules, text_part
 from lightning_clip.export.tokenizer_files import transformers_tokenizer
 from lightning_clip.model import CLIP_MEAN, CLIP_STD
@@ -64,7 +64,10 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         content = {"model_cfg": config, "preprocess_cfg": _preprocess(module)}
         (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
         rules = [*image.rules, *text.rules, *temperature_rules(model)]
-        weights = to_theirs(rules, model.state_dict())
+        state = model.state_dict()
+        for part in (image, text):
+            state |= to_ours(part.before, state, "the model")
+        weights = to_theirs(rules, state)
         from safetensors.torch import save_file
 
         save_file({**weights, **image.extra}, folder / "open_clip_model.safetensors", metadata={"format": "pt"})

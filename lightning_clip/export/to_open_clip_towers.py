@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from lightning_clip.encoders import (
     ClipTextTransformer,
+    HuggingFaceImageEncoder,
     HuggingFaceTextEncoder,
     OpenClipImageEncoder,
     OpenClipTextEncoder,
     TimmImageEncoder,
 )
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection, MlpProjection
-from lightning_clip.export import layouts
+from lightning_clip.export import layouts, siglip
 from lightning_clip.export.rules import Rule
 from lightning_clip.export.shapes import clip_resnet, clip_vit, linear_bias
 from lightning_clip.export.tokens import end_token
@@ -39,6 +40,7 @@ class Part:
         quick_gelu: what it needs open_clip's flag to be; None where the flag does nothing.
         custom: whether its weights lie under "text.".
         extra: weights that open_clip has and we do not.
+        before: rules that make weights of the form in `rules` from those of the module, where it has another form.
     """
 
     settings: dict[str, Any]
@@ -46,6 +48,7 @@ class Part:
     quick_gelu: bool | None = None
     custom: bool = False
     extra: dict[str, Tensor] = field(default_factory=dict)
+    before: list[Rule] = field(default_factory=list)
 
 
 def image_part(module: ClipModule) -> Part | str:
@@ -81,7 +84,21 @@ def image_part(module: ClipModule) -> Part | str:
         rules += layouts.head("image", "visual.head.proj", bias=bias) if linear else []
         settings |= {"timm_drop_path": encoder.options.get("drop_path_rate"), "image_size": encoder.image_size}
         return Part(settings, rules)
+    if isinstance(encoder, HuggingFaceImageEncoder) and siglip.is_transformers_siglip(encoder):
+        return _siglip_image(encoder, head)
     return f"its image tower is a {type(encoder).__name__}"
+
+
+def _siglip_image(encoder: HuggingFaceImageEncoder, head: nn.Module) -> Part | str:
+    name = siglip.timm_name(encoder)
+    if name is None:
+        act = encoder.model.config.hidden_act
+        return f"open_clip has its image tower from timm, where none of SigLIP's has these sizes and the activation {act!r}"
+    if not isinstance(head, IdentityProjection):
+        return f"its image projection is a {type(head).__name__}"
+    settings = {"timm_model_name": name, "timm_pool": "map", "timm_proj": "none", "image_size": encoder.image_size}
+    before = siglip.image_rules(len(encoder.blocks()), "image_encoder.model.")
+    return Part(settings, _below(before, "image_encoder.model.", "visual.trunk."), before=before)
 
 
 def _pool(encoder: TimmImageEncoder) -> str:
@@ -116,9 +133,22 @@ def text_part(module: ClipModule, folder: str) -> Part | str:
         rules += layouts.head("text", "text.text_projection", bias=bias, transposed=not bias) if linear else []
         settings = {**encoder.config, "proj_bias": bias, "output_tokens": False, **({} if linear else {"proj_type": "none"})}
         return Part({**settings, **own}, rules, encoder.quick_gelu, custom=True)
+    if isinstance(encoder, HuggingFaceTextEncoder) and siglip.is_transformers_siglip(encoder):
+        return _siglip_text(encoder, head, own)
     if isinstance(encoder, HuggingFaceTextEncoder):
         return _hugging_face(module, encoder, own, folder)
     return f"its text tower is a {type(encoder).__name__}"
+
+
+def _siglip_text(encoder: HuggingFaceTextEncoder, head: nn.Module, own: dict[str, Any]) -> Part | str:
+    settings = siglip.open_clip_text_settings(encoder)
+    if settings is None:
+        return f"open_clip has no text tower with the activation {encoder.model.config.hidden_act!r}"
+    if not isinstance(head, IdentityProjection):
+        return f"its text projection is a {type(head).__name__}"
+    before = siglip.text_rules(len(encoder.blocks()), "text_encoder.model.")
+    rules = [*_below(before, "text_encoder.model.", "text."), *layouts.head("text", "text.text_projection", bias=True)]
+    return Part({**settings, **own}, rules, custom=True, before=before)
 
 
 def _hugging_face(module: ClipModule, encoder: HuggingFaceTextEncoder, own: dict[str, Any], folder: str) -> Part | str:
@@ -154,6 +184,11 @@ def _hugging_face(module: ClipModule, encoder: HuggingFaceTextEncoder, own: dict
 def temperature_rules(model: ClipModel) -> list[Rule]:
     """Rules for the learned scale and bias."""
     return layouts.temperature(bias=model.logit_bias is not None)
+
+
+def _below(rules: list[Rule], ours: str, theirs: str) -> list[Rule]:
+    """Rules for the weights below a prefix that others have made, as they are."""
+    return [Rule(rule.ours, (theirs + rule.ours.removeprefix(ours),)) for rule in rules if rule.ours.startswith(ours)]
 
 
 def _same(ours: str, theirs: str, module: nn.Module) -> list[Rule]:

@@ -10,10 +10,10 @@ from torch import nn
 from lightning_clip.encoders import ClipTextTransformer, HuggingFaceImageEncoder, HuggingFaceTextEncoder
 from lightning_clip.encoders.huggingface_towers import describe
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection
-from lightning_clip.export import layouts
+from lightning_clip.export import layouts, siglip
 from lightning_clip.export.from_transformers import FAMILIES
 from lightning_clip.export.rules import Rule
-from lightning_clip.export.shapes import clip_vit
+from lightning_clip.export.shapes import clip_vit, linear_bias
 from lightning_clip.export.tokens import end_token
 from lightning_clip.module import ClipModule
 
@@ -46,6 +46,8 @@ def plan(module: ClipModule) -> Plan | str:
     """The family of transformers that holds a module exactly, or why none does."""
     model = module.model
     image, text = model.image_encoder, model.text_encoder
+    if (found := _siglip(module)) is not None:
+        return found
     vit = clip_vit(image)
     family = _family(image, text, vit is not None)
     if family is None:
@@ -79,6 +81,22 @@ def plan(module: ClipModule) -> Plan | str:
         rules += [*layouts.head("image", "visual_projection"), *layouts.head("text", "text_projection")]
     config = {"text_config": texts, "vision_config": vision, "projection_dim": module.embed_dim}
     return Plan(family, config, rules, exchange)
+
+
+def _siglip(module: ClipModule) -> Plan | str | None:
+    """SigLIP from the towers of timm and open_clip; None if they are others."""
+    model = module.model
+    vision = siglip.transformers_vision_settings(model.image_encoder)
+    texts = siglip.transformers_text_settings(model.text_encoder)
+    if vision is None or texts is None:
+        return None
+    if model.logit_bias is None:
+        return "transformers' siglip models have a bias of the logits"
+    if not isinstance(model.image_projection, IdentityProjection) or not linear_bias(model, "text"):
+        return "its projections are not SigLIP's: none of the image, a linear one with a bias of the text"
+    rules = layouts.temperature(bias=True) + siglip.image_rules(vision["num_hidden_layers"])
+    config = {"text_config": {**texts, "projection_size": module.embed_dim}, "vision_config": vision}
+    return Plan("siglip", config, rules + siglip.text_rules(texts["num_hidden_layers"]))
 
 
 def _family(image: nn.Module, text: nn.Module, is_vit: bool) -> str | None:

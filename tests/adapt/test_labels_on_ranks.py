@@ -14,19 +14,17 @@ from adapt.test_locking import assert_near
 from distributed.ranks import run_ranks
 from small import IMAGE, TEXT, small_trainer
 from strategies.ranks import _ranks, _whole
-from torch import Tensor, nn
 
-from lightning_clip import ClipModule, InputError
+from lightning_clip import ClipModule
 from lightning_clip.adapt import (
     ClassifierModule,
     ClipAdapterModule,
     CoopModule,
     FlypModule,
     SupervisedModule,
-    TipAdapterModule,
 )
 from lightning_clip.data.synthetic import combination_names
-from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
+from lightning_clip.strategies import ClipFSDP2Strategy
 
 OPTIMIZER = {"lr": 1e-2, "eps": 1e-2, "warmup_steps": 0, "schedule": "constant"}
 LEARNING: dict[str, tuple[type[ClipModule], dict[str, Any]]] = {
