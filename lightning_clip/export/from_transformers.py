@@ -73,6 +73,11 @@ def _load(name: str, label: str) -> tuple[Any, dict[str, Any]]:
             return model.float().eval(), loading
     except Exception as error:  # of several libraries
         raise unreachable(label, error) from error
+    if config.model_type == "siglip2":
+        raise InputError(
+            f"{label} is a SigLIP 2 of variable size (NaFlex), whose pictures keep their shape, and batches of one shape cannot: "
+            "use the weights of a fixed size, such as hf:google/siglip2-base-patch16-224"
+        )
     raise InputError(
         f"{label} is a {config.model_type!r} model, and only these families of transformers map exactly: "
         f"{nearest(config.model_type, FAMILIES)}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_clip.encoders import HuggingFaceTextEncoder
 from lightning_clip.export.formats import Format, formats
 from lightning_clip.export.rules import to_ours, to_theirs
-from lightning_clip.export.to_open_clip_towers import Part, image_part, temperature_rules, text_part
+from lightning_clip.export.to_open_clip_towers import Part, image_part, temperature_rules, text_config, text_part
 from lightning_clip.export.tokenizer_files import transformers_tokenizer
 from lightning_clip.model import CLIP_MEAN, CLIP_STD
 from lightning_clip.module import ClipModule
@@ -58,7 +58,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         if model.logit_bias is not None:
             config["init_logit_bias"] = float(model.logit_bias.detach())
         if isinstance(model.text_encoder, HuggingFaceTextEncoder):
-            model.text_encoder.model.config.save_pretrained(folder / _TEXT_FOLDER)
+            text_config(model.text_encoder).save_pretrained(folder / _TEXT_FOLDER)
         if module.tokenizer.to_mapping()["name"] != "clip":
             transformers_tokenizer(module.tokenizer).save_pretrained(folder)
         content = {"model_cfg": config, "preprocess_cfg": _preprocess(module)}

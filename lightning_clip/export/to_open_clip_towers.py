@@ -25,9 +25,11 @@ from lightning_clip.export.towers import mlp_ratio
 from lightning_clip.model import ClipModel
 from lightning_clip.module import ClipModule
 
-__all__ = ["Part", "image_part", "temperature_rules", "text_part"]
+__all__ = ["Part", "image_part", "temperature_rules", "text_config", "text_part"]
 
 _POOLERS = {"mean": "mean_pooler", "max": "max_pooler", "cls": "cls_last_hidden_state_pooler", "pooler": "cls_pooler"}
+
+_BERTS = "chinese_clip"
 
 
 @dataclass
@@ -154,8 +156,9 @@ def _siglip_text(encoder: HuggingFaceTextEncoder, head: nn.Module, own: dict[str
 def _hugging_face(module: ClipModule, encoder: HuggingFaceTextEncoder, own: dict[str, Any], folder: str) -> Part | str:
     from open_clip.hf_configs import arch_dict
 
-    head, config = module.model.text_projection, encoder.model.config
-    if encoder.pooling not in _POOLERS or config.model_type not in arch_dict or getattr(encoder.model, "family", None):
+    head, config = module.model.text_projection, text_config(encoder)
+    family = getattr(encoder.model, "family", None)
+    if encoder.pooling not in _POOLERS or config.model_type not in arch_dict or family not in (None, _BERTS):
         return f"open_clip has no {config.model_type!r} text tower with pooling {encoder.pooling!r}"
     if module.tokenizer.pad_id != config.pad_token_id:
         return f"open_clip takes id {config.pad_token_id} for padding, and the tokenizer pads with {module.tokenizer.pad_id}"
@@ -179,6 +182,18 @@ def _hugging_face(module: ClipModule, encoder: HuggingFaceTextEncoder, own: dict
     settings = {"hf_model_name": folder, "hf_model_pretrained": False, "hf_proj_type": projection}
     settings |= {"hf_pooler_type": _POOLERS[encoder.pooling], "context_length": module.tokenizer.context_length}
     return Part({**settings, **own}, rules, custom=True)
+
+
+def text_config(encoder: HuggingFaceTextEncoder) -> Any:
+    """The configuration from which open_clip builds a Hugging Face tower; Chinese-CLIP's is BERT under another name."""
+    config: Any = encoder.model.config
+    if getattr(encoder.model, "family", None) != _BERTS:
+        return config
+    from transformers import BertConfig
+
+    return BertConfig(
+        **{key: value for key, value in config.to_dict().items() if key in BertConfig().to_dict() and key != "model_type"}
+    )
 
 
 def temperature_rules(model: ClipModel) -> list[Rule]:

@@ -77,6 +77,9 @@ def plan(module: ClipModule) -> Plan | str:
         assert isinstance(text, HuggingFaceTextEncoder)
         texts = _part(text.model)
         rules += _same("text_encoder.model.", "text_model.", text.model)
+        if family == "chinese_clip":  # it has no pooler, and needs none for the first token
+            texts.pop("model_type", None)
+            rules = [rule for rule in rules if not rule.ours.startswith("text_encoder.model.pooler.")]
     if family != "siglip":
         rules += [*layouts.head("image", "visual_projection"), *layouts.head("text", "text_projection")]
     config = {"text_config": texts, "vision_config": vision, "projection_dim": module.embed_dim}
@@ -108,6 +111,8 @@ def _family(image: nn.Module, text: nn.Module, is_vit: bool) -> str | None:
     if not isinstance(text, HuggingFaceTextEncoder):
         return None
     family = getattr(text.model, "family", None)
+    if family is None and is_vit and text.pooling == "cls" and text.model.config.model_type == "bert":
+        return "chinese_clip"  # whose text tower is a BERT
     if family is None:
         return _DUAL if images is None and text.pooling == "pooler" else None
     fits = images == family or (is_vit and family in _CLIP_IMAGES)

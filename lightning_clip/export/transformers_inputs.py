@@ -10,6 +10,7 @@ from lightning_clip.export.files import unreachable
 
 __all__ = ["read_tokenizer", "read_transform", "room_of"]
 
+_COMMON_FORM = "SentencePiece's form alone is not read: put its tokenizer.json beside the weights, or "
 _RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
@@ -26,12 +27,15 @@ def read_tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | 
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     live: Any = None
+    remedy = ""
     try:
         live = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception:  # a library that it needs may be missing, or the folder may lack it
-        live = None
+    except Exception as error:  # a library that it needs may be missing, or the folder may lack it
+        if "sentencepiece" in str(error).lower():
+            remedy = _COMMON_FORM
     try:
         if live is None or not live.is_fast:  # SigLIP's class reads its own format, beside which there may be the common one
+            remedy = remedy if live is None else _COMMON_FORM
             live = PreTrainedTokenizerFast.from_pretrained(name)
         length = min(live.model_max_length, room_of(model.text_model), 512)
         if len(live) < 0.5 * model.text_model.config.vocab_size:  # transformers makes up an empty one where files are missing
@@ -42,7 +46,7 @@ def read_tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | 
     except Exception as error:  # of several libraries
         return None, InputError(
             f"the tokenizer of {label} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:160]}): "
-            "pass one that belongs to these weights, tokenizer='hf:NAME_OR_FOLDER'"
+            f"{remedy}pass one that belongs to these weights, tokenizer='hf:NAME_OR_FOLDER'"
         )
 
 

@@ -95,6 +95,23 @@ def test_transformers_in_and_out(kind: str, tmp_path: Path) -> None:
         assert torch.equal(value, again.state_dict()[key]), key
 
 
+def test_chinese_clip_through_open_clip_and_back(tmp_path: Path) -> None:
+    """Its text tower is a BERT, which open_clip builds under that name."""
+    from transformers import AutoModel
+
+    transformers_folder(tmp_path / "in", *config("chinese_clip"))
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    done = export(module, "open_clip", tmp_path / "open")
+    assert max(done.image_difference, done.text_difference) <= 1e-6
+    through = ClipModule.from_pretrained(tmp_path / "open")
+    torch.testing.assert_close(through.encode_text(CAPTIONS), module.encode_text(CAPTIONS), rtol=0, atol=1e-6)
+    export(through, "huggingface", tmp_path / "out")
+    model, again = (AutoModel.from_pretrained(tmp_path / name) for name in ("in", "out"))
+    before, after = model.state_dict(), again.state_dict()
+    assert type(again) is type(model) and before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 def test_the_command_of_the_paper(tmp_path: Path) -> None:
     """CLIPModel and CLIPProcessor, with a picture and a text, as their documentation has it."""
     from PIL import Image

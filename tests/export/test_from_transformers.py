@@ -22,6 +22,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     MetaClip2Config,
+    Siglip2Config,
     SiglipConfig,
     SiglipImageProcessor,
     VisionTextDualEncoderConfig,
@@ -191,6 +192,23 @@ class TestMistakes:
         module = ClipModule(pretrained=str(tmp_path))
         ids = bert_tokenizer(tmp_path / "same")
         assert module.tokenizer.encode(CAPTIONS) == ids(CAPTIONS, truncation=True, max_length=16)["input_ids"]
+
+    def test_sentencepiece_alone(self, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("siglip"))
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "SiglipTokenizer"}))
+        for name in ("tokenizer.json", "vocab.txt"):
+            (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "spiece.model").write_bytes(b"")
+        with pytest.raises(InputError, match="cannot be read .*SentencePiece's form alone is not read: put its tokenizer.json"):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_naflex(self, tmp_path: Path) -> None:
+        Siglip2Config().save_pretrained(tmp_path)
+        with pytest.raises(
+            InputError, match=r"SigLIP 2 of variable size \(NaFlex\).*fixed size, such as hf:google/siglip2-base"
+        ):
+            ClipModule(pretrained=str(tmp_path))
 
     def test_sizes_and_processors(self, tmp_path: Path) -> None:
         transformers_folder(tmp_path, *config("clip"))
