@@ -75,7 +75,7 @@ def _load(name: str, label: str) -> tuple[Any, dict[str, Any]]:
         raise unreachable(label, error) from error
     if config.model_type == "siglip2":
         raise InputError(
-            f"{label} is a SigLIP 2 of variable size (NaFlex), whose pictures keep their shape, and batches of one shape cannot: "
+            f"{label} is a SigLIP 2 of variable size (NaFlex), whose pictures keep their shape; here all have one shape: "
             "use the weights of a fixed size, such as hf:google/siglip2-base-patch16-224"
         )
     raise InputError(
