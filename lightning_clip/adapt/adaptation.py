@@ -17,7 +17,7 @@ from lightning_clip.adapt.lora import add_adapters
 from lightning_clip.adapt.partial import TrainedOnly
 from lightning_clip.adapt.rates import DepthRates
 from lightning_clip.adapt.settings import AdaptSettings
-from lightning_clip.encoders.new_tokens import new_token_names, without_new_tokens
+from lightning_clip.encoders.new_tokens import has_new_tokens, new_token_names, without_new_tokens
 from lightning_clip.errors import InputError
 from lightning_clip.optim import OptimizerSettings, Rate
 
@@ -129,7 +129,11 @@ class Adaptation:
         trained = self.locks.ever_trained()
         parameters = {name for name, _ in model.named_parameters()}
         frozen = {
-            name for name in model.state_dict() if name not in trained and (name in parameters or self.locks.always_still(name))
+            name
+            for name in model.state_dict()
+            if name not in trained
+            and (name in parameters or self.locks.always_still(name))
+            and not has_new_tokens([name])  # under its second name, in towers that hold their table twice
         }
         names = {name for name in frozen if base.holds(name)} if base.source else frozen
         if names and base.source is None and training:

@@ -93,8 +93,9 @@ def without_new_tokens(name: str) -> str:
 
 
 def _replace(encoder: nn.Module, layer: nn.Module, by: nn.Module) -> None:
-    """Wherever the tower holds the layer: some hold their table twice."""
+    """Wherever the tower holds the layer: some hold their table twice, or two tables of the same weights."""
+    weight = getattr(layer, "weight", None)
     for parent in list(encoder.modules()):
-        for name, child in list(parent.named_children()):
-            if child is layer:
+        for name, child in list(parent._modules.items()):
+            if child is layer or (isinstance(child, nn.Embedding) and child.weight is weight):
                 setattr(parent, name, by)

@@ -18,7 +18,8 @@ from lightning_clip.adapt import ClassifierModule, merged
 from lightning_clip.adapt.learned_prompt import LearnedPrompt
 from lightning_clip.cli import main
 from lightning_clip.encoders import TextEncoder, text_transformer
-from lightning_clip.encoders.new_tokens import GrownTable
+from lightning_clip.encoders.new_tokens import GrownTable, add_new_tokens, join_new_tokens
+from lightning_clip.encoders.text_transformer import ClipTextTransformer
 from lightning_clip.export.export import export
 
 WORDS = ["red", "<sks>"]  # the first occurs in rendered captions, the second does not
@@ -95,6 +96,24 @@ class TestTable:
         table = Scaled(10, 4)
         grown = GrownTable(table, first=10, count=1)
         torch.testing.assert_close(grown(torch.tensor([10]))[0], 8 * table.weight.mean(dim=0))
+
+    def test_a_tower_that_holds_its_table_thrice(self) -> None:
+        """As one layer under two names, and as another layer of the same weights."""
+
+        class Thrice(ClipTextTransformer):
+            def __init__(self) -> None:
+                super().__init__(width=8, layers=1, heads=2, vocab_size=10)
+                self.same, self.tied = self.token_embedding, nn.Embedding(10, 8)
+                self.tied.weight = self.token_embedding.weight
+
+        encoder = Thrice()
+        add_new_tokens(encoder, first=10, count=2)
+        assert isinstance(encoder.token_embedding, GrownTable)
+        assert encoder.same is encoder.tied is encoder.token_embedding
+        encoder.token_embedding.new_tokens.weight.data.fill_(3.0)
+        join_new_tokens(encoder)
+        assert type(encoder.token_table()) is nn.Embedding and encoder.vocab_size == 12
+        assert (encoder.token_embedding.weight[10:] == 3).all()
 
     def test_under_a_learned_prompt(self) -> None:
         grown = GrownTable(nn.Embedding(10, 4), first=10, count=1)

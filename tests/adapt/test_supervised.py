@@ -113,10 +113,6 @@ class TestErrors:
         with pytest.raises(InputError, match=r"label_smoothing 1.0 must be in \[0, 1\)"):
             module_of(ClassifierModule, class_names=NAMES, label_smoothing=1.0)
 
-    def test_strategy_that_splits(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="ClassifierModule learns little beside its towers: use strategy 'auto' or 'ddp'"):
-            fit(ClassifierModule("vit_tiny_patch16_224"), tmp_path, strategy="clip_fsdp2", devices=1)
-
 
 class TestFlyp:
     def test_loss_is_the_reference_with_several_positives(self) -> None:
