@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_clip.errors import InputError
 
-__all__ = ["Rule", "renamed", "to_ours", "to_theirs"]
+__all__ = ["Rule", "below", "renamed", "same_names", "to_ours", "to_theirs"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,16 @@ def renamed(ours: str, theirs: str, names: Mapping[str, str], ends: Iterable[str
     """Rules for parts of the same shape: {"norm1": "ln_1"} under two prefixes, each with `weight` and `bias`."""
     ends = list(ends)
     return [Rule(f"{ours}{own}.{end}", (f"{theirs}{other}.{end}",)) for own, other in names.items() for end in ends]
+
+
+def same_names(ours: str, theirs: str, module: nn.Module) -> list[Rule]:
+    """Rules for a module that both sides hold as it is."""
+    return [Rule(ours + key, (theirs + key,)) for key in module.state_dict()]
+
+
+def below(rules: Iterable[Rule], ours: str, theirs: str) -> list[Rule]:
+    """Rules for what `rules` make below a prefix, held by the other library as it is."""
+    return [Rule(rule.ours, (theirs + rule.ours.removeprefix(ours),)) for rule in rules if rule.ours.startswith(ours)]
 
 
 def to_ours(rules: Iterable[Rule], weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

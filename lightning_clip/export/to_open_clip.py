@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from lightning_clip.encoders import HuggingFaceTextEncoder
+from lightning_clip.export import layouts
 from lightning_clip.export.formats import Format, formats
 from lightning_clip.export.rules import to_ours, to_theirs
-from lightning_clip.export.to_open_clip_towers import Part, image_part, temperature_rules, text_config, text_part
+from lightning_clip.export.to_open_clip_texts import text_config, text_part
+from lightning_clip.export.to_open_clip_towers import Part, image_part
 from lightning_clip.export.tokenizer_files import transformers_tokenizer
 from lightning_clip.model import CLIP_MEAN, CLIP_STD
 from lightning_clip.module import ClipModule
@@ -63,7 +65,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
             transformers_tokenizer(module.tokenizer).save_pretrained(folder)
         content = {"model_cfg": config, "preprocess_cfg": _preprocess(module)}
         (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-        rules = [*image.rules, *text.rules, *temperature_rules(model)]
+        rules = [*image.rules, *text.rules, *layouts.temperature(bias=model.logit_bias is not None)]
         state = model.state_dict()
         for part in (image, text):
             state |= to_ours(part.before, state, "the model")

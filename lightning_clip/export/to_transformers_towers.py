@@ -12,7 +12,7 @@ from lightning_clip.encoders.huggingface_towers import describe
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection
 from lightning_clip.export import layouts, siglip
 from lightning_clip.export.from_transformers import FAMILIES
-from lightning_clip.export.rules import Rule
+from lightning_clip.export.rules import Rule, same_names
 from lightning_clip.export.shapes import clip_vit, linear_bias
 from lightning_clip.export.tokens import end_token
 from lightning_clip.module import ClipModule
@@ -64,7 +64,7 @@ def plan(module: ClipModule) -> Plan | str:
     else:
         assert isinstance(image, HuggingFaceImageEncoder)
         vision = _part(image.model)
-        rules += _same("image_encoder.model.", "vision_model.", image.model)
+        rules += same_names("image_encoder.model.", "vision_model.", image.model)
     exchange = False
     if isinstance(text, ClipTextTransformer):
         end = end_token(module.tokenizer)
@@ -76,7 +76,7 @@ def plan(module: ClipModule) -> Plan | str:
     else:
         assert isinstance(text, HuggingFaceTextEncoder)
         texts = _part(text.model)
-        rules += _same("text_encoder.model.", "text_model.", text.model)
+        rules += same_names("text_encoder.model.", "text_model.", text.model)
         if family == "chinese_clip":  # it has no pooler, and needs none for the first token
             texts.pop("model_type", None)
             rules = [rule for rule in rules if not rule.ours.startswith("text_encoder.model.pooler.")]
@@ -162,10 +162,6 @@ def _part(model: Any) -> dict[str, Any]:
     settings = describe(model)
     inner: dict[str, Any] = next((settings[key] for key in ("text_config", "vision_config") if key in settings), settings)
     return {key: value for key, value in inner.items() if key != "add_pooling_layer"}
-
-
-def _same(ours: str, theirs: str, module: nn.Module) -> list[Rule]:
-    return [Rule(ours + key, (theirs + key,)) for key in module.state_dict()]
 
 
 def _name(tower: nn.Module) -> str:
