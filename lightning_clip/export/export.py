@@ -116,7 +116,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
 
     try:
         hub = huggingface_hub.HfApi()
-        hub.create_repo(repository, exist_ok=True)
+        address = hub.create_repo(repository, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Model exported by lightning_clip")
     except Exception as error:  # of several libraries
         reason = " ".join(str(error).split())[:200]
@@ -124,7 +124,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
             f"{str(folder)!r} is written, but repository {repository!r} cannot be pushed to "
             f"({type(error).__name__}: {reason}): log in with `hf auth login`, or upload the folder later"
         ) from error
-    return f"https://huggingface.co/{repository}"
+    return str(address)
 
 
 def _differences(module: ClipModule, found: tuple[Tensor, Tensor], pixels: Tensor) -> tuple[float, float]:

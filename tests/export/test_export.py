@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.data.tokenizers import train_tokenizer
-from lightning_clip.export.export import export, push_to_hub
+from lightning_clip.export.export import export
 from lightning_clip.export.formats import formats
 
 CLIP_VIT = {"name": "vit_base_patch16_clip_224", "image_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
@@ -267,19 +267,3 @@ class TestMistakes:
         with pytest.raises(InputError, match="read back by open_clip, features differ by .*nothing was written"):
             export(module, "open_clip", tmp_path / "out")
         assert not list(tmp_path.iterdir())
-
-    def test_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls: list[tuple[str, str]] = []
-
-        class Hub:
-            def create_repo(self, name: str, exist_ok: bool) -> None:
-                if name == "no/rights":
-                    raise OSError("401 Unauthorized")
-
-            def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
-                calls.append((repo_id, folder_path))
-
-        monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-        assert push_to_hub(tmp_path, "me/clip") == "https://huggingface.co/me/clip" and calls == [("me/clip", str(tmp_path))]
-        with pytest.raises(InputError, match="is written, but repository 'no/rights' cannot be pushed to .*401.*hf auth login"):
-            push_to_hub(tmp_path, "no/rights")
