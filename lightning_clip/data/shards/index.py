@@ -158,7 +158,8 @@ def _whole_members(tar: str | Path, size: int) -> tuple[list[Member], str | None
     found: list[Member] = []
     try:
         with tarfile.open(tar, "r:", ignore_zeros=False) as archive:
-            while (member := archive.next()) is not None:
+            # Asked for the next member of an archive without any, Python 3.10 seeks to before its beginning.
+            while archive.offset and (member := archive.next()) is not None:
                 if member.isfile():
                     if member.offset_data + member.size > size:
                         return found, f"truncated inside {member.name!r}"
