@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from counting import library_counter
 from small import IMAGE, small_data, small_module, small_trainer
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from lightning_clip import ClipModule, ComputeMeter, InputError
 from lightning_clip.callbacks import compute_meter
@@ -63,16 +63,12 @@ def metrics(trainer: Any) -> dict[str, float]:
     return {key.removeprefix("compute/"): float(value) for key, value in found if key.startswith("compute/")}
 
 
-@pytest.mark.skipif(
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry,
-    reason="this torch does not count attention as CPUs compute it, and ours does",
-)
 def test_flops_are_those_of_the_librarys_counter(tmp_path: Path) -> None:
     module, data = untrained(), small_data()
     module.configure_model()
     batch = next(iter(small_data().attach(module).train_dataloader()))
     module.train()
-    with FlopCounterMode(display=False) as library:
+    with library_counter() as library:
         images, texts, *_ = module.encode(batch)
         forward = library.get_total_flops()
         assert images is not None and texts is not None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from counting import library_counter
 from torch import nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_clip import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 from lightning_clip.planning import FlopCounter, Flops
@@ -52,7 +52,7 @@ def test_attention_and_convolution_agree_with_the_library() -> None:
             return out
 
     model, image = Model(), torch.randn(2, 3, 16, 16, requires_grad=True)
-    with FlopCounterMode(display=False) as library:
+    with library_counter() as library:
         model(image).sum().backward()
     assert count(lambda: model(image)).useful == library.get_total_flops()
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from distributed.ranks import run_ranks
 from small import small_data, small_module, small_trainer
 from torch import Tensor
 
+from lightning_clip import InputError
 from lightning_clip.strategies import ClipFSDP2Strategy
 
 OPTIMIZER = {"lr": 1e-2, "eps": 1e-2, "warmup_steps": 0, "schedule": "constant"}
@@ -56,6 +59,17 @@ def alone(folder: Path, **settings: Any) -> dict[str, Tensor]:
     module = small_module(optimizer=OPTIMIZER, **settings)
     small_trainer(folder, **trainer).fit(module, small_data(size=32, batch=16))
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def refusal(attempt: Callable[..., None], *args: Any) -> str:
+    """What an attempt is refused with, asked in a process of its own: ranks of other tests would inherit what it began."""
+    return run_ranks(_refusal, 1, attempt, args)[0]
+
+
+def _refusal(rank: int, world_size: int, attempt: Callable[..., None], args: tuple[Any, ...]) -> str:
+    with pytest.raises(InputError) as refused:
+        attempt(*args)
+    return str(refused.value)
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from distributed.ranks import run_ranks
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from small import small_data, small_module, small_trainer
-from strategies.ranks import OPTIMIZER, alone, assert_same, fit
+from strategies.ranks import OPTIMIZER, alone, assert_same, fit, refusal
 
 from lightning_clip import ClipModule, InputError, Retrieval, ZeroShotClassification
 from lightning_clip.guard import check_even
@@ -78,6 +80,21 @@ def _uneven(rank: int, world_size: int) -> str:
     return "no error"
 
 
+def _float16(folder: Path) -> None:
+    small_trainer(folder, strategy="clip_fsdp2", precision="16-true").fit(small_module(), small_data())
+
+
+def _own_sharding(folder: Path) -> None:
+    small_trainer(folder, strategy=ModelParallelStrategy(), devices=1).fit(small_module(), small_data())
+
+
+def _another_module(folder: Path) -> None:
+    class Other(BoringModel):
+        def configure_model(self) -> None: ...
+
+    small_trainer(folder, strategy="clip_fsdp2", devices=1).fit(Other())
+
+
 class TestRefused:
     def test_batches_of_different_size(self) -> None:
         for found in run_ranks(_uneven, 2, timeout=30):
@@ -87,27 +104,19 @@ class TestRefused:
         with pytest.raises(AssertionError, match="replicate 3 does not divide the 2 ranks"):
             fit(tmp_path, strategy={"replicate": 3})
 
-    def test_float16(self, tmp_path: Path) -> None:
-        trainer = small_trainer(tmp_path, strategy="clip_fsdp2", precision="16-true")
-        with pytest.raises(InputError, match="clip_fsdp2 does not work with precision '16-true': use one of 32-true, bf16"):
-            trainer.fit(small_module(), small_data())
+    @pytest.mark.parametrize(
+        ("fit_refused", "message"),
+        [
+            (_float16, "clip_fsdp2 does not work with precision '16-true': use one of 32-true, bf16"),
+            (_own_sharding, "use strategy 'clip_fsdp2'"),
+            (_another_module, "clip_fsdp2 shards a ClipModule, not Other"),
+        ],
+    )
+    def test_before_anything_is_built(self, tmp_path: Path, fit_refused: Callable[[Path], None], message: str) -> None:
+        assert message in refusal(fit_refused, tmp_path)
 
     @pytest.mark.parametrize("strategy", [FSDPStrategy(), ModelParallelStrategy()], ids=["fsdp", "model_parallel"])
     def test_other_sharding_strategies(self, strategy: Strategy) -> None:
         """On the CPU the Trainer itself refuses "fsdp": asked here is what a module says that meets it."""
         with pytest.raises(InputError, match="would not shard the two towers by their blocks .* use strategy 'clip_fsdp2'"):
             check_strategy(strategy)
-
-    def test_a_module_asks_before_it_builds(self, tmp_path: Path) -> None:
-        trainer = small_trainer(tmp_path, strategy=ModelParallelStrategy(), devices=1)
-        with pytest.raises(InputError, match="use strategy 'clip_fsdp2'"):
-            trainer.fit(small_module(), small_data())
-
-    def test_another_module(self, tmp_path: Path) -> None:
-        from lightning.pytorch.demos.boring_classes import BoringModel
-
-        class Other(BoringModel):
-            def configure_model(self) -> None: ...
-
-        with pytest.raises(InputError, match="clip_fsdp2 shards a ClipModule, not Other"):
-            small_trainer(tmp_path, strategy="clip_fsdp2", devices=1).fit(Other())
