@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, grow_tower, grown_tokenizer, known_base
+from lightning_clip.adapted import Adapted
 from lightning_clip.assembly import build_model, default_tokenizer
 from lightning_clip.data.captions import random_caption
-from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
 from lightning_clip.draws import seed_batch
@@ -37,7 +37,7 @@ from lightning_clip.types import ClipOutput, Pair, PairBatch
 __all__ = ["ClipModule"]
 
 
-class ClipModule(Inference, Stored):
+class ClipModule(Inference, Adapted, Stored):
     """Contrastive image-text learning as a LightningModule.
 
     Subclasses change a domain's particulars in five hooks and nothing else: `encode`, `compute_loss`, `image_transform`,
@@ -273,12 +273,6 @@ class ClipModule(Inference, Stored):
         elif self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/gradient_norm", gradient_norm(self.model.parameters()))
 
-    def on_train_epoch_end(self) -> None:
-        """Before loaders of any rank begin the next epoch, they can find the features of this one."""
-        if self._cache is not None:
-            self._cache.store.flush()
-            self.trainer.strategy.barrier()
-
     def on_validation_end(self) -> None:
         self._throughput.restart()
 
@@ -297,34 +291,6 @@ class ClipModule(Inference, Stored):
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
         return self.encode(batch)
-
-    def train(self, mode: bool = True) -> Self:
-        """As everywhere, but what is locked stays in evaluation mode."""
-        super().train(mode)
-        if mode and hasattr(self, "_adaptation"):
-            self._adaptation.locks.still(self.model)
-        return self
-
-    @property
-    def adaptation(self) -> Adaptation:
-        """What of the model is trained, and when."""
-        self._built()
-        return self._adaptation
-
-    def forget_adaptation(self) -> None:
-        """From now on everything is trained alike and checkpoints are whole; the weights stay as they are."""
-        self.adapt_settings = AdaptSettings()
-        self._adaptation = self._adaptation.forget(self.model)
-        self._undecayed = undecayed_names(self.model)
-
-    def feature_store(self) -> FeatureStore | None:
-        """Where training keeps features of a locked image tower, asked by the data once the weights are final."""
-        if (folder := self.adapt_settings.image.cache) is None:
-            return None
-        if self._cache is not None:
-            self._cache.store.flush()
-        self._cache = FeatureCache(self, folder)
-        return self._cache.store
 
     # -- details ----------------------------------------------------------------------------------------------------
 

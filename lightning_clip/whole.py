@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_clip.errors import InputError
@@ -28,7 +28,7 @@ def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         folder: make a folder instead of leaving the place empty; `path` must not exist then.
 
     Raises:
-        InputError: no room on the disk, or no right to write there.
+        InputError: no room on the disk, no right to write there, or a name that is too long.
 
     Examples:
         >>> import tempfile
@@ -50,8 +50,8 @@ def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         place.replace(target)
     except BaseException as error:
         shutil.rmtree(place, ignore_errors=True)
-        if not place.is_dir():
-            place.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be made cannot be removed
+            place.unlink()
         if isinstance(error, Exception) and not isinstance(error, InputError) and (reason := _reason(error, target)):
             raise InputError(f"{str(path)!r} cannot be written: {reason}") from error
         raise
@@ -65,4 +65,6 @@ def _reason(error: Exception, target: Path) -> str | None:
         return f"the disk is full ({free:.1f} GB free). Nothing was left there: make room or choose another place"
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return f"{error.strerror}. Choose another place"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "the name is too long. Choose a shorter one"
     return None

@@ -59,7 +59,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number, row in enumerate(rows):
             row |= {"split": ("train", "val", "test")[number % 3], "modality": "X-ray"}
             kind = ("Shirts", "Tops")[number // 3 % 2]
-            row |= {**dict.fromkeys(columns, row["caption"]), "attributes": {"articleType": kind}}
+            row |= {**dict.fromkeys((*columns, "description"), row["caption"]), "attributes": {"articleType": kind}}
         table.write_text("\n".join(map(json.dumps, rows)))
         (tmp_path / folder / images).mkdir()
     pack_shards(pair_sources.build(str(tmp_path / "flickr8k")), str(tmp_path / "train-%06d.tar"))
@@ -67,6 +67,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_cifar10(tmp_path / "cifar10")
     monkeypatch.setenv("LIGHTNING_CLIP_DATA", str(tmp_path))
     monkeypatch.setenv("LIGHTNING_CLIP_SHARDS", str(tmp_path / "train-{000000..000000}.tar"))
+    monkeypatch.setenv("LIGHTNING_CLIP_TEXTS", str(tmp_path / "flickr8k" / "captions.jsonl"))
     monkeypatch.setenv("LIGHTNING_CLIP_TOKENIZER", str(tmp_path / "tokenizer.json"))
     return tmp_path
 

@@ -65,6 +65,13 @@ def test_no_right(tmp_path: Path) -> None:
         _fail(tmp_path / "out.pt", denied)
 
 
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    message = "a.png' cannot be written: the name is too long. Choose a shorter one"
+    with pytest.raises(InputError, match=message), beside(tmp_path / ("a" * 300 + ".png")) as place:
+        place.write_text("1")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "table.csv"
     target.write_text("whole")

@@ -12,7 +12,17 @@ from lightning_clip.errors import InputError
 from lightning_clip.registry import Registry
 from lightning_clip.types import Pair
 
-__all__ = ["ChooseCaption", "Clean", "Sentence", "Tags", "Template", "caption_choices", "first_caption", "random_caption"]
+__all__ = [
+    "ChooseCaption",
+    "Clean",
+    "Joined",
+    "Sentence",
+    "Tags",
+    "Template",
+    "caption_choices",
+    "first_caption",
+    "random_caption",
+]
 
 ChooseCaption = Callable[[Pair, random.Random], str]
 caption_choices: Registry[ChooseCaption] = Registry("caption choice")
@@ -103,6 +113,38 @@ class Tags:
         if not drawn:
             raise IndexError("no tag")
         return self.template.replace("{}", self.joined.join(drawn))
+
+
+@caption_choices.register("joined")
+class Joined:
+    """Several captions of a pair as one text, others in another order each time: descriptions for long contexts.
+
+    Args:
+        least: captions in a text, where there are so many.
+        most: likewise, None for all. How many it is each time is drawn evenly between the two.
+        between: stands between them.
+
+    Raises:
+        InputError: a number below 1, or more at least than at most.
+
+    Examples:
+        >>> Joined(least=2)(Pair(b"", ("A dog runs.", "A dog runs."), "1"), random.Random(0))
+        'A dog runs. A dog runs.'
+    """
+
+    def __init__(self, least: int = 1, most: int | None = None, between: str = " ") -> None:
+        if least < 1 or (most is not None and most < least):
+            raise InputError(
+                f"least {least} and most {most} must be numbers of captions: 1 <= least <= most, or most None for all"
+            )
+        self.least, self.most, self.between = least, most, between
+
+    def __call__(self, pair: Pair, rng: random.Random) -> str:
+        count = len(pair.captions)
+        if not count:
+            raise IndexError("no caption")
+        most = min(count, self.most or count)
+        return self.between.join(rng.sample(pair.captions, rng.randint(min(self.least, most), most)))
 
 
 @caption_choices.register("sentence")

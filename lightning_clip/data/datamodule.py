@@ -58,8 +58,8 @@ class ClipDataModule(pl.LightningDataModule):
         num_workers: loader processes per rank, 0 loads in the main process.
         seed: of order, captions and crops.
         max_bad_share: the run stops once more than this share of an epoch's samples could not be used.
-        captions: which text of a training pair is shown: "random", "template", "tags", "sentence", "clean", a mapping with
-            settings or a function; None asks the model's `choose_caption`.
+        captions: which text of a training pair is shown: "random", "template", "tags", "joined", "sentence", "clean", a
+            mapping with settings or a function; None asks the model's `choose_caption`.
 
     Raises:
         InputError: no data for the stage, a source that does not open, a batch larger than the data, too many bad samples.

@@ -6,7 +6,8 @@ import base64
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lightning_clip.whole import beside
 
 __all__ = ["Section", "Table", "write_report"]
 
+_NAME_BYTES = 100  # of a picture's file name; file systems take 255 at most
 _STYLE = """
 :root { color-scheme: light }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d232b; background: #f5f6f8; margin: 0 }
@@ -63,11 +65,20 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
     )
     with beside(path) as place:
         place.write_text(page, encoding="utf-8")
+    for stem, figure in _named(sections):
+        with beside(path.parent / f"{path.stem}_figures" / f"{stem}.png") as place:
+            place.write_bytes(pictures[id(figure)])
+
+
+def _named(sections: Sequence[Section]) -> Iterator[tuple[str, Figure]]:
+    """A file name for each figure, of its words: a caption of any length and in any script may be among them."""
+    seen: Counter[str] = Counter()
     for section in sections:
         for name, figure in section.figures:
-            stem = re.sub(r"\W+", "_", f"{section.title} {name}".lower())
-            with beside(path.parent / f"{path.stem}_figures" / f"{stem}.png") as place:
-                place.write_bytes(pictures[id(figure)])
+            words = re.sub(r"\W+", "_", f"{section.title} {name}".lower())
+            stem = words.encode()[:_NAME_BYTES].decode(errors="ignore").rstrip("_")
+            seen[stem] += 1
+            yield stem if seen[stem] == 1 else f"{stem}_{seen[stem]}", figure
 
 
 def _section(section: Section, pictures: Mapping[int, bytes]) -> str:

@@ -20,13 +20,16 @@ __all__ = ["base_checkpoint", "data_folder"]
 ADAPTING = (ROOT / "docs/concepts/adapting.md").read_text()
 
 
+def blocks(page: str, language: str) -> str:
+    return "".join(re.findall(rf"```{language}\n(.*?)```", (ROOT / f"docs/recipes/{page}.md").read_text(), re.S))
+
+
 def commands(page: str) -> list[list[str]]:
-    text = (ROOT / f"docs/recipes/{page}.md").read_text()
-    lines = "".join(re.findall(r"```console\n(.*?)```", text, re.S)).replace("\\\n", " ").splitlines()
+    lines = blocks(page, "console").replace("\\\n", " ").splitlines()
     return [shlex.split(os.path.expandvars(line))[1:] for line in lines if line.startswith("lightning-clip")]
 
 
-@pytest.mark.parametrize("page", ["lit", "two_stages", "lora", "fine_tune", "new_words"])
+@pytest.mark.parametrize("page", ["lit", "two_stages", "lora", "fine_tune", "new_words", "long_texts"])
 def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     monkeypatch.chdir(tmp_path)
@@ -36,6 +39,8 @@ def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path:
     for folder, images in (("flickr8k", "images_144.tar"), ("fashion_small", "images.tar")):
         for picture in (data_folder / folder).glob("*.jpg"):
             shutil.copy(picture, data_folder / folder / images)
+    monkeypatch.delenv("LIGHTNING_CLIP_TEXTS")
+    exec(blocks(page, "python"), {})
     for command in commands(page):
         if command[0] == "interpolate":
             command.append("--alpha=0,1")
@@ -57,6 +62,11 @@ def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path:
         assert torch.equal(before.encode_text(texts), after.encode_text(texts))
         assert torch.equal(before.encode_image(images), after.encode_image(images))
         assert len(after.tokenizer.encode(["Casual Shoes"])[0]) == 3 < len(before.tokenizer.encode(["Casual Shoes"])[0])
+    if page == "long_texts":
+        before, after = (ClipModule.load_from_checkpoint(tmp_path / f"runs/{name}/last.ckpt") for name in ("flickr8k", page))
+        assert before.tokenizer.context_length < after.tokenizer.context_length == 96
+        assert before.tokenizer.vocab_size == after.tokenizer.vocab_size
+        assert (tmp_path / "runs/long_texts/evaluation/report.html").exists()
     last = ClipModule.load_from_checkpoint(tmp_path / f"runs/{page}/last.ckpt")
     assert last.encode_text("一只狗").isfinite().all()
     assert (tmp_path / f"runs/{page}/whole.ckpt").exists() == (page in ("lora", "new_words"))

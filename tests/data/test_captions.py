@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from small import small_module, write_folder
 
 from lightning_clip import ClipDataModule, InputError
-from lightning_clip.data.captions import Clean, Sentence, Tags, Template, caption_choices, random_caption
+from lightning_clip.data.captions import Clean, Joined, Sentence, Tags, Template, caption_choices, random_caption
 from lightning_clip.types import Pair
 
 
@@ -46,6 +47,15 @@ class TestChoices:
         with pytest.raises(IndexError, match="no tag"):
             Tags()(pair(" , #"), random.Random(0))
 
+    def test_joined(self) -> None:
+        """As many captions as the next number, any of them, in any order, none twice."""
+        counts = drawn(Joined(), pair("a", "b", "c"), 3000)
+        assert set(counts) == {" ".join(some) for count in (1, 2, 3) for some in permutations("abc", count)}
+        for length in (1, 2, 3):
+            assert abs(sum(n for text, n in counts.items() if len(text.split()) == length) / 3000 - 1 / 3) < 0.04
+        assert {len(text.split("/")) for text in drawn(Joined(2, 3, "/"), pair(*"abcdef"))} == {2, 3}
+        assert set(drawn(Joined(least=4), pair("a", "b"))) == {"a b", "b a"} and set(drawn(Joined(), pair("a"))) == {"a"}
+
     def test_sentences(self) -> None:
         report = pair("Heart size is normal, approx. five cm. No effusion.\nBones are intact! 1. End")
         expected = {"Heart size is normal, approx. five cm.", "No effusion.", "Bones are intact!"}
@@ -63,7 +73,7 @@ class TestChoices:
         with pytest.raises(IndexError, match="nothing left"):
             Clean()(pair("www.x.y"), random.Random(0))
 
-    @pytest.mark.parametrize("name", ["random", "first", "tags", "sentence", "clean"])
+    @pytest.mark.parametrize("name", ["random", "first", "tags", "joined", "sentence", "clean"])
     def test_a_function_of_the_seed(self, name: str) -> None:
         choice = caption_choices.build(name)
         text = pair("One thing is. Another thing is.", "A third one.")
@@ -78,6 +88,11 @@ class TestChoices:
             Tags(most=0)
         with pytest.raises(InputError, match="template 'x' must hold one {}, where the tags go"):
             Tags(template="x")
+        for least, most in ((0, None), (3, 2)):
+            with pytest.raises(
+                InputError, match=f"least {least} and most {most} must be numbers of captions: 1 <= least <= most"
+            ):
+                Joined(least, most)
         with pytest.raises(InputError, match="unknown caption choice 'sentense': did you mean 'sentence'"):
             ClipDataModule("synthetic", captions="sentense")
 
