@@ -25,8 +25,8 @@ def picture(source: PairSource, place: int) -> Tensor | None:
 
 
 def wrapped(text: str, width: int = 24, lines: int = 3) -> str:
-    """Text in a few short lines."""
-    return "\n".join(textwrap.wrap(text, width)[:lines])
+    """Text in a few short lines, of which the last says if it is not all."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
 def prediction_sheet(dataset: EvaluationSet, examples: Sequence[Sequence[float]]) -> Figure | None:

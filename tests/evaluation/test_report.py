@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from lightning_clip.evaluation.pictures import wrapped
 from lightning_clip.evaluation.report import Section, write_report
 
 LONG = {"latin": "A blond woman waits for a ride. " * 20, "chinese": "一个女孩走进一个木结构。" * 30}
@@ -21,3 +22,9 @@ def test_pictures_named_by_long_captions(tmp_path: Path, caption: str) -> None:
     assert len(names) == 2 and names[0].removesuffix(".png") + "_2.png" in names
     assert all(name.startswith("found_for_a_caption_") and len(name.encode()) < 120 for name in names)
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 2
+
+
+def test_text_that_is_cut_says_so() -> None:
+    assert wrapped("two dogs run on the beach", 11, 2) == "two dogs\nrun on …"
+    assert wrapped("two dogs run on", 12, 2) == "two dogs run\non"
+    assert wrapped(LONG["chinese"], 24, 3).endswith("…")
