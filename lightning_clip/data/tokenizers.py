@@ -185,7 +185,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 8192, context_len
     return JsonTokenizer(bpe.to_str(), context_length=context_length)
 
 
-def _from_hugging_face(path: str, context_length: int | None = None, pad_id: int | None = None) -> JsonTokenizer:
+def _from_hugging_face(
+    path: str, context_length: int | None = None, pad_id: int | None = None, clean: str | None = None
+) -> JsonTokenizer:
     from transformers import AutoTokenizer  # here: importing transformers is slow
 
     try:
@@ -194,7 +196,7 @@ def _from_hugging_face(path: str, context_length: int | None = None, pad_id: int
         reason = f"no Hugging Face tokenizer {path!r}: {shorten(str(error), 300)}"
         raise InputError(f"{reason} Without network give a folder written by save_pretrained, hf:FOLDER") from error
     length = min(77, source.model_max_length) if context_length is None else context_length
-    return from_transformers(source, path, length, source.pad_token_id if pad_id is None else pad_id)
+    return from_transformers(source, path, length, source.pad_token_id if pad_id is None else pad_id, clean)
 
 
 def from_transformers(
@@ -220,8 +222,8 @@ def from_transformers(
     probes = ["", "A photo of 2 Dogs!", "一只狗 ﬁé", "".join(source.all_special_tokens), "long " * length]
     if source(probes, truncation=True, max_length=length)["input_ids"] != found.encode(probes):
         raise InputError(f"Hugging Face tokenizer {path!r} does more than its JSON: wrap it in a Tokenizer of yours")
-    found.clean = clean  # what happens before the library sees the text
-    return found
+    # What happens before the library sees the text.
+    return found if clean is None else JsonTokenizer(found.content, context_length=length, pad_id=found.pad_id, clean=clean)
 
 
 def checked(texts: Sequence[str]) -> Sequence[str]:

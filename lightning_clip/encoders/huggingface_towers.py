@@ -37,9 +37,10 @@ def load(path: str | None, side: str, pretrained: bool, config: Mapping[str, Any
         if config is not None:
             return build(config)
         assert path is not None
+        settings = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if not pretrained:
-            return AutoModel.from_config(AutoConfig.from_pretrained(path))  # type: ignore[no-untyped-call]
-        return AutoModel.from_pretrained(path)
+            return AutoModel.from_config(settings, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        return AutoModel.from_pretrained(path, config=settings, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -56,10 +56,12 @@ def open_open_clip(name: str, source: Source) -> Pretrained:
     with _explained(label), _quiet():
         options = {"force_quick_gelu": bool(found.config.get("quick_gelu"))}
         model = open_clip.create_model(found.name, load_weights=False, pretrained_text=False, **options).eval()
-        tokenizer = open_clip.get_tokenizer(found.name)
     _load(model, weights, found.file, label)
+    tokens, problem = _tokenizer(found, label)
     preprocess = open_clip.get_model_preprocess_cfg(model) | found.preprocess
-    return _translated(model, found.config, _tokenizer(tokenizer, label), preprocess, source, label)
+    translated = _translated(model, found.config, tokens, preprocess, source, label)
+    translated.problem = problem
+    return translated
 
 
 def open_openai(weights: dict[str, Tensor], source: Source, label: str) -> Pretrained:
@@ -73,15 +75,15 @@ def open_openai(weights: dict[str, Tensor], source: Source, label: str) -> Pretr
     _load(model, weights, Path(label), label)
     size = config["vision_cfg"]["image_size"]
     preprocess = {"size": size, "mean": CLIP_MEAN, "std": CLIP_STD}
-    return _translated(model, config, _tokenizer(get_tokenizer("ViT-B-32"), label), preprocess, source, label)
+    return _translated(model, config, _tokenizer_mapping(get_tokenizer("ViT-B-32"), label), preprocess, source, label)
 
 
 def _translated(
-    model: Any, config: dict[str, Any], tokens: dict[str, Any], preprocess: dict[str, Any], source: Source, label: str
+    model: Any, config: dict[str, Any], tokens: dict[str, Any] | None, preprocess: dict[str, Any], source: Source, label: str
 ) -> Pretrained:
     image = image_tower(model, config, source.image_size, label)
     text, length = text_tower(model, config, tokens, source.context_length)
-    tokens["context_length"] = length
+    tokens = None if tokens is None else {**tokens, "context_length": length}
     scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
     width = int(config["embed_dim"])
     return assemble(label, (image, text), scale, embed_dim=width, tokenizer=tokens, transform=_transform(preprocess))
@@ -155,7 +157,29 @@ def _load(model: Any, weights: dict[str, Tensor], file: Path, label: str) -> Non
     model.load_state_dict(weights)
 
 
-def _tokenizer(live: Any, label: str) -> dict[str, Any]:
+def _tokenizer(found: _Found, label: str) -> tuple[dict[str, Any] | None, InputError | None]:
+    """The tokenizer as a mapping of ours, or why there is none."""
+    import open_clip
+
+    settings = found.config["text_cfg"]
+    # open_clip passes on what a configuration says, and so would run code that came with the weights.
+    safe = {"trust_remote_code": False} if settings.get("hf_tokenizer_name") else {}
+    try:
+        with _quiet():
+            live = open_clip.get_tokenizer(found.name, **safe)
+        return _tokenizer_mapping(live, label), None
+    except InputError as error:
+        return None, error
+    except Exception as error:  # of several libraries
+        clean = settings.get("tokenizer_kwargs", {}).get("clean", "whitespace")  # open_clip's default
+        return None, InputError(
+            f"the tokenizer of {label} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:160]}): pass "
+            f"one that belongs to these weights, tokenizer={{'name': 'hf:NAME_OR_FOLDER', 'clean': {clean!r}, "
+            f"'context_length': {settings.get('context_length', 77)}}}"
+        )
+
+
+def _tokenizer_mapping(live: Any, label: str) -> dict[str, Any]:
     """open_clip's tokenizer as a mapping of ours with the same ids."""
     length = int(live.context_length)
     if not hasattr(live, "tokenizer"):
@@ -179,7 +203,7 @@ def _transform(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's warning that it loads no weights: they are loaded right after."""
+    """Without open_clip's warnings, of weights that it does not load among others: they are loaded right after."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -24,13 +24,15 @@ _POOLERS = {"MeanPooler": "mean", "MaxPooler": "max", "ClsPooler": "pooler", "Cl
 _MODEL = "text_encoder.model."
 
 
-def text_tower(model: Any, config: dict[str, Any], tokenizer: dict[str, Any], context_length: int | None) -> tuple[Tower, int]:
+def text_tower(
+    model: Any, config: dict[str, Any], tokenizer: dict[str, Any] | None, context_length: int | None
+) -> tuple[Tower, int]:
     """The text tower of a live model whose settings are `config`, and the number of tokens that it takes."""
     from open_clip.model import CLIPTextCfg
 
     settings = config["text_cfg"]
     if settings.get("hf_model_name"):
-        return _hugging_face(model.text), context_length or int(tokenizer["context_length"])
+        return _hugging_face(model.text), context_length or int(settings.get("context_length", 77))
     weights = _text_weights(model)
     length = context_length or int(settings.get("context_length", 77))
     if is_plain(CLIPTextCfg, settings, _PLAIN) and _reads_end(settings, tokenizer) and not config.get("multimodal_cfg"):
@@ -51,7 +53,9 @@ def text_tower(model: Any, config: dict[str, Any], tokenizer: dict[str, Any], co
             )
         found[key] = resized_row(found[key], length)
     head, found = without_head(found, f"{_MODEL}text_projection", "text")
-    spec = {**wrapped(config, "text_cfg", context_length=length), "pad_id": tokenizer.get("pad_id", 0)}
+    # Without a tokenizer nothing tells how texts are padded: that of the user's will.
+    padding = {"pad_id": None if tokenizer is None else tokenizer.get("pad_id", 0)}
+    spec = {**wrapped(config, "text_cfg", context_length=length), **padding}
     return Tower(spec, head, found), length
 
 
@@ -77,8 +81,8 @@ def _text_weights(model: Any) -> dict[str, Tensor]:
     return {key: value for key, value in weights.items() if key.startswith("text.")}
 
 
-def _reads_end(settings: dict[str, Any], tokenizer: dict[str, Any]) -> bool:
+def _reads_end(settings: dict[str, Any], tokenizer: dict[str, Any] | None) -> bool:
     """Whether the tower reads its feature at the last token of the text, as `ClipTextTransformer` does."""
-    pool, end = settings.get("pool_type", "argmax"), end_token(tokenizer)
+    pool, end = settings.get("pool_type", "argmax"), None if tokenizer is None else end_token(tokenizer)
     last = {"argmax": settings.get("vocab_size", 49408) - 1, "eos": settings.get("eos_id", 2)}.get(pool)
     return end is not None and end == last

@@ -163,6 +163,8 @@ def start_from(
         raise found.problem
     elif given["tokenizer"] is not None and found.arguments["tokenizer"] is not None:
         _check_vocabulary(found, given["tokenizer"])
+    elif given["tokenizer"] is not None:
+        arguments["text_encoder"] = _padded_by(given["tokenizer"], found.arguments["text_encoder"])
     if isinstance(given["transform"], Mapping):
         arguments["transform"] = {**(found.arguments["transform"] or {}), **given["transform"]}
     found._replaced = tuple(prefix for tower in new for prefix in _TOWERS[tower])
@@ -178,6 +180,13 @@ def _with_new_head(projection: Any, tower: str) -> dict[str, Any]:
         else dict.fromkeys(("image", "text"), projection)
     )
     return {**heads, tower: "linear"}
+
+
+def _padded_by(tokenizer: Any, tower: Any) -> Any:
+    """A text tower that pads captions itself, with the id that the tokenizer has for it if the source told none."""
+    from lightning_clip.data.tokenizers import tokenizers
+
+    return {**tower, "pad_id": tokenizers.build(tokenizer).pad_id} if tower.get("pad_id", 0) is None else tower
 
 
 def _check_vocabulary(found: Pretrained, tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,14 @@ def written(folder: Path, kind: str) -> tuple[Any, Any]:
         config["text_cfg"]["hf_model_name"] = str(folder / "bert")
         BertConfig(**{key: value for key, value in BERT.items() if key != "model_type"}).save_pretrained(folder / "bert")
     return open_clip_folder(folder, config), open_clip.get_tokenizer(f"local-dir:{folder}")
+
+
+def change(folder: Path, **text_settings: Any) -> None:
+    """Other settings of the text tower in a folder's configuration."""
+    path = folder / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"]["text_cfg"] |= text_settings
+    path.write_text(json.dumps(content))
 
 
 def features(model: Any, tokenizer: Any, module: ClipModule) -> tuple[Tensor, Tensor]:
@@ -208,6 +217,23 @@ def test_other_sizes(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(longer.encode_text(["dog " * 90]), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["siglip", "timm", "eos", "clip"])
+def test_a_tokenizer_that_is_passed(kind: str, tmp_path: Path) -> None:
+    """Where that of the source cannot be had, the towers are the same with one of the user's."""
+    model, tokenizer = written(tmp_path, kind)
+    change(tmp_path, hf_tokenizer_name="bert", tokenizer_kwargs={"strip_sep_token": True})
+    with pytest.raises(InputError, match="changes the ids of its tokenizer in a way that is not supported: pass a tokenizer"):
+        ClipModule.from_pretrained(tmp_path)
+    settings = {"clean": "canonicalize" if kind == "siglip" else "whitespace", "context_length": 16}
+    own = {"name": "clip"} if kind == "clip" else {"name": f"hf:{tmp_path / 'tokens'}", **settings}
+    bert_tokenizer(tmp_path / "tokens", 16)
+    module = ClipModule.from_pretrained(tmp_path, tokenizer=own)
+    _, text = features(model, tokenizer, module)
+    torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
+    if kind == "siglip":  # which feels its padding
+        assert ClipModule.from_pretrained(tmp_path, tokenizer={**own, "pad_id": 4}).model.text_encoder.pad_id == 4
+
+
 class TestMistakes:
     def test_names(self) -> None:
         with pytest.raises(InputError, match="must be open_clip:NAME/WEIGHTS, such as"):
@@ -226,6 +252,19 @@ class TestMistakes:
             InputError, match="cannot be loaded .OSError: no route to host.*Without network give a folder or a file"
         ):
             ClipModule(pretrained="open_clip:ViT-B-32/openai")
+
+    def test_code_beside_the_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A configuration cannot ask for it."""
+        written(tmp_path, "siglip")
+        change(tmp_path, tokenizer_kwargs={"trust_remote_code": True})
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        settings |= {"auto_map": {"AutoTokenizer": [None, "theirs.Theirs"]}, "tokenizer_class": "Theirs"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        code = "from transformers import PreTrainedTokenizerFast\nprint('it ran')\nclass Theirs(PreTrainedTokenizerFast): ..."
+        (tmp_path / "theirs.py").write_text(code)
+        with pytest.raises(InputError, match="the tokenizer of .* cannot be loaded .*custom code.* 'clean': 'whitespace'"):
+            ClipModule.from_pretrained(tmp_path)
+        assert "it ran" not in capsys.readouterr().out
 
     def test_another_architecture(self, tmp_path: Path) -> None:
         written(tmp_path, "clip")
