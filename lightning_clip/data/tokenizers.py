@@ -20,7 +20,16 @@ from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.registry import Registry
 from lightning_clip.whole import beside
 
-__all__ = ["JsonTokenizer", "Tokenizer", "checked", "from_transformers", "roomy", "tokenizers", "train_tokenizer"]
+__all__ = [
+    "JsonTokenizer",
+    "Tokenizer",
+    "added_token",
+    "checked",
+    "from_transformers",
+    "roomy",
+    "tokenizers",
+    "train_tokenizer",
+]
 
 _PAD, _START, _END = "<pad>", "<start_of_text>", "<end_of_text>"
 # Scripts that put no spaces between words: letter by letter, or whole sentences would be learned as words.
@@ -134,11 +143,7 @@ class JsonTokenizer(Tokenizer):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         texts = [text.encode("utf-8", "replace").decode("utf-8") for text in checked(texts)]  # lone surrogates fail
-        if self.clean is not None:
-            from open_clip.tokenizer import get_clean_fn  # here: open_clip imports all of its models
-
-            texts = list(map(get_clean_fn(self.clean), texts))
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(self._cleaned(texts))]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts behind rows of ids, as the tokenizer normalised them, without special tokens."""
@@ -149,16 +154,24 @@ class JsonTokenizer(Tokenizer):
         return {"name": "json", **settings, **({} if self.clean is None else {"clean": self.clean})}
 
     def grown(self, new_tokens: Sequence[str], context_length: int | None = None) -> JsonTokenizer:
+        for token, clean in zip(new_tokens, self._cleaned(new_tokens), strict=True):
+            if clean != token:
+                raise InputError(
+                    f"new token {token!r} would never be found: this tokenizer cleans captions first ({self.clean!r}) and "
+                    f"makes {clean!r} of it. Give a word that stays as it is"
+                )
         backend = Backend.from_str(self.content)
         known = backend.get_vocab(with_added_tokens=True)
-        # A word of letters is not to be found inside another one; scripts without spaces have no words to tell apart.
-        added = [
-            AddedToken(token, normalized=False, single_word=token.isascii() and token.isalnum())
-            for token in new_tokens
-            if token not in known
-        ]
-        backend.add_tokens(added)
-        return JsonTokenizer(backend.to_str(), context_length=context_length or self.context_length, pad_id=self.pad_id)
+        backend.add_tokens([added_token(token) for token in new_tokens if token not in known])
+        settings = {"context_length": context_length or self.context_length, "pad_id": self.pad_id, "clean": self.clean}
+        return JsonTokenizer(backend.to_str(), **settings)
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        if self.clean is None:
+            return list(texts)
+        from open_clip.tokenizer import get_clean_fn  # here: open_clip imports all of its models
+
+        return list(map(get_clean_fn(self.clean), texts))
 
     def save(self, path: str | Path) -> None:
         """Writes a file which `JsonTokenizer(path=path)` reads with the same context length and padding."""
@@ -183,6 +196,14 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 8192, context_len
     bpe.train_from_iterator(chain([first], texts), vocab_size, special_tokens=[_PAD, _START, _END], show_progress=False)
     bpe.post_processor = processors.BertProcessing((_END, 2), (_START, 1))
     return JsonTokenizer(bpe.to_str(), context_length=context_length)
+
+
+def added_token(token: str) -> AddedToken:
+    """A new token that is found as it is written; a word of letters not inside another one.
+
+    Scripts without spaces have no words to tell apart.
+    """
+    return AddedToken(token, normalized=False, single_word=token.isascii() and token.isalnum())
 
 
 def _from_hugging_face(

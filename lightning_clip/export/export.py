@@ -28,7 +28,8 @@ _TEXTS = [
     "a red bus in the rain, seen from above",
     "winter",
     "an oak",
-    "three men",
+    "Three Men, TWO dogs!",
+    "a very long caption, " * 50,
 ]
 
 
@@ -82,7 +83,12 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
         with beside(target, folder=True) as folder:
             writer.write(module, folder)
             pixels = _pixels(module.image_size)
-            differences = _differences(module, writer.features(module, folder, pixels, _TEXTS), pixels)
+            texts = [*_TEXTS, *(f"a photo of {word}" for word in module.adapt_settings.text.new_tokens)]
+            features = writer.features(module, folder, pixels, texts)
+            differences = (
+                _difference(features[0], module.encode_image(pixels)),
+                _difference(features[1], module.encode_text(texts)),
+            )
             if not max(differences) <= writer.tolerance:
                 raise InputError(
                     f"read back by {writer.title}, features differ by {max(differences):.1e}, more than "
@@ -127,9 +133,8 @@ def push_to_hub(folder: Path, repository: str) -> str:
     return str(address)
 
 
-def _differences(module: ClipModule, found: tuple[Tensor, Tensor], pixels: Tensor) -> tuple[float, float]:
-    image, text = module.encode_image(pixels), module.encode_text(_TEXTS)
-    return float((found[0].float() - image).abs().max()), float((found[1].float() - text).abs().max())
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).abs().max())
 
 
 def _pixels(size: int) -> Tensor:

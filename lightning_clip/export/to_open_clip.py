@@ -17,6 +17,7 @@ from lightning_clip.export.rules import to_ours, to_theirs
 from lightning_clip.export.to_open_clip_texts import text_config, text_part
 from lightning_clip.export.to_open_clip_towers import Part, image_part
 from lightning_clip.export.tokenizer_files import transformers_tokenizer
+from lightning_clip.export.tokens import is_clip
 from lightning_clip.model import CLIP_MEAN, CLIP_STD
 from lightning_clip.module import ClipModule
 
@@ -61,7 +62,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
             config["init_logit_bias"] = float(model.logit_bias.detach())
         if isinstance(model.text_encoder, HuggingFaceTextEncoder):
             text_config(model.text_encoder).save_pretrained(folder / _TEXT_FOLDER)
-        if module.tokenizer.to_mapping()["name"] != "clip":
+        if not is_clip(module.tokenizer):
             transformers_tokenizer(module.tokenizer).save_pretrained(folder)
         content = {"model_cfg": config, "preprocess_cfg": _preprocess(module)}
         (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

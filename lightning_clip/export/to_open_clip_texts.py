@@ -12,7 +12,7 @@ from lightning_clip.export import layouts, siglip
 from lightning_clip.export.rules import Rule, below, same_names
 from lightning_clip.export.shapes import linear_bias
 from lightning_clip.export.to_open_clip_towers import Part
-from lightning_clip.export.tokens import end_token
+from lightning_clip.export.tokens import end_token, is_clip
 from lightning_clip.module import ClipModule
 
 __all__ = ["text_config", "text_part"]
@@ -25,10 +25,9 @@ def text_part(module: ClipModule, folder: str) -> Part | str:
     """The text tower, or why open_clip has none like it; `folder` will hold the configuration of a Hugging Face model."""
     model, encoder = module.model, module.model.text_encoder
     head, linear = model.text_projection, isinstance(model.text_projection, LinearProjection)
-    tokenizer = module.tokenizer.to_mapping()
-    own: dict[str, Any] = {} if tokenizer["name"] == "clip" else {"hf_tokenizer_name": "."}
-    if tokenizer.get("clean"):
-        own["tokenizer_kwargs"] = {"clean": tokenizer["clean"]}
+    own: dict[str, Any] = {} if is_clip(module.tokenizer) else {"hf_tokenizer_name": "."}
+    if clean := module.tokenizer.to_mapping().get("clean"):
+        own["tokenizer_kwargs"] = {"clean": clean}
     bias = linear_bias(model, "text")
     if not isinstance(head, LinearProjection | IdentityProjection | MlpProjection):
         return f"its text projection is a {type(head).__name__}"
@@ -38,7 +37,7 @@ def text_part(module: ClipModule, folder: str) -> Part | str:
         end = end_token(module.tokenizer)
         if end is None:
             return "its tokenizer does not end each text with one id, by which open_clip would find the end"
-        last = {} if tokenizer["name"] == "clip" else {"pool_type": "eos", "eos_id": end}
+        last = {} if is_clip(module.tokenizer) else {"pool_type": "eos", "eos_id": end}
         sizes = {key: getattr(encoder, key) for key in ("context_length", "vocab_size", "width", "heads", "layers")}
         rules = [*layouts.open_clip_text(encoder.layers), *layouts.head("text", "text_projection", transposed=True)]
         return Part({**sizes, **last, **own}, rules, encoder.quick_gelu)

@@ -16,7 +16,7 @@ from lightning_clip.errors import InputError
 from lightning_clip.export.formats import Format, formats
 from lightning_clip.export.rules import to_theirs
 from lightning_clip.export.to_transformers_towers import LEGACY_END, Plan, plan
-from lightning_clip.export.tokenizer_files import swapped, transformers_tokenizer
+from lightning_clip.export.tokenizer_files import swapped, transformers_tokenizer, with_cleaning
 from lightning_clip.export.tokens import end_token
 from lightning_clip.model import CLIP_MEAN, CLIP_STD
 from lightning_clip.module import ClipModule
@@ -60,7 +60,7 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         if problems := [key for key in (*missing.missing_keys, *missing.unexpected_keys) if not key.endswith("position_ids")]:
             raise InputError(f"transformers' {found.family} has other weights than this model: {', '.join(problems[:5])}")
         model.save_pretrained(folder)
-        transformers_tokenizer(tokenizer).save_pretrained(folder)
+        transformers_tokenizer(with_cleaning(tokenizer)).save_pretrained(folder)
         _image_processor(module).save_pretrained(folder)
 
     def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -85,24 +85,23 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         found = []
         if module.transform_settings.resize == "crop":
             found.append("The corner of the centre crop may lie one pixel elsewhere: transformers rounds it down.")
-        if module.tokenizer.to_mapping()["name"] == "clip":
-            found.append("transformers' CLIP tokenizer leaves out the repair of broken letters and HTML entities in captions.")
+        if module.tokenizer.to_mapping()["name"] == "clip" or getattr(module.tokenizer, "clean", None) is not None:
+            found.append("transformers' tokenizer leaves out the repair of broken letters and HTML entities in captions.")
         if isinstance(module.model.text_encoder, ClipTextTransformer) and end_token(module.tokenizer) == LEGACY_END:
             found.append("The id that ends a text was exchanged with the largest one: transformers gives id 2 another meaning.")
         return found
 
 
 def _ending_last(module: ClipModule, found: Plan) -> tuple[Tokenizer, dict[str, Tensor]]:
-    """Where texts end in id 2, the tokenizer and the embedding with that id exchanged for the largest.
+    """Where texts end in id 2, the tokenizer and the embedding with that id exchanged for another.
 
     transformers takes 2 for a sign of old configurations and then looks for the end of a text at its largest id.
     """
     weights = dict(module.model.state_dict())
-    if not found.exchange_end or not isinstance(module.tokenizer, JsonTokenizer):
+    if found.end is None or not isinstance(module.tokenizer, JsonTokenizer):
         return module.tokenizer, weights
-    key = "text_encoder.token_embedding.weight"
-    last = len(weights[key]) - 1
-    order = torch.arange(last + 1)
+    key, last = "text_encoder.token_embedding.weight", found.end
+    order = torch.arange(len(weights[key]))
     order[LEGACY_END], order[last] = last, LEGACY_END
     weights[key] = weights[key][order.to(weights[key].device)]
     return swapped(module.tokenizer, LEGACY_END, last), weights

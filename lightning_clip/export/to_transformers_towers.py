@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_clip.data.tokenizers import JsonTokenizer
 from lightning_clip.encoders import ClipTextTransformer, HuggingFaceImageEncoder, HuggingFaceTextEncoder
 from lightning_clip.encoders.huggingface_towers import describe
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection
@@ -14,6 +15,7 @@ from lightning_clip.export import layouts, siglip
 from lightning_clip.export.from_transformers import FAMILIES
 from lightning_clip.export.rules import Rule, same_names
 from lightning_clip.export.shapes import clip_vit, linear_bias
+from lightning_clip.export.tokenizer_files import last_id
 from lightning_clip.export.tokens import end_token
 from lightning_clip.module import ClipModule
 
@@ -33,13 +35,13 @@ class Plan:
         family: its `model_type`.
         config: its configuration.
         rules: names of its weights.
-        exchange_end: whether the id that ends a text must become the largest.
+        end: what the id that ends a text must become, None where it stays.
     """
 
     family: str
     config: dict[str, Any]
     rules: list[Rule]
-    exchange_end: bool = False
+    end: int | None = None
 
 
 def plan(module: ClipModule) -> Plan | str:
@@ -65,13 +67,14 @@ def plan(module: ClipModule) -> Plan | str:
         assert isinstance(image, HuggingFaceImageEncoder)
         vision = _part(image.model)
         rules += same_names("image_encoder.model.", "vision_model.", image.model)
-    exchange = False
+    changed = None
     if isinstance(text, ClipTextTransformer):
         end = end_token(module.tokenizer)
         if end is None:
             return "its tokenizer does not end each text with one id, by which transformers would find the end"
-        exchange = end == LEGACY_END
-        texts = _texts(text, text.vocab_size - 1 if exchange else end)
+        if end == LEGACY_END and isinstance(module.tokenizer, JsonTokenizer):
+            changed = last_id(module.tokenizer)
+        texts = _texts(text, end if changed is None else changed)
         rules += layouts.transformers_text(text.layers)
     else:
         assert isinstance(text, HuggingFaceTextEncoder)
@@ -83,7 +86,7 @@ def plan(module: ClipModule) -> Plan | str:
     if family != "siglip":
         rules += [*layouts.head("image", "visual_projection"), *layouts.head("text", "text_projection")]
     config = {"text_config": texts, "vision_config": vision, "projection_dim": module.embed_dim}
-    return Plan(family, config, rules, exchange)
+    return Plan(family, config, rules, changed)
 
 
 def _siglip(module: ClipModule) -> Plan | str | None:

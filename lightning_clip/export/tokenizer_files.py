@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import string
 from functools import lru_cache
 from typing import Any
 
-from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer
+from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, added_token
 from lightning_clip.errors import InputError
 from lightning_clip.export.tokens import end_token
 
-__all__ = ["swapped", "transformers_tokenizer"]
+__all__ = ["last_id", "swapped", "transformers_tokenizer", "with_cleaning"]
 
 
 def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
@@ -21,8 +23,8 @@ def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
     """
     import transformers
 
-    if tokenizer.to_mapping()["name"] == "clip":
-        return _clip(tokenizer.context_length)
+    if (mapping := tokenizer.to_mapping())["name"] == "clip":
+        return _clip(tokenizer.context_length, tuple(mapping.get("new_tokens", ())))
     if not isinstance(tokenizer, JsonTokenizer):
         raise InputError(
             f"a tokenizer of class {type(tokenizer).__name__} cannot be written for transformers: register a JSON one"
@@ -44,8 +46,8 @@ def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _clip(context_length: int) -> Any:
-    """CLIP's vocabulary, which open_clip carries, as transformers writes it."""
+def _clip(context_length: int, new_tokens: tuple[str, ...]) -> Any:
+    """CLIP's vocabulary, which open_clip carries, as transformers writes it, and new words after it."""
     import transformers
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -56,7 +58,44 @@ def _clip(context_length: int) -> Any:
     ranks = sorted(bpe.bpe_ranks.items(), key=lambda item: item[1])
     pairs = [pair for pair, _ in ranks]
     library: Any = transformers
-    return library.CLIPTokenizerFast(vocab=encoder, merges=pairs, model_max_length=context_length)
+    found = library.CLIPTokenizerFast(vocab=encoder, merges=pairs, model_max_length=context_length)
+    found.add_tokens(list(map(added_token, new_tokens)))
+    return found
+
+
+def with_cleaning(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer with open_clip's cleaning of captions as a part of its JSON, which transformers knows nothing of.
+
+    The repair of broken letters and HTML entities has no form there and is left out.
+
+    Examples:
+        >>> from lightning_clip.data.tokenizers import train_tokenizer
+        >>> plain = train_tokenizer(["a dog, a cat"])
+        >>> clean = JsonTokenizer(plain.content, clean="canonicalize")
+        >>> with_cleaning(clean).encode(["A  dog_cat!"]) == plain.encode(["a dog cat"])
+        True
+    """
+    if not isinstance(tokenizer, JsonTokenizer) or tokenizer.clean is None:
+        return tokenizer
+    from tokenizers import Regex, normalizers
+    from tokenizers import Tokenizer as Backend
+
+    punctuation = Regex(f"[{re.escape(string.punctuation)}]")
+    steps: list[Any] = []
+    if tokenizer.clean == "canonicalize":
+        steps += [normalizers.Replace("_", " "), normalizers.Replace(punctuation, "")]
+    if tokenizer.clean != "whitespace":
+        steps.append(normalizers.Lowercase())
+    steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    backend = Backend.from_str(tokenizer.content)
+    backend.normalizer = normalizers.Sequence([*steps, *([] if backend.normalizer is None else [backend.normalizer])])
+    return JsonTokenizer(backend.to_str(), context_length=tokenizer.context_length, pad_id=tokenizer.pad_id)
+
+
+def last_id(tokenizer: JsonTokenizer) -> int:
+    """The largest id of the vocabulary that was learned: new words come after it, and their ids follow from their places."""
+    vocabulary = json.loads(tokenizer.content)["model"]["vocab"]
+    return len(vocabulary) - 1 if isinstance(vocabulary, list) else int(max(vocabulary.values()))
 
 
 def swapped(tokenizer: JsonTokenizer, one: int, other: int) -> JsonTokenizer:
@@ -72,7 +111,10 @@ def swapped(tokenizer: JsonTokenizer, one: int, other: int) -> JsonTokenizer:
     content = json.loads(tokenizer.content)
     turned = {one: other, other: one}
     vocabulary = content["model"]["vocab"]
-    content["model"]["vocab"] = {token: turned.get(number, number) for token, number in vocabulary.items()}
+    if isinstance(vocabulary, list):  # SentencePiece's, where the place is the id
+        vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    else:
+        content["model"]["vocab"] = {token: turned.get(number, number) for token, number in vocabulary.items()}
     for token in content.get("added_tokens", []):
         token["id"] = turned.get(token["id"], token["id"])
     content["added_tokens"] = sorted(content.get("added_tokens", []), key=lambda token: token["id"])

@@ -1,4 +1,4 @@
-"""The id that ends every text of a tokenizer: other libraries find the end of a text by it."""
+"""What other libraries ask of a tokenizer: the id that ends every text, and whether it is CLIP's own, which they carry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 
-__all__ = ["end_token"]
+__all__ = ["end_token", "is_clip"]
 
 _PROBES = ["", "a", "A photo of 2 Dogs, on the beach!", "一只狗", "long words " * 200]
 
@@ -25,3 +25,14 @@ def end_token(tokenizer: Tokenizer | Mapping[str, Any]) -> int | None:
     if len(ends) != 1 or any(row.count(row[-1]) > 1 for row in rows):
         return None
     return ends.pop()
+
+
+def is_clip(tokenizer: Tokenizer) -> bool:
+    """Whether it is CLIP's as open_clip carries it, without words of the user's own.
+
+    Examples:
+        >>> is_clip(tokenizers.build("clip")), is_clip(tokenizers.build("clip").grown(["<sks>"]))
+        (True, False)
+    """
+    mapping = tokenizer.to_mapping()
+    return mapping["name"] == "clip" and not mapping.get("new_tokens")

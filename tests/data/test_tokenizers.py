@@ -345,6 +345,14 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert JsonTokenizer(path=str(path), context_length=20).context_length == 20
 
 
+def test_grown_cleans_as_before() -> None:
+    cleaning = JsonTokenizer(train_tokenizer(["a dog on the beach"]).content, clean="canonicalize")
+    grown = cleaning.grown(["dax"], context_length=90)
+    assert grown.encode(["A Dog! (dax)"])[0] == [*cleaning.encode(["a dog"])[0][:-1], cleaning.vocab_size, 2]
+    with pytest.raises(InputError, match="new token '<Sks>' would never be found: .*'canonicalize'. and makes 'sks' of it"):
+        cleaning.grown(["<Sks>"])
+
+
 def test_unknown_pad_id_is_found_by_its_token() -> None:
     content = _bert_style().backend_tokenizer.to_str()
     assert JsonTokenizer(content).pad_id == Backend.from_str(content).token_to_id("[PAD]")

@@ -139,6 +139,22 @@ def test_a_vocabulary_of_ones_own(tmp_path: Path) -> None:
     assert "exchanged with the largest" in (tmp_path / "huggingface/README.md").read_text()
 
 
+def test_a_vocabulary_of_sentencepiece(tmp_path: Path) -> None:
+    """Its texts end in id 2 as well (XLM-RoBERTa's do), and its vocabulary is a list."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *("▁" + letter for letter in "acdo"), *"abcdefghijklmnopqrstuvwxyz", "▁dog"]
+    unigram = Tokenizer(models.Unigram([(piece, -float(place)) for place, piece in enumerate(pieces)], unk_id=3))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram.add_special_tokens(pieces[:4])
+    unigram.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    (tmp_path / "unigram.json").write_text(unigram.to_str())
+    module = clip_module(tokenizer={"name": "json", "path": str(tmp_path / "unigram.json"), "context_length": 20})
+    export(module, "huggingface", tmp_path / "out")
+    again = ClipModule.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS), rtol=0, atol=1e-5)
+
+
 def test_mixed_towers(tmp_path: Path) -> None:
     """timm's towers and sigmoid losses go to open_clip; a ResNet of CLIP's without its bias, too."""
     module = clip_module(image_encoder={"name": "resnet10t", "image_size": 64}, loss="sigmoid")
@@ -149,6 +165,26 @@ def test_mixed_towers(tmp_path: Path) -> None:
     again = ClipModule.from_pretrained(tmp_path / "resnet")
     assert again.model.image_projection.bias.abs().max() == 0
     assert torch.equal(again.model.image_projection.weight, module.model.image_projection.weight)
+
+
+@pytest.mark.parametrize("format", ["huggingface", "open_clip", "safetensors"])
+@pytest.mark.parametrize("tokenizer", ["clip", "json"])
+def test_new_tokens(format: str, tokenizer: str, tmp_path: Path) -> None:
+    """The other library finds them where we do: beside other words, and not inside one."""
+    new = {"text": {"new_tokens": ["<sks>", "dax"], "context_length": 90}}
+    module = clip_module(tokenizer=trained_tokenizer() if tokenizer == "json" else "clip", adapt=new)
+    texts = ["a photo of a <sks> dog", "A DAX, a dax, daxes", "dax<sks>", *CAPTIONS, "dax and " * 60]
+    export(module, format, tmp_path / "out")
+    again = ClipModule.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(again.encode_text(texts), module.encode_text(texts), rtol=0, atol=1e-5)
+    if format == "open_clip":
+        import open_clip
+
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+        tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts)
+        with torch.no_grad():
+            found = model.eval().encode_text(tokens, normalize=True)
+        torch.testing.assert_close(found, module.encode_text(texts), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
@@ -263,7 +299,7 @@ class TestMistakes:
         """A library that reads something else than was meant is found out."""
         module = clip_module()
         writer = type(formats.build("open_clip"))
-        monkeypatch.setattr(writer, "features", lambda *_: (normalize(torch.randn(5, 16)), normalize(torch.randn(6, 16))))
+        monkeypatch.setattr(writer, "features", lambda *_: (normalize(torch.randn(5, 16)), normalize(torch.randn(7, 16))))
         with pytest.raises(InputError, match="read back by open_clip, features differ by .*nothing was written"):
             export(module, "open_clip", tmp_path / "out")
         assert not list(tmp_path.iterdir())

@@ -84,6 +84,20 @@ def test_from_open_clip_to_transformers_and_back(act: str, tmp_path: Path) -> No
         assert torch.equal(value.reshape(after[key].shape), after[key]), key
 
 
+@pytest.mark.parametrize("clean", ["canonicalize", "lower", "whitespace"])
+def test_cleaning_of_captions(clean: str, tmp_path: Path) -> None:
+    """What open_clip does to captions before its tokenizer is in transformers' tokenizer, too."""
+    from transformers import AutoTokenizer
+
+    written(tmp_path / "in", "gelu", tokenizer_kwargs={"clean": clean})
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    export(module, "huggingface", tmp_path / "out")
+    texts = ["A Dog,  a cat!", " on_the_dog.\n", "Cat's (two) [cats]", "A~B^C\\D-E", *CAPTIONS]
+    found = AutoTokenizer.from_pretrained(tmp_path / "out")(texts, truncation=True, max_length=16)["input_ids"]
+    assert found == module.tokenizer.encode(texts)
+    assert "leaves out the repair of broken letters" in (tmp_path / "out/README.md").read_text()
+
+
 def test_from_transformers_to_open_clip_and_back(tmp_path: Path) -> None:
     transformers_folder(tmp_path / "in", *config("siglip"))
     module = ClipModule.from_pretrained(tmp_path / "in")
