@@ -163,8 +163,8 @@ class JsonTokenizer(Tokenizer):
         backend = Backend.from_str(self.content)
         known = backend.get_vocab(with_added_tokens=True)
         backend.add_tokens([added_token(token) for token in new_tokens if token not in known])
-        settings = {"context_length": context_length or self.context_length, "pad_id": self.pad_id, "clean": self.clean}
-        return JsonTokenizer(backend.to_str(), **settings)
+        length = context_length or self.context_length
+        return JsonTokenizer(backend.to_str(), context_length=length, pad_id=self.pad_id, clean=self.clean)
 
     def _cleaned(self, texts: Sequence[str]) -> list[str]:
         if self.clean is None:

@@ -52,6 +52,11 @@ def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
                 "set allow_pickle=True"
             ) from error
         raise _broken(path) from error
+    except (ImportError, AttributeError) as error:  # only while pickles are allowed: theirs name what is not here
+        raise InputError(
+            f"pretrained {str(path)!r} holds objects of a class that is not here ({error}): install the package that wrote it, "
+            "or save its state dict alone there"
+        ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _broken(path) from error
     if isinstance(content, torch.nn.Module):
@@ -97,10 +102,13 @@ def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def unreachable(what: str, error: Exception) -> InputError:
     """The error for something that could not be had from the network or a library."""
     reason = " ".join(str(error).split())[:240]
-    return InputError(
-        f"{what} cannot be loaded ({type(error).__name__}: {reason}). Without network give a folder or a file on disk in "
-        "its place: a folder that open_clip or transformers wrote, hf:FOLDER, or open_clip:NAME/FILE"
+    remedy = (
+        "Is the folder complete, with settings that its library understands, and does it name nothing of the network?"
+        if Path(re.sub(r"^.*?(hf|local-dir):", "", what)).is_dir()
+        else "Without network give a folder or a file on disk in its place: a folder that open_clip or transformers wrote, "
+        "hf:FOLDER, or open_clip:NAME/FILE"
     )
+    return InputError(f"{what} cannot be loaded ({type(error).__name__}: {reason}). {remedy}")
 
 
 def _is_archive(path: Path) -> bool:

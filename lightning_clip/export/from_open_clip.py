@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_clip.data.tokenizers import from_transformers
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.export.files import is_openai, plain_names, read_weights, unreachable
 from lightning_clip.export.mismatch import check_fit
 from lightning_clip.export.open_clip_texts import text_tower
@@ -98,14 +98,14 @@ def _named(name: str) -> _Found:
     if model_name not in (known := open_clip.list_models()):
         raise InputError(f"open_clip has no model {model_name!r}: {nearest(model_name, known)}")
     config = deepcopy(open_clip.get_model_config(model_name))
-    if (file := Path(pretrained).expanduser()).is_file():
-        return _Found(model_name, config, file)
+    if (file := Path(pretrained).expanduser()).is_file() or file.suffix or "/" in pretrained:  # no tag has a dot or a slash
+        return _Found(model_name, config, existing_path(file, f"the file of {model_name}'s weights"))
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if pretrained not in tags:
         raise InputError(f"open_clip has no weights {pretrained!r} of {model_name}: {nearest(pretrained, tags)}, or a file")
     settings = open_clip.get_pretrained_cfg(model_name, pretrained)
-    # The weights know their activation: open_clip itself only warns where name and tag disagree.
-    config["quick_gelu"] = bool(settings.get("quick_gelu", False))
+    # Weights that tell their activation know it: open_clip itself only warns where name and tag disagree.
+    config["quick_gelu"] = bool(settings.get("quick_gelu", config.get("quick_gelu", False)))
     keys = ("mean", "std", "interpolation", "resize_mode")
     preprocess = {key: settings[key] for key in keys if settings.get(key) is not None}
     return _Found(model_name, config, Path(open_clip.download_pretrained(settings)), preprocess)
@@ -121,11 +121,11 @@ def _hub(name: str) -> _Found:
 def _folder(name: str) -> _Found:
     from open_clip.factory import _find_checkpoint_in_dir
 
-    folder = Path(name.removeprefix("local-dir:"))
+    folder = existing_path(name.removeprefix("local-dir:"), "folder")
     config = json.loads((folder / "open_clip_config.json").read_text("utf-8"))
     if (file := _find_checkpoint_in_dir(folder)) is None:
         raise InputError(f"folder {str(folder)!r} has open_clip's configuration but no weights: open_clip_model.safetensors")
-    return _Found(name, config["model_cfg"], Path(file))
+    return _Found(f"local-dir:{folder}", config["model_cfg"], Path(file))
 
 
 def _read(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
@@ -138,7 +138,13 @@ def _load(model: Any, weights: dict[str, Tensor], file: Path, label: str) -> Non
     from open_clip.model import convert_to_custom_text_state_dict
 
     if not weights:
-        load_big_vision_weights(model, str(file))
+        try:
+            load_big_vision_weights(model, str(file))
+        except Exception as error:  # numpy's, or of a tower that SigLIP's weights have no place in
+            raise InputError(
+                f"{str(file)!r} does not fit {label} ({type(error).__name__}: {error}): .npz files hold big_vision's weights "
+                "of SigLIP, name the architecture that they were trained with"
+            ) from error
         return
     weights = convert_state_dict(model, plain_names(weights))
     if hasattr(model, "positional_embedding"):
@@ -195,7 +201,10 @@ def _tokenizer_mapping(live: Any, label: str) -> dict[str, Any]:
 
 def _transform(settings: Mapping[str, Any]) -> dict[str, Any]:
     interpolation = settings.get("interpolation", "bicubic").replace("random", "bicubic")
-    resize = _RESIZES[settings.get("resize_mode", "shortest")]
+    mode = settings.get("resize_mode", "shortest")
+    if mode not in _RESIZES:
+        raise InputError(f"unknown resize_mode {mode!r} in open_clip's preprocessing: {nearest(mode, _RESIZES)}")
+    resize = _RESIZES[mode]
     borders = {"fill": int(settings.get("fill_color", 0))} if resize == "pad" else {}
     colours = {"mean": list(settings["mean"]), "std": list(settings["std"])}
     return {"resize": resize, "interpolation": interpolation, **borders, **colours}

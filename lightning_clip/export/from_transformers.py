@@ -5,13 +5,15 @@ CLIP's towers become the native ones, the towers of other families stay transfor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_clip.encoders.huggingface_towers import describe
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.export import layouts
 from lightning_clip.export.files import unreachable
 from lightning_clip.export.mismatch import groups
@@ -44,13 +46,15 @@ def open_transformers(name: str, source: Source) -> Pretrained:
     Raises:
         InputError: no such model, no network, a family that is not known, or weights that do not fit their settings.
     """
+    if name.startswith(("/", "~", ".")):  # no name on the hub
+        name = str(existing_path(name, "folder"))
     label = f"hf:{name}"
-    model, loading = _load(name, label)
+    model, loading = _load(name, label, source.allow_pickle)
+    _check(loading, label)
     family = model.config.model_type
     tokenizer, problem = read_tokenizer(name, model, label)
     image = _image_tower(model, family, source.image_size, label)
     text, length = _text_tower(model, family, tokenizer, source.context_length, label)
-    _check(loading, label)
     if tokenizer is not None:
         tokenizer["context_length"] = length
     scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
@@ -62,15 +66,25 @@ def open_transformers(name: str, source: Source) -> Pretrained:
     return found
 
 
-def _load(name: str, label: str) -> tuple[Any, dict[str, Any]]:
+def _load(name: str, label: str, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoConfig, AutoModel
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type in FAMILIES:
-            options = {"trust_remote_code": False, "output_loading_info": True}
-            model, loading = AutoModel.from_pretrained(name, config=config, **options)
+            options = {"trust_remote_code": False, "weights_only": not allow_pickle}
+            # What does not fit is told by `_check`, in one line.
+            options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            with _quiet():
+                model, loading = AutoModel.from_pretrained(name, config=config, **options)
             return model.float().eval(), loading
+    except pickle.UnpicklingError as error:
+        if allow_pickle:
+            raise unreachable(label, error) from error
+        raise InputError(
+            f"the weights of {label} hold Python objects, and reading them may run code: if you trust their author, set "
+            "allow_pickle=True"
+        ) from error
     except Exception as error:  # of several libraries
         raise unreachable(label, error) from error
     if config.model_type == "siglip2":
@@ -84,12 +98,26 @@ def _load(name: str, label: str) -> tuple[Any, dict[str, Any]]:
     )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of weights that do not fit."""
+    from transformers import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def _check(loading: Mapping[str, Any], label: str) -> None:
     """Transformers fills what is missing with random numbers and only warns."""
     missing = sorted(key for key in loading["missing_keys"] if not key.endswith("position_ids"))
     unexpected = sorted(key for key in loading["unexpected_keys"] if not key.endswith("position_ids"))
-    parts = [f"{len(keys)} {kind}: {groups(keys)}" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
-    if parts:
+    kinds = {"of another shape": sorted(key for key, *_ in loading["mismatched_keys"]), "missing": missing}
+    kinds["unexpected"] = unexpected
+    if parts := [f"{len(keys)} {kind}: {groups(keys)}" for kind, keys in kinds.items() if keys]:
         raise InputError(f"the weights of {label} do not fit its config.json: {'; '.join(parts)}. Is the folder complete?")
 
 

@@ -62,20 +62,37 @@ def read_transform(name: str, label: str) -> dict[str, Any]:
         processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except Exception as error:  # of several libraries
         raise unreachable(f"the image processor of {label}", error) from error
-    size: dict[str, Any] = dict(processor.size)
-    crop: dict[str, Any] = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}
-    if "shortest_edge" in size:
-        resize = "floor_crop"
-        if crop.get("height", size["shortest_edge"]) != size["shortest_edge"] or not crop:
-            raise InputError(f"{label} resizes to {size} and crops to {crop or 'nothing'}: only equal sizes are supported")
-    else:
-        resize = "squash"
+    for step in ("do_resize", "do_rescale"):
+        if not getattr(processor, step, True):
+            raise InputError(f"the image processor of {label} has {step} off: only those that resize and rescale are supported")
+    resize = _resize(processor, label)
     if abs(float(processor.rescale_factor) - 1 / 255) > 1e-9:
         raise InputError(f"{label} rescales pixels by {processor.rescale_factor}: only 1/255 is supported")
-    colours = {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+    colours = {"mean": _channels(processor.image_mean), "std": _channels(processor.image_std)}
     if not getattr(processor, "do_normalize", True):
         colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
     resample = int(processor.resample)
     if resample not in _RESAMPLES:
         raise InputError(f"{label} resizes with PIL's filter {resample}: only bilinear and bicubic are supported")
     return {"resize": resize, "interpolation": _RESAMPLES[resample], **colours}
+
+
+def _resize(processor: Any, label: str) -> str:
+    """Which of our ways to a square a processor goes."""
+    size = _sizes(processor.size)
+    crop = _sizes(processor.crop_size) if getattr(processor, "do_center_crop", False) else {}
+    equal = len({*size.values(), *crop.values()}) == 1
+    if size.keys() == {"shortest_edge"} and crop and equal:
+        return "floor_crop"
+    if size.keys() == {"height", "width"} and equal:
+        return "squash"
+    raise InputError(f"{label} resizes to {size} and crops to {crop or 'nothing'}: only equal sizes are supported")
+
+
+def _sizes(value: Any) -> dict[str, Any]:
+    return {key: side for key, side in dict(value or {}).items() if side is not None}
+
+
+def _channels(value: Any) -> list[float]:
+    """Per channel; one number stands for all of them."""
+    return [float(value)] * 3 if isinstance(value, int | float) else list(value)

@@ -240,7 +240,8 @@ class TestModels:
             ("open_clip:ViT-B-33/openai", "no model 'ViT-B-33': did you mean 'ViT-B-32"),
             ("open_clip:ViT-B-32/openay", "no weights 'openay' of ViT-B-32: did you mean 'openai'"),
             ("gone.ckpt", "'gone.ckpt' does not exist"),
-            ("hf:/no/such/folder", "cannot be loaded .* Without network give a folder or a file"),
+            ("hf:/no/such/folder", "folder '/no/such/folder' does not exist"),
+            ("hf:no/such-model", "cannot be loaded .* Without network give a folder or a file"),
         ],
     )
     def test_mistakes(self, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

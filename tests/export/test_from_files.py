@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,13 @@ def test_no_architecture(tmp_path: Path) -> None:
     torch.save({"epoch": 1}, tmp_path / "empty.pt")
     with pytest.raises(InputError, match="holds no weights by name"):
         ClipModule(pretrained=str(tmp_path / "empty.pt"))
+
+
+def test_a_class_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickles may name anything, once they are allowed."""
+    gone = type("Gone", (), {"__module__": "gone"})
+    monkeypatch.setitem(sys.modules, "gone", types.SimpleNamespace(Gone=gone))
+    torch.save({"weight": torch.zeros(1), "settings": gone()}, tmp_path / "weights.pt")
+    monkeypatch.delitem(sys.modules, "gone")
+    with pytest.raises(InputError, match="objects of a class that is not here .No module named 'gone'.: install the package"):
+        ClipModule(pretrained={"source": str(tmp_path / "weights.pt"), "allow_pickle": True})

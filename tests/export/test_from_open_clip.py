@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy
 import open_clip
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.encoders import ClipTextTransformer, TimmImageEncoder
+from lightning_clip.export import from_open_clip
 
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 BERT |= {"vocab_size": 45, "max_position_embeddings": 40, "pad_token_id": 0}
@@ -174,6 +176,17 @@ def test_published_names(tmp_path: Path) -> None:
     assert torch.equal(openai.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
 
 
+def test_activation_of_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the tag counts where it tells one; where it tells none, that of the architecture."""
+    monkeypatch.setattr(open_clip, "list_models", lambda: ["small"])
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: {"quick_gelu": True})
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["silent", "told"])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: {"quick_gelu": False} if tag == "told" else {})
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda settings: str(tmp_path / "weights.pt"))
+    found = {tag: from_open_clip._named(f"small/{tag}").config["quick_gelu"] for tag in ("silent", "told")}
+    assert found == {"silent": True, "told": False}
+
+
 @pytest.mark.parametrize("kind", ["clip", "quick_gelu"])
 def test_older_names(kind: str, tmp_path: Path) -> None:
     """Text towers used to have no prefix, or have one now; masks and scales were stored in other forms."""
@@ -242,6 +255,28 @@ class TestMistakes:
             ClipModule(pretrained="open_clip:ViT-B-33/openai")
         with pytest.raises(InputError, match="open_clip has no weights 'opena' of ViT-B-32: did you mean 'openai'"):
             ClipModule(pretrained="open_clip:ViT-B-32/opena")
+
+    def test_files_behind_names(self, tmp_path: Path) -> None:
+        (tmp_path / "weights.pt").touch()
+        with pytest.raises(InputError, match="the file of ViT-B-32's weights '.*weight.pt' does not exist.* 'weights.pt'"):
+            ClipModule(pretrained=f"open_clip:ViT-B-32/{tmp_path / 'weight.pt'}")
+        numpy.savez(tmp_path / "weights.npz", a=numpy.zeros(1))
+        with pytest.raises(InputError, match=r"weights.npz' does not fit open_clip:.*: .npz files hold big_vision's weights"):
+            ClipModule(pretrained=f"open_clip:RN50/{tmp_path / 'weights.npz'}")
+
+    def test_settings_of_a_folder(self, tmp_path: Path) -> None:
+        open_clip_folder(tmp_path, CONFIGS["clip"])
+        path = tmp_path / "open_clip_config.json"
+        content = json.loads(path.read_text())
+        content["preprocess_cfg"]["resize_mode"] = "short"
+        path.write_text(json.dumps(content))
+        with pytest.raises(
+            InputError, match="unknown resize_mode 'short' in open_clip's preprocessing: did you mean 'shortest'"
+        ):
+            ClipModule(pretrained=str(tmp_path))
+        path.write_text("{")
+        with pytest.raises(InputError, match="cannot be loaded .JSONDecodeError.* Is the folder complete, with settings that"):
+            ClipModule(pretrained=str(tmp_path))
 
     def test_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any, **__: Any) -> None:

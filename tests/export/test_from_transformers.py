@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,58 @@ class TestMistakes:
         content = (tmp_path / "model.safetensors").read_bytes()
         (tmp_path / "model.safetensors").write_bytes(content[:1000])
         with pytest.raises(InputError, match="cannot be loaded .SafetensorError"):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_another_architecture(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """Listed in one line, without transformers' table and its advice."""
+        transformers_folder(tmp_path, *config("clip"))
+        settings = json.loads((tmp_path / "config.json").read_text())
+        settings["vision_config"]["intermediate_size"] = 56
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        expected = r"do not fit its config.json: 6 of another shape: vision_model.encoder.layers.\*.mlp.fc1.bias \(2\)"
+        with pytest.raises(InputError, match=expected):
+            ClipModule(pretrained=str(tmp_path))
+        assert "MISMATCH" not in "".join(capfd.readouterr())
+
+    def test_python_objects(self, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("chinese_clip"))
+        weights = load_file(tmp_path / "model.safetensors")
+        (tmp_path / "model.safetensors").unlink()
+        wrapped = {key: torch.nn.Parameter(value) for key, value in weights.items()}
+        torch.save({**wrapped, "odd": argparse.Namespace()}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(InputError, match="the weights of hf:.* hold Python objects.* set allow_pickle=True"):
+            ClipModule(pretrained=str(tmp_path))
+        asked: dict[str, Any] = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("transformers.AutoModel.from_pretrained", lambda *_, **options: asked.update(options))
+            with pytest.raises(InputError):
+                ClipModule(pretrained={"source": f"hf:{tmp_path}", "allow_pickle": True})
+        assert asked["weights_only"] is False
+
+    def test_names_of_folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Are not asked of the hub, and may begin at home."""
+        with pytest.raises(InputError, match="folder '.*nothing' does not exist"):
+            ClipModule(pretrained=f"hf:{tmp_path}/nothing")
+        transformers_folder(tmp_path / "model", *config("chinese_clip"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert ClipModule(pretrained="hf:~/model").embed_dim == 48
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"do_resize": False}, "has do_resize off"),
+            ({"do_rescale": False}, "has do_rescale off"),
+            ({"size": {"longest_edge": 32}}, "only equal sizes are supported"),
+            ({"crop_size": {"height": 32, "width": 48}}, "only equal sizes are supported"),
+            ({"size": {"height": 48, "width": 48}}, "resizes to .*48.* and crops to .*32.*: only equal sizes"),
+            ({"size": {"height": 32, "width": 48}, "do_center_crop": False}, "only equal sizes are supported"),
+        ],
+    )
+    def test_processors_that_do_something_else(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("clip"))
+        path = tmp_path / "preprocessor_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+        with pytest.raises(InputError, match=message):
             ClipModule(pretrained=str(tmp_path))
 
     def test_tokenizers(self, tmp_path: Path) -> None:
