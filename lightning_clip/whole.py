@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,7 +60,7 @@ def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
 
 def _reason(error: Exception, target: Path) -> str | None:
     """What a user can do about an error of writing; torch and safetensors put the system's word into errors of their own."""
-    if (isinstance(error, OSError) and error.errno in _NO_ROOM) or "No space left" in str(error):
+    if _number(error) in _NO_ROOM or "No space left" in str(error):
         above = next(parent for parent in target.absolute().parents if parent.is_dir())
         free = shutil.disk_usage(above).free / 1e9
         return f"the disk is full ({free:.1f} GB free). Nothing was left there: make room or choose another place"
@@ -68,3 +69,11 @@ def _reason(error: Exception, target: Path) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return "the name is too long. Choose a shorter one"
     return None
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors has it in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None

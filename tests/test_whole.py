@@ -48,7 +48,12 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 # torch and safetensors put the system's word into errors of their own.
-FULL = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, ""), RuntimeError("No space left on device")]
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, ""),
+    RuntimeError("No space left on device"),
+    RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
+]
 
 
 @pytest.mark.parametrize("error", FULL)

@@ -69,9 +69,9 @@ class Run:
                 run.samples = int(meter["span"].get("samples", 0)) or None
             run.source = path.name
             beside = [folder / "config.yaml" for folder in (path.parent, path.parent.parent)]
-            run.recipe = next((file.read_text("utf-8") for file in beside if file.is_file()), None)
+            run.recipe = next((_text(file, "recipe") for file in beside if file.is_file()), None)
         if recipe is not None:
-            run.recipe = existing_path(recipe, "recipe").read_text("utf-8")
+            run.recipe = _text(existing_path(recipe, "recipe"), "recipe")
         if evaluation is not None:
             found = existing_path(evaluation, "evaluation")
             table = found / "report.md" if found.is_dir() else found
@@ -79,7 +79,7 @@ class Run:
                 raise InputError(
                     f"evaluation {evaluation!r} has no report.md: give a folder that lightning-clip evaluate wrote"
                 )
-            run.evaluation = table.read_text("utf-8")
+            run.evaluation = _text(table, "evaluation")
         return run
 
 
@@ -108,6 +108,13 @@ def model_card(
     ]
     parts += ["## Limits", _LIMITS, *notes]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{what} {str(path)!r} is no readable text ({error}): give a text file, in UTF-8") from error
 
 
 def _what(module: ClipModule, run: Run) -> str:

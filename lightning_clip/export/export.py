@@ -58,7 +58,8 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
         run: for the model card.
 
     Raises:
-        InputError: unknown format, one that cannot hold the model exactly, an output that exists, or no space.
+        InputError: unknown format, one that cannot hold the model exactly, weights in half precision, an output that exists,
+            or no space.
     """
     writer = formats.build(format)
     target = Path(output).expanduser()
@@ -74,6 +75,8 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
             f"this {type(module).__name__} has weights beside its two towers ({', '.join(others)}), which no format holds: "
             "export the model that it started from, or keep the checkpoint"
         )
+    if (kind := module.model.logit_scale.dtype) != torch.float32:
+        raise InputError(f"the weights of this module are {kind}, and exports are written and compared in float32: float() it")
     training = [layer for layer in module.modules() if layer.training]
     device = module.device
     module.eval().cpu()

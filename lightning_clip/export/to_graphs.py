@@ -6,6 +6,7 @@ on text. Both give unit features (B, D) in float32.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -148,7 +149,9 @@ features = text(tokens, mask)  # int64 (B, L), mask 1 on text
 """
 
     def _write(self, program: ExportedProgram, folder: Path, name: str) -> None:
-        torch.export.save(program, folder / f"{name}.pt2")
+        packed = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+        torch.export.save(program, packed)
+        (folder / f"{name}.pt2").write_bytes(packed.getbuffer())
 
     def _run(self, folder: Path, name: str, inputs: dict[str, Tensor]) -> Tensor:
         program = torch.export.load(folder / f"{name}.pt2").module()

@@ -86,7 +86,9 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         if module.transform_settings.resize == "crop":
             found.append("The corner of the centre crop may lie one pixel elsewhere: transformers rounds it down.")
         if module.tokenizer.to_mapping()["name"] == "clip" or getattr(module.tokenizer, "clean", None) is not None:
-            found.append("transformers' tokenizer leaves out the repair of broken letters and HTML entities in captions.")
+            found.append(
+                "transformers' tokenizer leaves out the repair of broken letters, curly quotes and HTML entities in captions."
+            )
         if isinstance(module.model.text_encoder, ClipTextTransformer) and end_token(module.tokenizer) == LEGACY_END:
             found.append("The id that ends a text was exchanged with the largest one: transformers gives id 2 another meaning.")
         return found

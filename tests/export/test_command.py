@@ -80,6 +80,10 @@ def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
         str(run / "last.ckpt"), "--format", "onnx", "--output", out, "--evaluation", str(run / "recipe.yaml"), "--recipe", "x"
     )
     assert "recipe 'x' does not exist" in report
+    (run / "odd").write_bytes(b"\xff\xfe")
+    common = (str(run / "last.ckpt"), "--format", "onnx", "--output", out)
+    assert "recipe '" in (printed := fails(*common, "--recipe", str(run))) and "is no readable text" in printed
+    assert "evaluation '" in (printed := fails(*common, "--evaluation", str(run / "odd"))) and "in UTF-8" in printed
     with pytest.raises(SystemExit):
         main(["export", str(run / "last.ckpt"), "--format", "onx", "--output", out])
     assert "invalid choice: 'onx'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,10 @@ class TestMistakes:
             export(module, "onx", tmp_path / "out")
         assert not list(tmp_path.iterdir())
 
+    def test_half_precision(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="weights of this module are torch.bfloat16, .* in float32: float.. it"):
+            export(clip_module().bfloat16(), "safetensors", tmp_path / "out")
+
     def test_outputs(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="exists and is never replaced"):
             export(clip_module(), "safetensors", tmp_path)
@@ -293,6 +298,19 @@ class TestMistakes:
         for format in ("safetensors", "open_clip"):
             with pytest.raises(InputError, match="the disk is full .*Nothing was left there: make room"):
                 export(clip_module(), format, tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("format", formats.names())
+    def test_files_that_cannot_grow(self, format: str, tmp_path: Path) -> None:
+        """As the system says it, to every library that writes; torch's writer of archives used to end the process."""
+        module = clip_module()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+        try:
+            with pytest.raises(InputError, match="the disk is full .*Nothing was left there: make room"):
+                export(module, format, tmp_path / "out")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert not list(tmp_path.iterdir())
 
     def test_another_result(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
