@@ -33,17 +33,18 @@ def clip_vit(encoder: ImageEncoder) -> dict[str, Any] | None:
     if not isinstance(encoder, TimmImageEncoder) or not hasattr(model, "patch_embed") or not len(getattr(model, "blocks", ())):
         return None
     block = model.blocks[0]
-    if not isinstance(getattr(block, "attn", None), nn.Module) or not hasattr(block.attn, "num_heads"):
+    try:
+        sizes = {
+            "image_size": encoder.image_size,
+            "patch_size": model.patch_embed.proj.kernel_size[0],
+            "width": model.embed_dim,
+            "depth": len(model.blocks),
+            "heads": block.attn.num_heads,
+            "hidden": block.mlp.fc1.out_features,
+            "quick_gelu": "QuickGELU" in type(block.mlp.act).__name__,
+        }
+    except AttributeError:  # it is made of other parts
         return None
-    sizes = {
-        "image_size": encoder.image_size,
-        "patch_size": model.patch_embed.proj.kernel_size[0],
-        "width": model.embed_dim,
-        "depth": len(model.blocks),
-        "heads": block.attn.num_heads,
-        "hidden": block.mlp.fc1.out_features,
-        "quick_gelu": "QuickGELU" in type(block.mlp.act).__name__,
-    }
     try:
         with torch.device("meta"):
             twin: Any = image_encoders.build(timm_vit(**sizes))

@@ -91,17 +91,20 @@ def transformers_vision_settings(encoder: ImageEncoder) -> dict[str, Any] | None
     if not isinstance(encoder, TimmImageEncoder) or getattr(model, "global_pool", None) != "map" or not len(model.blocks):
         return None
     block = model.blocks[0]
-    act = "gelu_pytorch_tanh" if "Tanh" in type(block.mlp.act).__name__ else "gelu"
-    sizes = {
-        "image_size": encoder.image_size,
-        "patch_size": model.patch_embed.proj.kernel_size[0],
-        "hidden_size": model.embed_dim,
-        "num_hidden_layers": len(model.blocks),
-        "num_attention_heads": getattr(block.attn, "num_heads", 0),
-        "intermediate_size": block.mlp.fc1.out_features,
-        "hidden_act": act,
-        "layer_norm_eps": 1e-6,
-    }
+    try:
+        act = "gelu_pytorch_tanh" if "Tanh" in type(block.mlp.act).__name__ else "gelu"
+        sizes = {
+            "image_size": encoder.image_size,
+            "patch_size": model.patch_embed.proj.kernel_size[0],
+            "hidden_size": model.embed_dim,
+            "num_hidden_layers": len(model.blocks),
+            "num_attention_heads": block.attn.num_heads,
+            "intermediate_size": block.mlp.fc1.out_features,
+            "hidden_act": act,
+            "layer_norm_eps": 1e-6,
+        }
+    except AttributeError:  # it is made of other parts
+        return None
     twin = _twin(_PLAIN[act], sizes)
     return sizes if twin is not None and same_structure(model, twin.model) else None
 

@@ -18,8 +18,11 @@ from torch.nn.functional import normalize
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.data.tokenizers import train_tokenizer
+from lightning_clip.encoders import image_encoders
 from lightning_clip.export.export import export
 from lightning_clip.export.formats import formats
+from lightning_clip.export.shapes import clip_vit
+from lightning_clip.export.siglip import transformers_vision_settings
 
 CLIP_VIT = {"name": "vit_base_patch16_clip_224", "image_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
 CLIP_TEXT = {**TEXT, "layers": 2}
@@ -154,6 +157,16 @@ def test_a_vocabulary_of_sentencepiece(tmp_path: Path) -> None:
     export(module, "huggingface", tmp_path / "out")
     again = ClipModule.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["eva02_tiny_patch14_224", "vitamin_small_224", "hieradet_small", "naflexvit_base_patch16_map"]
+)
+def test_shapes_of_other_towers(name: str) -> None:
+    """Vision Transformers of other parts than CLIP's and SigLIP's are told from them by what they are made of."""
+    with torch.device("meta"):
+        encoder = image_encoders.build(name)
+    assert clip_vit(encoder) is None and transformers_vision_settings(encoder) is None
 
 
 def test_mixed_towers(tmp_path: Path) -> None:
