@@ -45,7 +45,9 @@ class TimmImageEncoder(ImageEncoder):
             )
         model: Any = _create(architecture, image_size, pretrained, options)
         size = image_size or int(model.pretrained_cfg["input_size"][-1])
-        super().__init__(output_dim=int(model.num_features), image_size=size)
+        # Mobile networks have a hidden layer after their pooling, which widens the features.
+        width = int(getattr(model, "head_hidden_size", None) or model.num_features)
+        super().__init__(output_dim=width, image_size=size)
         self.architecture, self.options = architecture, options
         self.model = model
 

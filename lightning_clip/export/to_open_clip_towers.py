@@ -66,6 +66,8 @@ def image_part(module: ClipModule) -> Part | str:
             return f"open_clip builds timm's {encoder.architecture!r} without options, and this one has {others}"
         if not isinstance(head, LinearProjection | IdentityProjection):
             return f"its image projection is a {type(head).__name__}"
+        if linear and (width := int(encoder.model.num_features)) != encoder.output_dim:  # type: ignore[arg-type]
+            return f"open_clip projects {width} features of timm's {encoder.architecture!r}, which has {encoder.output_dim}"
         bias = linear_bias(model, "image")
         projection = {"timm_proj": "linear" if linear else "none", "timm_proj_bias": bias}
         settings = {"timm_model_name": encoder.architecture, "timm_pool": "" if linear else _pool(encoder), **projection}

@@ -83,6 +83,13 @@ class TestTextContract:
         torch.testing.assert_close(again(tokens, mask), encoder(tokens, mask))
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "lcnet_035", "inception_next_atto", "resnet10t"])
+def test_width_behind_a_hidden_head(name: str) -> None:
+    """Some of timm's networks have a layer after their pooling, and features of another width than their last map."""
+    encoder = image_encoders.build({"name": name, "image_size": 64}).eval()
+    assert encoder(torch.zeros(2, 3, 64, 64)).shape == (2, encoder.output_dim)
+
+
 def test_pooling_by_hand() -> None:
     hidden = torch.tensor([[[1.0], [5.0], [3.0], [99.0]]])
     mask = torch.tensor([[True, True, True, False]])

@@ -285,6 +285,10 @@ class TestMistakes:
             InputError, match="open_clip builds timm's 'vit_tiny_patch16_224' without options, and this one has"
         ):
             export(small_module(), "open_clip", tmp_path / "out")
+        with pytest.raises(
+            InputError, match="open_clip projects 288 features of timm's 'mobilenetv3_small_050', which has 1024"
+        ):
+            export(clip_module(image_encoder="mobilenetv3_small_050"), "open_clip", tmp_path / "out")
         with pytest.raises(InputError, match="its towers have different activations"):
             export(clip_module(text_encoder={**CLIP_TEXT, "quick_gelu": True}), "open_clip", tmp_path / "out")
         with pytest.raises(InputError, match="no preprocessing that pads"):
