@@ -60,7 +60,8 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         if problems := [key for key in (*missing.missing_keys, *missing.unexpected_keys) if not key.endswith("position_ids")]:
             raise InputError(f"transformers' {found.family} has other weights than this model: {', '.join(problems[:5])}")
         model.save_pretrained(folder)
-        transformers_tokenizer(with_cleaning(tokenizer)).save_pretrained(folder)
+        # SigLIP attends to its padding: a mask among the inputs would give other features.
+        transformers_tokenizer(with_cleaning(tokenizer), masked=found.family != "siglip").save_pretrained(folder)
         _image_processor(module).save_pretrained(folder)
 
     def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -70,12 +71,9 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         processor: Any = AutoImageProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         pictures = processor(list(pixels), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
-        fixed = model.config.model_type == "siglip"
-        options = {"padding": "max_length", "return_attention_mask": False} if fixed else {"padding": True}
-        ids = tokenizer(
-            list(texts), truncation=True, max_length=module.tokenizer.context_length, return_tensors="pt", **options
-        )
-        ids = {key: value for key, value in ids.items() if key in ("input_ids", "attention_mask")}
+        padding = "max_length" if model.config.model_type == "siglip" else True
+        length = module.tokenizer.context_length
+        ids = tokenizer(list(texts), truncation=True, max_length=length, padding=padding, return_tensors="pt")
         with torch.no_grad():
             outputs = model.get_image_features(pixel_values=pictures), model.get_text_features(**ids)
         image, text = (value if isinstance(value, Tensor) else value.pooler_output for value in outputs)

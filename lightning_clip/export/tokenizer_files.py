@@ -15,8 +15,12 @@ from lightning_clip.export.tokens import end_token
 __all__ = ["last_id", "swapped", "transformers_tokenizer", "with_cleaning"]
 
 
-def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
+def transformers_tokenizer(tokenizer: Tokenizer, masked: bool = True) -> Any:
     """A fast tokenizer of transformers with the same ids.
+
+    Args:
+        tokenizer: one of ours.
+        masked: whether it gives a mask of padding beside the ids.
 
     Raises:
         InputError: a tokenizer of the user's own class.
@@ -24,7 +28,7 @@ def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
     import transformers
 
     if (mapping := tokenizer.to_mapping())["name"] == "clip":
-        return _clip(tokenizer.context_length, tuple(mapping.get("new_tokens", ())))
+        return _clip(tokenizer.context_length, tuple(mapping.get("new_tokens", ())), masked)
     if not isinstance(tokenizer, JsonTokenizer):
         raise InputError(
             f"a tokenizer of class {type(tokenizer).__name__} cannot be written for transformers: register a JSON one"
@@ -41,12 +45,13 @@ def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
         tokenizer_object=backend,
         model_max_length=tokenizer.context_length,
         padding_side="right",
+        model_input_names=_inputs(masked),
         **{key: value for key, value in names.items() if value is not None},
     )
 
 
 @lru_cache(maxsize=4)
-def _clip(context_length: int, new_tokens: tuple[str, ...]) -> Any:
+def _clip(context_length: int, new_tokens: tuple[str, ...], masked: bool) -> Any:
     """CLIP's vocabulary, which open_clip carries, as transformers writes it, and new words after it."""
     import transformers
     from open_clip.tokenizer import SimpleTokenizer
@@ -58,9 +63,14 @@ def _clip(context_length: int, new_tokens: tuple[str, ...]) -> Any:
     ranks = sorted(bpe.bpe_ranks.items(), key=lambda item: item[1])
     pairs = [pair for pair, _ in ranks]
     library: Any = transformers
-    found = library.CLIPTokenizerFast(vocab=encoder, merges=pairs, model_max_length=context_length)
+    settings = {"model_max_length": context_length, "model_input_names": _inputs(masked)}
+    found = library.CLIPTokenizerFast(vocab=encoder, merges=pairs, **settings)
     found.add_tokens(list(map(added_token, new_tokens)))
     return found
+
+
+def _inputs(masked: bool) -> list[str]:
+    return ["input_ids", "attention_mask"] if masked else ["input_ids"]
 
 
 def with_cleaning(tokenizer: Tokenizer) -> Tokenizer:

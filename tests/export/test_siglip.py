@@ -98,6 +98,23 @@ def test_cleaning_of_captions(clean: str, tmp_path: Path) -> None:
     assert "leaves out the repair of broken letters" in (tmp_path / "out/README.md").read_text()
 
 
+def test_processor(tmp_path: Path) -> None:
+    """What it gives goes into the model as it is: a mask would hide the padding, which SigLIP reads."""
+    from transformers import AutoModel, AutoProcessor
+
+    transformers_folder(tmp_path / "in", *config("siglip"))
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    export(module, "huggingface", tmp_path / "out")
+    model, processor = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoProcessor))
+    picture = pictures(count=1)[0]
+    inputs = processor(text=CAPTIONS, images=picture, padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        found = model.eval()(**inputs).logits_per_image
+    image = module.encode_image(module.image_transform(train=False)(picture)[None])
+    expected = module.model.scale().detach() * image @ module.encode_text(CAPTIONS).T + module.model.logit_bias.detach()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_from_transformers_to_open_clip_and_back(tmp_path: Path) -> None:
     transformers_folder(tmp_path / "in", *config("siglip"))
     module = ClipModule.from_pretrained(tmp_path / "in")
