@@ -22,7 +22,8 @@ from lightning_clip.model import CLIP_MEAN, CLIP_STD
 __all__ = ["is_chinese_clip", "open_chinese_clip"]
 
 _CONTEXT = 52  # tokens, in their code
-_HEAD = 64  # width of an attention head, in all of their towers
+_HEAD = 64  # width of an attention head
+_OTHER_HEADS = {1280: 80}  # by width of the image tower: that of ViT-H-14, which no weight shows
 _LINEAR = {"name": "linear"}
 
 
@@ -63,7 +64,8 @@ def _vit(weights: dict[str, Tensor], source: Source, label: str) -> Tower:
     found[key] = resized_grid(found[key], size, patch, class_tokens=1)
     hidden = len(weights["visual.transformer.resblocks.0.mlp.c_fc.weight"])
     sizes = {"image_size": size, "patch_size": patch, "width": width, "depth": depth, "hidden": hidden}
-    return Tower(timm_vit(heads=width // _HEAD, quick_gelu=True, **sizes), _LINEAR, found)
+    heads = max(1, width // _OTHER_HEADS.get(width, _HEAD))
+    return Tower(timm_vit(heads=heads, quick_gelu=True, **sizes), _LINEAR, found)
 
 
 def _resnet(weights: dict[str, Tensor], source: Source, label: str) -> Tower:

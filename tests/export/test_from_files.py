@@ -78,8 +78,10 @@ class _Encoder(CLIP):
         return self.encode_image(image), self.encode_text(text)
 
 
-def test_chinese_clip(tmp_path: Path) -> None:
-    model = openai_model()
+@pytest.mark.parametrize("changes", [{}, {"width": 1280, "head_width": 80}], ids=["base", "huge"])
+def test_chinese_clip(changes: dict[str, Any], tmp_path: Path) -> None:
+    """The heads of ViT-H-14 are wider than those of the others, as vision_head_width in its configuration says."""
+    model = openai_model(**changes)
     sizes = {"vocab_size": 45, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 96}
     bert = shaken(BertModel(BertConfig(**sizes, max_position_embeddings=60), add_pooling_layer=False))
     head = torch.randn(64, 48) * 0.1
