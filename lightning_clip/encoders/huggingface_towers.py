@@ -14,7 +14,7 @@ import torch
 
 from lightning_clip.errors import InputError
 
-__all__ = ["build", "describe", "load", "plain"]
+__all__ = ["build", "describe", "encoder_of", "load", "plain"]
 
 
 def load(path: str | None, side: str, pretrained: bool, config: Mapping[str, Any] | None) -> Any:
@@ -54,6 +54,9 @@ def build(config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModel
 
     settings = dict(config)
+    if settings.pop("encoder_only", False):
+        whole = AutoModel.from_config(AutoConfig.for_model(**settings))  # type: ignore[no-untyped-call]
+        return encoder_of(whole)
     options = {} if settings.pop("add_pooling_layer", True) else {"add_pooling_layer": False}
     family = settings.pop("model_type")
     part = next((key for key in ("text_config", "vision_config") if key in settings), None)
@@ -70,8 +73,17 @@ def build(config: Mapping[str, Any]) -> Any:
     return built
 
 
+def encoder_of(model: Any) -> Any:
+    """The encoder of a model that also has a decoder (mT5's, NLLB's), which knows the settings of the whole."""
+    encoder = model.encoder
+    encoder.whole_config = model.config
+    return encoder
+
+
 def describe(model: Any) -> dict[str, Any]:
     """A plain mapping from which `build` makes a module of the same architecture."""
+    if (whole := getattr(model, "whole_config", None)) is not None:
+        return {**plain(whole.to_dict()), "vocab_size": model.config.vocab_size, "encoder_only": True}
     settings: dict[str, Any] = plain(model.config.to_dict())
     if family := getattr(model, "family", None):
         side = "text_config" if hasattr(model.config, "vocab_size") else "vision_config"

@@ -63,6 +63,8 @@ def _hugging_face(text: Any) -> Tower:
     pooling = _POOLERS[type(text.pooler).__name__]
     if pooling == "pooler" and getattr(text.transformer, "pooler", None) is None:
         pooling = "cls"
+    if text.config.is_encoder_decoder:  # open_clip took the encoder out of it
+        text.transformer.whole_config = text.config
     spec = {"name": "hf", "pooling": pooling, "config": describe(text.transformer)}
     weights = under("", text.transformer.state_dict(), _MODEL)
     if isinstance(text.proj, nn.Identity):

@@ -98,6 +98,9 @@ def _hugging_face(module: ClipModule, encoder: HuggingFaceTextEncoder, own: dict
 def text_config(encoder: HuggingFaceTextEncoder) -> Any:
     """The configuration from which open_clip builds a Hugging Face tower; Chinese-CLIP's is BERT under another name."""
     config: Any = encoder.model.config
+    if (whole := getattr(encoder.model, "whole_config", None)) is not None:  # from which open_clip takes the encoder
+        whole.vocab_size = config.vocab_size
+        return whole
     if getattr(encoder.model, "family", None) != _BERTS:
         return config
     from transformers import BertConfig

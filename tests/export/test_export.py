@@ -297,6 +297,16 @@ class TestMistakes:
             export(module, "onx", tmp_path / "out")
         assert not list(tmp_path.iterdir())
 
+    def test_what_onnx_cannot_say(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*_: Any, **__: Any) -> None:
+            raise RuntimeError("Failed to decompose the FX graph.\nNext steps:\n- Create an issue")
+
+        monkeypatch.setattr("torch.onnx.export", fails)
+        with pytest.raises(
+            InputError, match=r"convert the image tower .RuntimeError: Failed to decompose the FX graph..: choose"
+        ):
+            export(clip_module(), "onnx", tmp_path / "out")
+
     def test_half_precision(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="weights of this module are torch.bfloat16, .* in float32: float.. it"):
             export(clip_module().bfloat16(), "safetensors", tmp_path / "out")

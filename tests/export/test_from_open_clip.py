@@ -15,10 +15,12 @@ from export.families import CAPTIONS, TEXT, VIT, bert_tokenizer, open_clip_folde
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
+from transformers import AutoConfig
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.encoders import ClipTextTransformer, TimmImageEncoder
 from lightning_clip.export import from_open_clip
+from lightning_clip.export.export import export
 
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 BERT |= {"vocab_size": 45, "max_position_embeddings": 40, "pad_token_id": 0}
@@ -142,6 +144,32 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     again = ClipModule.load_from_checkpoint(saved)  # needs nothing of the source any more
     assert torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
     assert torch.equal(again.encode_image(pictures(module.image_size)), module.encode_image(pictures(module.image_size)))
+
+
+@pytest.mark.parametrize("family", ["mt5", "m2m_100"])
+def test_encoders_of_translation_models(family: str, tmp_path: Path) -> None:
+    """mT5's and NLLB's: open_clip takes their encoders alone, and so do we, in and out and in checkpoints."""
+    sizes: dict[str, dict[str, Any]] = {
+        "mt5": {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4},
+        "m2m_100": {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    }
+    settings = {**sizes[family], "d_model": 32, "vocab_size": 45, "pad_token_id": 0}
+    AutoConfig.for_model(family, **settings).save_pretrained(tmp_path / "in/bert")
+    bert_tokenizer(tmp_path / "in", 16)
+    text = {**HF, "hf_model_name": str(tmp_path / "in/bert"), "hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler"}
+    model = open_clip_folder(tmp_path / "in", {**CUSTOM, "vision_cfg": VIT, "text_cfg": text})
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    _, expected = features(model, open_clip.get_tokenizer(f"local-dir:{tmp_path / 'in'}"), module)
+    torch.testing.assert_close(module.encode_text(CAPTIONS), expected, rtol=0, atol=1e-5)
+    assert not any("decoder" in key for key in module.state_dict())
+    for format in ("open_clip", "safetensors"):
+        export(module, format, tmp_path / format)
+        again = ClipModule.from_pretrained(tmp_path / format)
+        torch.testing.assert_close(again.encode_text(CAPTIONS), expected, rtol=0, atol=1e-5)
+    grown = ClipModule.from_pretrained(tmp_path / "in", adapt={"text": {"new_tokens": ["dax"]}})
+    export(grown, "open_clip", tmp_path / "grown")
+    again = ClipModule.from_pretrained(tmp_path / "grown")
+    torch.testing.assert_close(again.encode_text(["a dax"]), grown.encode_text(["a dax"]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("preprocess", [{}, {"resize_mode": "squash", "interpolation": "bilinear"}, {"resize_mode": "longest"}])
