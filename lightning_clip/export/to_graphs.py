@@ -129,7 +129,7 @@ features = text.run(None, {{"tokens": tokens, "mask": mask}})[0]  # int64 (B, L)
             try:
                 graph: Any = torch.onnx.export(program, dynamo=True, verbose=False)
             except Exception as error:  # torch.onnx raises many kinds, with advice to those who develop it
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0].partition('. ')[0][:160]}"
                 raise InputError(f"torch.onnx cannot convert the {name} tower ({reason}): choose another format") from error
             graph.save(folder / f"{name}.onnx")
 

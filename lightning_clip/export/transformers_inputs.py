@@ -11,6 +11,7 @@ from lightning_clip.export.files import unreachable
 __all__ = ["read_tokenizer", "read_transform", "room_of"]
 
 _COMMON_FORM = "SentencePiece's form alone is not read: put its tokenizer.json beside the weights, or "
+_PROBES = ["a photo of 2 Dogs, on the beach!", "Tom's cat_1  (grey)"]
 _RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
@@ -34,9 +35,12 @@ def read_tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | 
         if "sentencepiece" in str(error).lower():
             remedy = _COMMON_FORM
     try:
-        if live is None or not live.is_fast:  # SigLIP's class reads its own format, beside which there may be the common one
+        slow = live if live is not None and not live.is_fast else None
+        if live is None or slow is not None:  # SigLIP's class reads its own format, beside which there may be the common one
             remedy = remedy if live is None else _COMMON_FORM
             live = PreTrainedTokenizerFast.from_pretrained(name)
+        if slow is not None and (slow(_PROBES)["input_ids"] != live(_PROBES)["input_ids"]):
+            raise ValueError(f"its tokenizer.json gives other ids than {type(slow).__name__}")
         length = min(live.model_max_length, room_of(model.text_model), 512)
         if len(live) < 0.5 * model.text_model.config.vocab_size:  # transformers makes up an empty one where files are missing
             raise ValueError(f"it has {len(live)} ids, and the text tower {model.text_model.config.vocab_size}")

@@ -246,6 +246,25 @@ class TestMistakes:
         ids = bert_tokenizer(tmp_path / "same")
         assert module.tokenizer.encode(CAPTIONS) == ids(CAPTIONS, truncation=True, max_length=16)["input_ids"]
 
+    @pytest.mark.parametrize("same", [True, False])
+    def test_two_forms_of_a_tokenizer(self, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slow class and a tokenizer.json beside it: they must agree, or features would silently be others."""
+        transformers_folder(tmp_path, *config("siglip"))
+        ids = AutoTokenizer.from_pretrained(tmp_path)
+
+        class Slow:
+            is_fast = False
+
+            def __call__(self, texts: list[str]) -> Any:
+                return ids(texts if same else [text.lower().replace("!", "") for text in texts])
+
+        monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: Slow())
+        if same:
+            assert ClipModule(pretrained=str(tmp_path)).tokenizer.vocab_size == 45
+            return
+        with pytest.raises(InputError, match="cannot be read .ValueError: its tokenizer.json gives other ids than Slow"):
+            ClipModule(pretrained=str(tmp_path))
+
     def test_sentencepiece_alone(self, tmp_path: Path) -> None:
         transformers_folder(tmp_path, *config("siglip"))
         settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
