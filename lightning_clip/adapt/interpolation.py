@@ -10,7 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from lightning_clip.adapt.classifier import ClassifierModule
-from lightning_clip.adapt.mixing import Weights, check_same, interpolate
+from lightning_clip.adapt.lora import whole
+from lightning_clip.adapt.mixing import Weights, check_alike, interpolate
 from lightning_clip.adapt.scoring import measure, score
 from lightning_clip.adapt.supervised import SupervisedModule
 from lightning_clip.errors import InputError
@@ -28,19 +29,15 @@ def comparable(first: ClipModule, second: ClipModule) -> ClipModule:
     A classifier head that only the second has begins as the first one's zero-shot classifier, as WiSE-FT has it.
 
     Raises:
-        InputError: different architectures or tokenizers.
+        InputError: different architectures, tokenizers or classes.
     """
-    if first.tokenizer.to_mapping() != second.tokenizer.to_mapping():
-        raise InputError("the two models read text with different tokenizers: only models of one architecture can be mixed")
-    own, other = first.model.state_dict(), second.model.state_dict()
+    names = ("the first model", "the second")
     if not isinstance(second, ClassifierModule) or isinstance(first, SupervisedModule):
-        check_same(own, other, "the first model", "the second")
+        check_alike(first, second, *names)
         return first
-    check_same(
-        own, {name: value for name, value in other.items() if not name.startswith("classes.")}, "the first model", "the second"
-    )
+    check_alike(first, second, *names, added=("classes.",))
     start = copy.deepcopy(second)
-    start.model.load_state_dict(own, strict=False)
+    start.model.load_state_dict(first.model.state_dict(), strict=False)
     with torch.no_grad():
         start.start_classes()
     return start
@@ -81,6 +78,8 @@ def sweep(
 ) -> tuple[Curve, ClipModule]:
     """Scores on all sets for each alpha, and the model of the alpha that is best on one of them.
 
+    Adapters are merged first: between two pairs of B and A lies another product than between their products.
+
     Args:
         first: before fine-tuning.
         second: after it.
@@ -91,10 +90,11 @@ def sweep(
         score: of a model on a set.
 
     Raises:
-        InputError: see `interpolate`.
+        InputError: see `interpolate` and `comparable`.
     """
     if not alphas:
         raise InputError("alphas is empty: give at least one in [0, 1]")
+    first, second = whole(first), whole(second)
     start, mixed, places = comparable(first, second), copy.deepcopy(second).eval(), sorted(set(alphas))
     ends = start.model.state_dict(), second.model.state_dict()
     found: dict[str, list[float]] = {name: [] for name in sets}

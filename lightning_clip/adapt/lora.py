@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lightning_clip.model import ClipModel
     from lightning_clip.module import ClipModule
 
-__all__ = ["add_adapters", "has_parts", "layers_to_adapt", "merged"]
+__all__ = ["add_adapters", "has_parts", "is_whole", "layers_to_adapt", "merged", "whole"]
 
 Module = TypeVar("Module", bound="ClipModule")
 
@@ -89,21 +89,22 @@ def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings,
 
 
 def merged(module: Module) -> Module:
-    """A copy in which adapters and new tokens are part of the weights: an ordinary module, on the same device.
+    """A copy in which adapters and new tokens are part of the weights: an ordinary module, on the same device, whose
+    checkpoints hold all of them.
 
     Args:
-        module: with adapters or new tokens apart, its weights whole.
+        module: with adapters or new tokens apart, or of whose weights checkpoints hold only what is trained.
 
     Raises:
-        InputError: neither of them, or weights that a strategy has spread.
+        InputError: an ordinary module already, or weights that a strategy has spread.
     """
     module.configure_model()
     if any(isinstance(value, DTensor) for value in module.parameters()):
         raise InputError("weights that a strategy has spread cannot be merged: save a checkpoint and merge that")
-    if not has_parts(module.state_dict()):
+    if is_whole(module):
         raise InputError(
-            "the module has no adapters (adapt.image.lora, adapt.text.lora) and no new tokens in a locked tower: its weights "
-            "are whole as they are"
+            "the module has no adapters (adapt.image.lora, adapt.text.lora) and no new tokens in a locked tower, and its "
+            "checkpoints hold everything: its weights are whole as they are"
         )
     ordinary = _copied(module)
     for encoder in (ordinary.model.image_encoder, ordinary.model.text_encoder):
@@ -111,6 +112,17 @@ def merged(module: Module) -> Module:
     join_new_tokens(ordinary.model.text_encoder)
     ordinary.forget_adaptation()
     return ordinary.train(module.training)
+
+
+def whole(module: Module) -> Module:
+    """The module itself, or `merged` where that makes a difference."""
+    module.configure_model()
+    return module if is_whole(module) else merged(module)
+
+
+def is_whole(module: ClipModule) -> bool:
+    """Whether the module and its checkpoints are those of an ordinary training."""
+    return not has_parts(module.state_dict()) and module.adaptation.partial is None
 
 
 def has_parts(names: Iterable[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import lightning
 import torch
 from torch import Tensor
 
+from lightning_clip.adapt.supervised import SupervisedModule
 from lightning_clip.errors import InputError
+from lightning_clip.inference import evaluating
+from lightning_clip.model import ClipModel
 from lightning_clip.module import ClipModule
 from lightning_clip.whole import beside
 
-__all__ = ["Weights", "average", "check_same", "interpolate", "write_checkpoint"]
+__all__ = ["Weights", "average", "check_alike", "check_same", "interpolate", "write_checkpoint"]
 
 Weights = Mapping[str, Tensor]
 
@@ -86,6 +90,47 @@ def check_same(first: Weights, second: Weights, first_name: str, second_name: st
                 f"weights {name!r} are {tuple(value.shape)} in {first_name} and {tuple(second[name].shape)} in "
                 f"{second_name}: only models of one architecture can be mixed"
             )
+
+
+def check_alike(first: ClipModule, second: ClipModule, first_name: str, second_name: str, added: tuple[str, ...] = ()) -> None:
+    """Refuses modules whose weights differ in names, shapes or meaning.
+
+    Heads of attention and activations leave no trace in names and shapes: the same weights are tried in both.
+
+    Args:
+        first: whole.
+        second: likewise.
+        first_name: for messages.
+        second_name: likewise.
+        added: beginnings of the names of weights that the second alone may have.
+
+    Raises:
+        InputError: other tokenizers, architectures, classes or orders of them, or other features of the same weights.
+    """
+    only = "only models of one architecture can be mixed"
+    if first.tokenizer.to_mapping() != second.tokenizer.to_mapping():
+        raise InputError(f"{first_name} and {second_name} read text with different tokenizers: {only}")
+    if isinstance(first, SupervisedModule) and isinstance(second, SupervisedModule) and first.class_names != second.class_names:
+        raise InputError(f"{first_name} and {second_name} learned other classes, or these in another order: train them alike")
+    own, other = first.model.state_dict(), second.model.state_dict()
+    check_same(own, {name: value for name, value in other.items() if not name.startswith(added)}, first_name, second_name)
+    tried = copy.deepcopy(second.model)
+    tried.load_state_dict(own, strict=False)
+    for tower, wanted, found in zip(("image", "text"), _tried(first, first.model), _tried(first, tried), strict=True):
+        if not torch.allclose(wanted, found, rtol=0, atol=1e-4):
+            raise InputError(
+                f"{first_name} and {second_name} make other {tower} features of the same weights (heads of attention, "
+                f"activation, pooling): {only}"
+            )
+
+
+def _tried(module: ClipModule, model: ClipModel) -> tuple[Tensor, Tensor]:
+    """Features of noise and of a sentence."""
+    size, device = module.image_size, model.logit_scale.device
+    noise = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tokens, mask = module.tokenizer(["a photo of a dog, seen from above"])
+    with evaluating(model):
+        return model.encode_image(noise.to(device)), model.encode_text(tokens.to(device), mask.to(device))
 
 
 def write_checkpoint(module: ClipModule, path: str | Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from adapt.labelled import NAMES, fit, module_of
 from PIL import Image
-from small import TEXT
+from small import IMAGE, TEXT, save_checkpoint, small_data, small_module, small_trainer
 
 from lightning_clip import ClipModule, InputError
-from lightning_clip.adapt import ClassifierModule
+from lightning_clip.adapt import ClassifierModule, merged
 from lightning_clip.adapt.interpolation import Curve, curve_figure, sweep
 from lightning_clip.adapt.mixing import average, interpolate, write_checkpoint
 from lightning_clip.adapt.scoring import accuracy, batch_norms, mean_recall, measure, recalibrate, score
@@ -36,6 +36,23 @@ def other(module: ClipModule, seed: int) -> ClipModule:
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return found
+
+
+def assert_same_texts(first: ClipModule, second: ClipModule) -> None:
+    torch.testing.assert_close(first.encode_text(NAMES), second.encode_text(NAMES))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> list[ClipModule]:
+    """Two modules with adapters on one base."""
+    folder = tmp_path_factory.mktemp("tuned")
+    base, found = save_checkpoint(folder / "base.ckpt"), []
+    adapt = {"image": {"lora": {"rank": 4}}, "text": {"lora": {"rank": 4}}}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        found.append(ClipModule(pretrained=str(base), adapt=adapt, optimizer={"lr": 1e-2, "warmup_steps": 0}))
+        small_trainer(folder).fit(found[-1], small_data())
     return found
 
 
@@ -100,6 +117,46 @@ class TestSweep:
         with pytest.raises(InputError, match="read text with different tokenizers"):
             sweep(pair[0], longer, {}, "", (0, 1))
 
+    @pytest.mark.parametrize(
+        ("tower", "arguments"),
+        [
+            ("image", {"image_encoder": {**IMAGE, "act_layer": "quick_gelu"}}),
+            ("text", {"text_encoder": {**TEXT, "heads": 4}}),
+        ],
+    )
+    def test_other_features_of_weights_of_the_same_shapes(
+        self, pair: tuple[ClipModule, ClipModule], tower: str, arguments: dict[str, Any]
+    ) -> None:
+        second = small_module(**arguments)
+        second.configure_model()
+        with pytest.raises(InputError, match=f"make other {tower} features of the same weights"):
+            sweep(pair[0], second, {}, "", (0, 1))
+        with pytest.raises(InputError, match=f"model 1 and model 2 make other {tower} features"):
+            uniform_soup([pair[0], second])
+
+    def test_classes_in_another_order(self) -> None:
+        first = module_of(ClassifierModule, class_names=NAMES)
+        second = module_of(ClassifierModule, class_names=NAMES[::-1])
+        with pytest.raises(InputError, match="learned other classes, or these in another order"):
+            sweep(first, second, {}, "", (0, 1))
+
+    def test_between_a_base_and_its_adapters(self, tuned: list[ClipModule], tmp_path: Path) -> None:
+        base, after = ClipModule.from_pretrained(tuned[0].adaptation.base_arguments["pretrained"]), merged(tuned[0])
+        _, mixed = sweep(base, tuned[0], {"": None}, "", (0.25,), score=lambda *_: 0.0)  # type: ignore[dict-item]
+        for name, value in mixed.model.state_dict().items():
+            torch.testing.assert_close(value, 0.75 * base.model.state_dict()[name] + 0.25 * after.model.state_dict()[name])
+        write_checkpoint(mixed, tmp_path / "mixed.ckpt")
+        assert_same_texts(ClipModule.load_from_checkpoint(tmp_path / "mixed.ckpt"), mixed)
+
+    def test_of_checkpoints_that_hold_what_was_trained(self, tmp_path: Path) -> None:
+        """What rests is rounded when it is mixed with itself, and is written with the rest."""
+        base = save_checkpoint(tmp_path / "base.ckpt")
+        after = ClipModule(pretrained=str(base), adapt={"image": {"lock": True}, "store": "trained"})
+        small_trainer(tmp_path).fit(after, small_data())
+        _, mixed = sweep(ClipModule.from_pretrained(str(base)), after, {"": None}, "", (0.3,), score=lambda *_: 0.0)  # type: ignore[dict-item]
+        write_checkpoint(mixed, tmp_path / "mixed.ckpt")
+        assert_same_texts(ClipModule.load_from_checkpoint(tmp_path / "mixed.ckpt"), mixed)
+
     def test_of_equal_ones_the_middle(self) -> None:
         curve = Curve([0.0, 0.4, 1.0], {"a": [0.5, 0.5, 0.5], "b": [1, 1, 1], "c": [0, 0, 0]}, "a")
         assert curve.best == 1 and len(curve_figure(curve).axes) == 2
@@ -132,6 +189,12 @@ class TestSoup:
     def test_greedy_takes_what_does_not_harm(self, pair: tuple[ClipModule, ClipModule]) -> None:
         modules = [other(pair[0], number) for number in range(3)]
         assert sorted(greedy_soup(modules, lambda module: 0.5).used) == [0, 1, 2]
+
+    def test_adapters_are_averaged_as_weights(self, tuned: list[ClipModule]) -> None:
+        """The mean of two products B A, not the product of the means."""
+        found, states = uniform_soup(tuned).module.model.state_dict(), [merged(module).model.state_dict() for module in tuned]
+        for name, value in average(states).items():
+            torch.testing.assert_close(found[name], value)
 
     def test_nothing_and_other_architectures(self, pair: tuple[ClipModule, ClipModule]) -> None:
         with pytest.raises(InputError, match="a soup needs at least one model"):
