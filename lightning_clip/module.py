@@ -78,6 +78,7 @@ class ClipModule(Inference, Adapted, Stored):
     """
 
     model: ClipModel
+    training_parts: frozenset[str] = frozenset()  # of `model`: what only training needs, and exports leave out
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class DistillationModule(ClipModule):
         InputError: no teacher, one that cannot encode, a negative weight, or pairs without stored features.
     """
 
+    training_parts = frozenset({"bridges"})
+
     def __init__(
         self,
         *towers: Any,

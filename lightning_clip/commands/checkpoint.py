@@ -37,7 +37,9 @@ def run_consolidate(arguments: argparse.Namespace) -> None:
 
 def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("checkpoint", help="a .ckpt of a run with adapters (adapt.image.lora, adapt.text.lora) or new tokens")
+    parser.add_argument(
+        "checkpoint", help="a .ckpt of a run with adapters (adapt.image.lora, adapt.text.lora), new tokens or store: trained"
+    )
     parser.add_argument("output", help="the .ckpt file to write; one that is there is never replaced")
     parser.add_argument(
         "--pretrained", help="the weights that the run began with, where the checkpoint does not know their name"
@@ -45,10 +47,10 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_merge(arguments: argparse.Namespace) -> None:
-    """Adds adapters and new tokens to the weights; the file is that of an ordinary training, without optimizer.
+    """Adds adapters, new tokens and what was left out to the weights: the file of an ordinary training, no optimizer.
 
     Raises:
-        InputError: an output that exists or has no folder, a checkpoint that cannot be read or has neither.
+        InputError: an output that exists or has no folder, a checkpoint that cannot be read or is whole.
     """
     path = existing_path(arguments.checkpoint, "checkpoint")
     output = _new_file(arguments.output, "output")

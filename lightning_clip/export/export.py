@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lightning_clip.adapt import merged
-from lightning_clip.adapt.lora import has_parts
+from lightning_clip.adapt.lora import whole
 from lightning_clip.errors import InputError
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
 from lightning_clip.export.card import Run, model_card
 from lightning_clip.export.formats import formats, refusal
+from lightning_clip.export.own import PARTS
 from lightning_clip.module import ClipModule
 from lightning_clip.whole import beside
 
 __all__ = ["Exported", "export", "push_to_hub"]
 
 _MODULES = (to_files, to_graphs, to_open_clip, to_transformers)  # importing them registers their formats
-# Of ClipModel's state, what formats hold.
-_PARTS = {"image_encoder", "text_encoder", "image_projection", "text_projection", "logit_scale", "logit_bias", "mean", "std"}
 _TEXTS = [
     "a dog",
     "a photo of two cats on the beach.",
@@ -61,16 +61,20 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
         InputError: unknown format, one that cannot hold the model exactly, weights in half precision, an output that exists,
             or no space.
     """
-    writer = formats.build(format)
+    formats.build(format)  # an unknown one is said first
     target = Path(output).expanduser()
     if target.exists():
         raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
-    module.configure_model()
-    if has_parts(module.state_dict()):
-        module = merged(module)
-    if others := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - _PARTS):
+    module = whole(module)
+    with _without(module, module.training_parts):
+        return _exported(module, format, target, run or Run("a live module"))
+
+
+def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Exported:
+    writer = formats.build(format)
+    if others := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - PARTS):
         raise InputError(
             f"this {type(module).__name__} has weights beside its two towers ({', '.join(others)}), which no format holds: "
             "export the model that it started from, or keep the checkpoint"
@@ -99,7 +103,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
                 )
             card = model_card(
                 module,
-                run or Run("a live module"),
+                run,
                 title=target.name,
                 library=writer.title.lower(),
                 usage=writer.usage.format(folder=target.name),
@@ -113,6 +117,19 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
         for layer in training:
             layer.training = True
     return Exported(target, *differences)
+
+
+@contextmanager
+def _without(module: ClipModule, parts: Collection[str]) -> Iterator[None]:
+    """While it lasts, the module's model lacks these parts."""
+    held = {name: part for name, part in module.model.named_children() if name in parts}
+    for name in held:
+        delattr(module.model, name)
+    try:
+        yield
+    finally:
+        for name, part in held.items():
+            setattr(module.model, name, part)
 
 
 def push_to_hub(folder: Path, repository: str) -> str:

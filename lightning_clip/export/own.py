@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+
+from torch import Tensor
 
 from lightning_clip.adapt.lora import has_parts
 from lightning_clip.adapt.partial import BASE_KEY
@@ -13,10 +16,14 @@ from lightning_clip.export.files import is_openai, plain_names, read_file, read_
 from lightning_clip.export.positions import resized_grid, resized_row
 from lightning_clip.export.pretrained import Pretrained, Source
 
-__all__ = ["ARGUMENTS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "open_folder"]
+__all__ = ["ARGUMENTS", "PARTS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "open_folder"]
+
+log = logging.getLogger(__name__)
 
 # Of ClipModule's, those that say what the towers are and how they are fed.
 ARGUMENTS = ("image_encoder", "text_encoder", "embed_dim", "loss", "projection", "tokenizer", "transform")
+# Of ClipModel's state, what is of every model; subclasses of ClipModule add parts of their own.
+PARTS = {"image_encoder", "text_encoder", "image_projection", "text_projection", "logit_scale", "logit_bias", "mean", "std"}
 SETTINGS_FILE, WEIGHTS_FILE = "lightning_clip.json", "model.safetensors"
 
 
@@ -38,8 +45,16 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
             f"pretrained {str(path)!r} holds adapters, new tokens apart or only what was trained: make whole weights of it "
             f"with lightning-clip checkpoint merge {path} WHOLE.ckpt"
         )
-    weights = {key.removeprefix("model."): value for key, value in content["state_dict"].items() if key.startswith("model.")}
+    weights = _of_every_model(content["state_dict"], path)
     return _resized(Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights), source)
+
+
+def _of_every_model(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Towers, heads and temperature of a module's state; what a subclass has learned beside them is left out and named."""
+    own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+    if others := sorted({key.partition(".")[0] for key in own} - PARTS):
+        log.warning("pretrained %r has weights beside its two towers (%s): they are left out", str(path), ", ".join(others))
+    return {key: value for key, value in own.items() if key.partition(".")[0] in PARTS}
 
 
 def open_folder(folder: Path, source: Source) -> Pretrained:

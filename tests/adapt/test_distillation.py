@@ -21,6 +21,7 @@ from lightning_clip.adapt.mixing import write_checkpoint
 from lightning_clip.cli import main
 from lightning_clip.data import pair_sources, train_tokenizer
 from lightning_clip.data.teachers import StoredTeacher, stacked, stored_features, teachers_of
+from lightning_clip.export.export import export
 from lightning_clip.losses.distillation import feature_distance, relational_kl
 from lightning_clip.types import TEACHERS, Pair, PairBatch
 
@@ -191,6 +192,18 @@ class TestModule:
         again = ClipModule.load_from_checkpoint(tmp_path / "student.ckpt")
         assert isinstance(again, DistillationModule) and again.teacher_dims == [24]
         assert torch.equal(again.encode_text(["a dog"]), module.eval().encode_text(["a dog"]))
+
+    def test_what_bridges_widths_is_for_training_alone(self, tmp_path: Path, teacher: ClipModule) -> None:
+        module = student(teachers=teacher, features=1.0).eval()
+        names = set(module.state_dict())
+        assert any("bridges" in name for name in names)
+        export(module, "safetensors", tmp_path / "out")
+        again = ClipModule.from_pretrained(tmp_path / "out")
+        assert torch.equal(again.encode_text(["a dog"]), module.encode_text(["a dog"]))
+        assert set(module.state_dict()) == names
+        write_checkpoint(module, tmp_path / "student.ckpt")
+        again = ClipModule.from_pretrained(tmp_path / "student.ckpt")
+        assert torch.equal(again.encode_text(["a dog"]), module.encode_text(["a dog"]))
 
 
 class TestStored:

@@ -255,6 +255,14 @@ class TestMerging:
         assert_same_features(whole, module)
         assert_same_features(ClipModule(pretrained=str(tmp_path / "whole.ckpt")), module)
 
+    def test_command_on_what_was_trained_alone(self, base: Path, tmp_path: Path) -> None:
+        """What is said of such a checkpoint where weights are to begin a run, done."""
+        module = adapted(base, tmp_path, {"image": {"lock": True}, "store": "trained"})
+        with pytest.raises(InputError, match="make whole weights of it with lightning-clip checkpoint merge"):
+            ClipModule.from_pretrained(str(tmp_path / "lora.ckpt"))
+        assert main(["checkpoint", "merge", str(tmp_path / "lora.ckpt"), str(tmp_path / "whole.ckpt")]) == 0
+        assert_same_features(ClipModule.from_pretrained(str(tmp_path / "whole.ckpt")), module, 0)
+
     def test_command_refuses(self, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["checkpoint", "merge", str(base), str(tmp_path / "whole.ckpt")]) == 2
         assert "has no adapters" in capsys.readouterr().err

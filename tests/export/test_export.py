@@ -13,7 +13,7 @@ import torch
 from export.families import CAPTIONS, bert_tokenizer, pictures, shaken
 from export.test_from_open_clip import CONFIGS, written
 from export.test_from_transformers import KINDS, config, transformers_folder
-from small import TEXT, small_module
+from small import TEXT, save_checkpoint, small_module
 from torch.nn.functional import normalize
 
 from lightning_clip import ClipModule, InputError
@@ -247,6 +247,15 @@ def test_adapters_are_merged(tmp_path: Path) -> None:
     export(module, "huggingface", tmp_path / "out")
     again = ClipModule.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(again.encode_image(pictures()), expected, rtol=0, atol=1e-5)
+
+
+def test_what_checkpoints_leave_out_is_written(tmp_path: Path) -> None:
+    """A module that knows its base by name; what is exported knows itself."""
+    base = save_checkpoint(tmp_path / "base.ckpt")
+    module = ClipModule.from_pretrained(str(base), adapt={"image": {"lock": True}, "store": "trained"})
+    export(module, "safetensors", tmp_path / "out")
+    base.unlink()
+    assert torch.equal(ClipModule.from_pretrained(tmp_path / "out").encode_text(CAPTIONS), module.encode_text(CAPTIONS))
 
 
 @pytest.mark.slow

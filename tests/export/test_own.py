@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from small import IMAGE, TEXT, save_checkpoint, small_data, small_module, small_trainer
 from strategies.ranks import alone, assert_same, fit
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.adapt import ClassifierModule
 from lightning_clip.variants.convirt import ConvirtModule
 
 
@@ -77,6 +78,16 @@ def test_a_subclass(checkpoint: Path) -> None:
     source = ClipModule.load_from_checkpoint(checkpoint)
     assert type(module) is ConvirtModule and module.loss.image_weight == 0.75 and module.model.logit_bias is None
     assert torch.equal(module.encode_text(["a dog"]), source.encode_text(["a dog"]))
+
+
+def test_what_a_subclass_has_beside_the_towers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model that was adapted is adapted again: its towers go on, its head does not."""
+    names = ["cat", "dog"]
+    source = ClassifierModule(IMAGE, TEXT, embed_dim=16, tokenizer={"name": "clip", "context_length": 24}, class_names=names)
+    module = ClassifierModule(pretrained=str(save_checkpoint(tmp_path / "head.ckpt", source)), class_names=["a", "b", "c"])
+    module.configure_model()
+    assert "has weights beside its two towers (classes): they are left out" in caplog.text
+    assert torch.equal(module.encode_text(names), source.encode_text(names)) and len(module.model.classes.weight) == 3  # type: ignore[arg-type,union-attr]
 
 
 def test_under_fsdp2(checkpoint: Path, tmp_path: Path) -> None:
