@@ -36,6 +36,8 @@ class ClassifierModule(SupervisedModule):
         torch.Size([3, 2])
     """
 
+    reads_texts = False
+
     def __init__(self, *towers: Any, head_only: bool = False, **arguments: Any) -> None:
         super().__init__(*towers, **arguments)
         self.head_only = head_only

@@ -30,6 +30,8 @@ class ClipAdapterModule(SupervisedModule):
         InputError: a setting out of its range.
     """
 
+    reads_texts = False
+
     def __init__(self, *towers: Any, ratio: float = 0.2, reduction: int = 4, **arguments: Any) -> None:
         super().__init__(*towers, **arguments)
         if not 0 <= ratio <= 1:

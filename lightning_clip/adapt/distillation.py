@@ -111,8 +111,8 @@ class DistillationModule(ClipModule):
         if self.teachers == STORED:
             if batch.teachers is None:
                 raise InputError(
-                    f"pair {batch.keys[0]!r} or another of its batch has no stored teacher features: write shards with them by "
-                    "lightning-clip data teach, or name live teachers"
+                    f"pair {batch.keys[0]!r} or another of its batch has no stored teacher features, or those of other "
+                    "teachers: write all shards by lightning-clip data teach with the same ones, or name live teachers"
                 )
             found = batch.teachers
         else:

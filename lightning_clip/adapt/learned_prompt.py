@@ -79,8 +79,11 @@ def prompt_tokens(
         context: M, or words.
         class_position: "end" or "middle".
 
+    Returns:
+        Rows, longer than the tokenizer's context where the whole prompt does not fit into it; and places.
+
     Raises:
-        InputError: words without a token, or words that the tokenizer cuts off.
+        InputError: words without a token.
 
     Examples:
         >>> from lightning_clip.data import ClipTokenizer
@@ -102,8 +105,11 @@ def prompt_tokens(
     for name in names:
         shown = name.replace("_", " ")
         after = body(f"{shown}.")
-        if isinstance(context, str) and (whole := body(f"{context} {shown}."))[: len(ids)] == ids:
-            after = whole[len(ids) :]  # a tokenizer may read a word after a space in another way
+        if isinstance(context, str):  # a tokenizer may read a word after a space in another way
+            joined = body(f"{context} {shown}.")
+            full = len(start) + len(joined) + len(end) >= tokenizer.context_length  # the name may be cut off
+            if not full and joined[: len(ids)] == ids:
+                after = joined[len(ids) :]
         first = len(start)
         if class_position == "end":
             rows.append([*start, *ids, *after, *end])

@@ -45,6 +45,8 @@ class SupervisedModule(ClipModule):
         InputError: no class names anywhere, images without labels, or a strategy that cannot split what is learned.
     """
 
+    reads_texts = True  # whether the loss depends on the text tower in every step
+
     def __init__(
         self,
         *towers: Any,
@@ -100,6 +102,11 @@ class SupervisedModule(ClipModule):
         return {"loss": cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)}
 
     def complete_model(self) -> None:
+        if self.adapt_settings.text.lora is not None and not self.reads_texts:
+            raise InputError(
+                f"adapt.text.lora would never be learned: {type(self).__name__} reads words once, before the first step. Leave "
+                "it out, or learn with FlypModule or CoopModule"
+            )
         self.rest()
         classes = self.build_classes(len(self._names()))
         if self._trainer is not None:
@@ -197,11 +204,14 @@ class SupervisedModule(ClipModule):
             wrong = ((batch.label < 0) | (batch.label >= len(self._names()))).nonzero()
             if len(wrong):
                 row = int(wrong[0])
-                found = "no label" if batch.label[row] < 0 else f"label {int(batch.label[row])}"
-                raise InputError(
-                    f"image {batch.keys[row]!r} has {found}, but {type(self).__name__} learns {len(self._names())} classes: "
-                    "give a table's label_column, one folder per class, or shards with .cls members"
-                )
+                raise self._no_class(batch.keys[row], int(batch.label[row]))
+
+    def _no_class(self, key: str, label: int) -> InputError:
+        """That the label of an image is of none of the classes."""
+        return InputError(
+            f"image {key!r} has {'no label' if label < 0 else f'label {label}'}, but {type(self).__name__} learns "
+            f"{len(self._names())} classes: give a table's label_column, one folder per class, or shards with .cls members"
+        )
 
     def _classified(self, batch: PairBatch, stage: str) -> ClipOutput:
         output = self.encode(batch)

@@ -21,8 +21,8 @@ class TipAdapterModule(SupervisedModule):
     """Tip-Adapter-F (Zhang et al. 2021, arXiv 2111.03930): the labelled images' features are keys, and are trained.
 
     Logits are those of `evaluation.tip_adapter.tip_logits`. Before the first step the keys are the features of all training
-    images under the evaluation transform. In evaluation the keys are unit again, and alpha and beta are those that were best on
-    the validation data at the end of the epoch, if there are any.
+    images under the evaluation transform. In evaluation the keys are unit again, and alpha and beta are those that are best for
+    them on the validation data, searched before each validation and at the end of each epoch, if there are any.
 
     Args:
         *towers: image and text encoder, as of `ClipModule`.
@@ -34,6 +34,8 @@ class TipAdapterModule(SupervisedModule):
     Raises:
         InputError: negative settings, no training data to count, or an image that cannot be read or has no label.
     """
+
+    reads_texts = False
 
     def __init__(
         self, *towers: Any, alpha: float = 1.0, beta: float = 5.5, entries: int | None = None, **arguments: Any
@@ -70,17 +72,29 @@ class TipAdapterModule(SupervisedModule):
         scale = float(self.model.scale())
         return tip_logits(image_features, cache.words.T, keys, cache.values, scale=scale, alpha=alpha, beta=beta)
 
-    @torch.no_grad()
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        if self.trainer.state.fn == "fit":  # what is measured alone stays as it is
+            self._search()
+
     def on_train_epoch_end(self) -> None:
-        """Searches alpha and beta, before a checkpoint is written."""
-        if (source := self._source("val")) is not None:
-            cache: Any = self.model.classes
-            self._val = self._val or self._features(source)
-            keys, scale = normalize(cache.keys, dim=1), float(self.model.scale())
-            found = TipAdapter.searched(keys, cache.values, *self._val, cache.words.T, scale)
-            cache.alpha.fill_(found.alpha)
-            cache.beta.fill_(found.beta)
+        """Before a checkpoint is written."""
+        self._search()
         super().on_train_epoch_end()
+
+    @torch.no_grad()
+    def _search(self) -> None:
+        """Alpha and beta for the keys as they are now."""
+        if (source := self._source("val")) is None:
+            return
+        cache: Any = self.model.classes
+        features = self._val or self._features(source)
+        if not any(parameter.requires_grad for parameter in self._image_parameters()):
+            self._val = features  # they stay what they are
+        keys, scale = normalize(cache.keys, dim=1), float(self.model.scale())
+        found = TipAdapter.searched(keys, cache.values, *features, cache.words.T, scale)
+        cache.alpha.fill_(found.alpha)
+        cache.beta.fill_(found.beta)
 
     def to_mapping(self) -> dict[str, Any]:
         return {**super().to_mapping(), "alpha": self.alpha, "beta": self.beta, "entries": self.entries}
@@ -96,8 +110,8 @@ class TipAdapterModule(SupervisedModule):
         for start in range(0, len(source), batch_size):
             pairs = [source[index] for index in range(start, min(start + batch_size, len(source)))]
             for pair in pairs:
-                if pair.label is None:
-                    raise InputError(f"image {pair.key!r} has no label: give a table's label_column, or one folder per class")
+                if pair.label is None or not 0 <= pair.label < len(self._names()):
+                    raise self._no_class(pair.key, -1 if pair.label is None else pair.label)
             try:
                 pixels = torch.stack([transform(decode(pair.image)) for pair in pairs])
             except ValueError as error:

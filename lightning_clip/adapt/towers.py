@@ -35,8 +35,10 @@ class LoraSettings:
         in_range(f"{where}.rank", self.rank, 1, whole=True)
         in_range(f"{where}.alpha", self.alpha, 0, open_low=True)
         in_range(f"{where}.dropout", self.dropout, 0, 1, open_high=True)
-        if self.targets is not None and (not self.targets or not all(isinstance(name, str) for name in self.targets)):
-            raise InputError(f"{where}.targets {self.targets!r} must be names of layers, such as ['qkv', 'proj'], or left out")
+        if self.targets is not None and (not self.targets or not _is_words(self.targets)):
+            raise InputError(
+                f"{where}.targets {self.targets!r} must be a list of names of layers, such as ['qkv', 'proj'], or left out"
+            )
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class ImageAdapt(TowerAdapt):
 
     def check(self, where: str) -> None:
         super().check(where)
+        if self.cache is not None and (not isinstance(self.cache, str) or not self.cache):
+            raise InputError(f"{where}.cache {self.cache!r} must be a folder, such as runs/features, or left out")
         if self.cache is not None and (not self.lock or self.unlock_last):
             raise InputError(f"{where}.cache {self.cache!r} keeps features of a tower that never changes: lock it as a whole")
 
@@ -147,11 +151,17 @@ class TextAdapt(TowerAdapt):
         super().check(where)
         if self.context_length is not None:
             in_range(f"{where}.context_length", self.context_length, 1, whole=True)
-        for token in self.new_tokens:
-            if not isinstance(token, str) or not token.strip():
-                raise InputError(f"{where}.new_tokens has {token!r}: give words that are not empty")
+        if not _is_words(self.new_tokens):
+            raise InputError(f"{where}.new_tokens {self.new_tokens!r} must be a list of words, such as ['<sks>']")
+        if blank := [token for token in self.new_tokens if not token.strip()]:
+            raise InputError(f"{where}.new_tokens has {blank[0]!r}: give words that are not empty")
         if len(set(self.new_tokens)) < len(self.new_tokens):
             raise InputError(f"{where}.new_tokens {list(self.new_tokens)} names a token twice")
+
+
+def _is_words(value: Any) -> bool:
+    """Whether it is a list of strings; one string is not, though its letters are."""
+    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
 
 
 def tower_of(cls: type[T], value: Any, where: str) -> T:

@@ -65,10 +65,12 @@ def teachers_of(pair: Pair, caption: str) -> list[StoredTeacher] | None:
 
 
 def stacked(found: Sequence[list[StoredTeacher] | None]) -> TeacherFeatures | None:
-    """Those of a batch; None unless all pairs have them, of equally many teachers."""
+    """Those of a batch; None unless all pairs have them, of the same teachers as far as widths and temperatures tell."""
     if not found or any(teachers is None for teachers in found):
         return None
-    columns = list(zip(*(teachers or [] for teachers in found), strict=False))
+    if len({tuple((len(teacher.image), teacher.scale) for teacher in teachers or []) for teachers in found}) > 1:
+        return None
+    columns = list(zip(*(teachers or [] for teachers in found), strict=True))
     return TeacherFeatures(
         image=[torch.stack([teacher.image for teacher in column]) for column in columns],
         text=[torch.stack([teacher.text for teacher in column]) for column in columns],

@@ -267,6 +267,18 @@ class TestStored:
         with pytest.raises(InputError, match="or another of its batch has no stored teacher features"):
             fit(student(teacher_dims=[24]), tmp_path, data=scenes())
 
+    def test_features_of_other_teachers(self, shards: Path, teacher: ClipModule) -> None:
+        """Fewer teachers, or another one of the same width, are not taken for those of the rest of the batch."""
+        one, other = StoredTeacher(torch.ones(2), torch.ones(2), 10.0), StoredTeacher(torch.ones(2), torch.ones(2), 20.0)
+        assert stacked([[one], [one]]) is not None
+        for found in ([[one], [one, other]], [[one], [other]], [[one], [StoredTeacher(torch.ones(3), torch.ones(3), 10.0)]]):
+            assert stacked(found) is None
+        given = ["--data", str(shards / "pairs"), "--output", str(shards / "less/train-%06d.tar")]
+        assert main(["data", "teach", *given, f"--teacher={shards / 'wide.ckpt'}"]) == 0
+        mixed = {"name": "mix", "sources": [str(shards / "taught/train-*.tar"), str(shards / "less/train-*.tar")]}
+        with pytest.raises(InputError, match="no stored teacher features, or those of other teachers: write all shards"):
+            fit(student(), shards, data=ClipDataModule(mixed, local_batch_size=8))
+
 
 class TestErrors:
     @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from adapt.labelled import NAMES, SETTINGS, fit, labelled_data, module_of
@@ -18,7 +19,7 @@ from lightning_clip.adapt import ClipAdapterModule, CoopModule, TipAdapterModule
 from lightning_clip.adapt.learned_prompt import prompt_tokens
 from lightning_clip.data import ClipTokenizer, train_tokenizer
 from lightning_clip.encoders import TextEncoder
-from lightning_clip.evaluation.tip_adapter import tip_logits, tune_keys
+from lightning_clip.evaluation.tip_adapter import TipAdapter, tip_logits, tune_keys
 
 PICTURES = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 WORDS = "a photo of a"
@@ -96,12 +97,24 @@ class TestCoop:
             ({"context": ""}, "context '' must be a number of vectors from 1, or words"),
             ({"context": "  "}, "context '  ' has no token"),
             ({"class_position": "front"}, "unknown class_position 'front'"),
+            ({"context": "a photo " * 11}, "the prompt of 'red circle' has 27 tokens with its context, more than"),
+            (
+                {"context": "a photo of a", "class_names": ["a cat", "cat " * 30]},
+                "has 28 tokens with its context, more than context_length 24: take fewer context vectors or a shorter name",
+            ),
             ({"context": 20}, "the prompt of 'red circle' has 25 tokens with its context, more than context_length 24"),
         ],
     )
     def test_mistakes(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
-            module_of(CoopModule, class_names=NAMES, **arguments)
+            module_of(CoopModule, **{"class_names": NAMES, **arguments})
+
+    def test_words_that_fill_the_context(self) -> None:
+        """No token more would fit."""
+        module = module_of(CoopModule, class_names=["cat " * 17, "dog"], context="a photo of a")
+        assert module.model.classes.tokens.shape == (2, 24)
+        words = module.encode_text([f"a photo of a {name}." for name in module.class_names]).T
+        torch.testing.assert_close(module.classifier().detach(), words)
 
     def test_a_tower_without_a_table(self) -> None:
         class Bag(TextEncoder):
@@ -197,6 +210,28 @@ class TestTip:
         expected = found.model.scale() * found.encode_image(PICTURES) @ found.zero_shot_classifier(found.class_names)
         torch.testing.assert_close(found.class_logits(found.encode_image(PICTURES)), expected)
 
+    def test_what_is_validated_is_searched_for_these_keys(self, tmp_path: Path) -> None:
+        """Not for those of the epoch before."""
+        found: list[tuple[float, float]] = []
+
+        class Watch(pl.Callback):
+            def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+                cache, words = module.model.classes, module.model.classes.words.T
+                keys, scale = normalize(cache.keys.detach(), dim=1), float(module.model.scale())
+                best = TipAdapter.searched(keys, cache.values, *module._features(module._source("val")), words, scale)
+                found.append((best.alpha, best.beta))
+                assert (float(cache.alpha), float(cache.beta)) == pytest.approx(found[-1])
+
+        module = module_of(TipAdapterModule, entries=32, optimizer={"lr": 0.3, "warmup_steps": 0})
+        fit(module, tmp_path, steps=12, data=labelled_data(shots=4), callbacks=[Watch()])
+        assert len(set(found)) > 1
+
+    def test_adapters_of_the_tower_change_what_is_searched_on(self, tmp_path: Path) -> None:
+        adapt = {"image": {"lora": {"rank": 2}}, "store": "full"}
+        module = module_of(TipAdapterModule, entries=16, adapt=adapt)
+        fit(module, tmp_path)
+        assert module._val is None
+
     def test_counts_the_training_data(self, tmp_path: Path) -> None:
         module = TipAdapterModule(IMAGE, {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}, **SETTINGS)
         fit(module, tmp_path, steps=1, data=labelled_data(shots=1))
@@ -209,3 +244,5 @@ class TestTip:
             module_of(TipAdapterModule, class_names=NAMES)
         with pytest.raises(InputError, match="was made for 5 labelled images and finds 16 training images: fit it again"):
             fit(module_of(TipAdapterModule, entries=5), tmp_path)
+        with pytest.raises(InputError, match="has label 2, but TipAdapterModule learns 2 classes"):
+            fit(module_of(TipAdapterModule, entries=16, class_names=NAMES[:2]), tmp_path)

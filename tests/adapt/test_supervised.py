@@ -97,6 +97,10 @@ class TestErrors:
         with pytest.raises(InputError, match="ClassifierModule has 0 class names and its training data knows no others"):
             module_of(ClassifierModule, class_names=None)
 
+    def test_adapters_of_a_tower_that_is_not_read(self) -> None:
+        with pytest.raises(InputError, match=r"adapt.text.lora would never be learned: ClassifierModule reads words once"):
+            module_of(ClassifierModule, adapt={"text": {"lora": {"rank": 2}}})
+
     def test_no_labels(self, tmp_path: Path) -> None:
         tokens = torch.ones(2, 8, dtype=torch.long)
         module = module_of(ClassifierModule, class_names=NAMES)
