@@ -13,11 +13,17 @@ from lightning_clip.checkpoint import CLASS_KEY, class_of_checkpoint, class_path
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
 from lightning_clip.execution import ExecutionSettings
+from lightning_clip.export.mismatch import check_fit
 from lightning_clip.losses import ContrastiveLoss, losses
 from lightning_clip.model import ClipModel
 from lightning_clip.optim import OptimizerSettings
 
 __all__ = ["Stored"]
+
+_GO_ON = (
+    "It was written by another class or under other settings: go on with those, or let a new run begin with its towers "
+    "(pretrained: FILE.ckpt)"
+)
 
 
 class Stored(pl.LightningModule):
@@ -43,6 +49,8 @@ class Stored(pl.LightningModule):
         """Sets the locks of the step at which the checkpoint was written."""
         self._built()
         complete(checkpoint, self)
+        if self._trainer is not None and self.strict_loading and "state_dict" in checkpoint:  # else said while it is loaded
+            check_fit(str(self.trainer.ckpt_path), self.state_dict(), checkpoint["state_dict"], _GO_ON)
         self._adaptation.resume(self.model, checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

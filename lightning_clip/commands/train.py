@@ -128,6 +128,13 @@ def run(arguments: Sequence[str]) -> None:
         ) from error
     except (MisconfigurationException, FileNotFoundError) as error:
         raise InputError(str(error)) from error
+    except ValueError as error:
+        if "loaded state dict" not in str(error):  # torch's, of an optimizer
+            raise
+        raise InputError(
+            f"the optimizer's state in the checkpoint does not fit ({error}): it was written under other rates or locks "
+            "(adapt, optimizer). Go on with those, or let a new run begin with its weights (pretrained: FILE.ckpt)"
+        ) from error
 
 
 def _constructor_error(error: BaseException) -> BaseException:

@@ -57,6 +57,8 @@ def run_interpolate(arguments: argparse.Namespace) -> None:
     from lightning_clip.evaluation.figures import save_figure
 
     alphas, output = _alphas(arguments.alpha), _free(arguments.output)
+    if arguments.figure and not arguments.figure.endswith(".png"):
+        raise InputError(f"--figure {arguments.figure!r} must end in .png")
     sets = _sets(arguments, len(alphas) > 1, "--alpha with several values")
     first, second = _load(arguments.first), _load(arguments.second)
     chosen_on = _chosen(arguments, sets) if sets else ""
@@ -169,7 +171,7 @@ def _alphas(text: str) -> list[float]:
         low, high, step = (float(part) for part in text.split(":"))
         count = round((high - low) / step)
         return [round(low + number * step, 9) for number in range(count + 1)]
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"--alpha {text!r} must be numbers such as 0.5, 0,0.5,1 or 0:1:0.1") from error
 
 

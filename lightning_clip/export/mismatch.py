@@ -14,13 +14,20 @@ __all__ = ["check_fit", "groups"]
 _SHOWN = 6
 
 
-def check_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+_PRETRAINED = (
+    "They belong to another architecture or to other settings: name the architecture that they were trained with, and leave "
+    "out what changes the towers"
+)
+
+
+def check_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], remedy: str = _PRETRAINED) -> None:
     """Compares names and shapes.
 
     Args:
         name: of the weights, for the message.
         wanted: what the model has.
         given: what the source has.
+        remedy: the end of the message.
 
     Raises:
         InputError: weights that are missing, left over, or of another shape.
@@ -36,10 +43,7 @@ def check_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tenso
     if unexpected := given.keys() - wanted.keys():
         parts.append(f"{len(unexpected)} unexpected: {groups(unexpected)}")
     if parts:
-        raise InputError(
-            f"the weights of {name!r} do not fit: {'; '.join(parts)}. They belong to another architecture or to other "
-            "settings: name the architecture that they were trained with, and leave out what changes the towers"
-        )
+        raise InputError(f"the weights of {name!r} do not fit: {'; '.join(parts)}. {remedy}")
 
 
 def groups(keys: Iterable[str]) -> str:

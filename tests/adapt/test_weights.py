@@ -342,6 +342,8 @@ class TestCommands:
         ("arguments", "message"),
         [
             (["--alpha=0:1"], "--alpha '0:1' must be numbers such as"),
+            (["--alpha=0:inf:1"], "--alpha '0:inf:1' must be numbers such as"),
+            (["--alpha=1", "--figure=curve.txt"], "--figure 'curve.txt' must end in .png"),
             ([], "--alpha with several values needs sets: give --suite and --choose-on"),
             (["--alpha=1", "--output=x.pt"], "--output 'x.pt' must end in .ckpt"),
             (["--suite=SUITE"], "several sets and none to choose on"),

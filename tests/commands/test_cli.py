@@ -147,6 +147,14 @@ class TestMistakes:
             (("fit", "--config", "recipe.yaml", "--model.projection=none"), "embed_dim 16 does not match .* output_dim 32"),
             (("fit", "--config", "recipe.yaml", "--model.image_encoder.a.b=1"), "reaches more than one level into a mapping"),
             (("test", "--config", "recipe.yaml", "--ckpt_path", "lost.ckpt"), "checkpoint 'lost.ckpt' does not exist"),
+            (
+                ("fit", "--config", "recipe.yaml", "--ckpt_path=last.ckpt", "--model.adapt={image: {layer_decay: 0.5}}"),
+                "the optimizer's state in the checkpoint does not fit .*or let a new run begin with its weights",
+            ),
+            (
+                ("test", "--config", "recipe.yaml", "--ckpt_path=last.ckpt", "--model.embed_dim=8"),
+                "'last.ckpt' do not fit: 2 of another shape: .* It was written by another class or under other settings",
+            ),
             (("classify", "x.png", "--labels", "a,b", "--checkpoint", "last.ckpt"), "image 'x.png' does not exist"),
             (("classify", "recipe.yaml", "--labels", "a,b", "--checkpoint", "last.ckpt"), "cannot be read: not an image"),
             (("classify", "red.png", "--labels", "a", "--checkpoint", "last.ckpt"), "names 1 class: give at least two"),
