@@ -61,7 +61,8 @@ def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings,
     """The dotted names of the layers in a tower's blocks that get adapters.
 
     Raises:
-        InputError: a target that no layer ends with, or a tower without linear layers in its blocks and no targets.
+        InputError: a target that no layer ends with or that cannot be merged, or a tower without linear layers in its blocks
+            and no targets.
 
     Examples:
         >>> from lightning_clip.encoders import text_encoders
@@ -85,7 +86,13 @@ def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings,
             raise InputError(
                 f"{where}.targets: no layer of {type(encoder).__name__} is called {target!r}: {nearest(target, known)}"
             )
-    return [name for name in layers if any(f".{name}".endswith(f".{target}") for target in settings.targets)]
+    named = [name for name in layers if any(f".{name}".endswith(f".{target}") for target in settings.targets)]
+    if grouped := [name for name in named if getattr(layers[name], "groups", 1) > 1]:
+        raise InputError(
+            f"{where}.targets: {grouped[0]!r} is a convolution in groups, whose adapter could not be merged: leave out "
+            f"{grouped[0].rpartition('.')[2]!r}"
+        )
+    return named
 
 
 def merged(module: Module) -> Module:

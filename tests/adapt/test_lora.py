@@ -103,6 +103,11 @@ class TestWhere:
         module.configure_model()
         assert not any(layer.training for layer in module.model.image_encoder.modules() if isinstance(layer, nn.BatchNorm2d))
 
+    def test_convolutions_of_groups(self) -> None:
+        spec = {"name": "convnext_atto", "image_size": 32, "depths": [1, 1, 1, 1], "dims": [8, 16, 32, 64]}
+        with pytest.raises(InputError, match=r"is a convolution in groups, .*: leave out 'conv_dw'"):
+            small_module(image_encoder=spec, adapt={"image": {"lora": {**LORA, "targets": ["conv_dw"]}}}).configure_model()
+
     def test_without_peft(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(room, "find_spec", lambda name: None)
         with pytest.raises(InputError, match=r'adapt.image.lora needs peft, .*pip install "lightning-clip\[adapt\]"'):
