@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["add_interpolate_arguments", "add_soup_arguments", "run_interpolate", "run_soup"]
 
 
+_MODELS = "a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder"
+
+
 def add_interpolate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `interpolate`."""
-    parser.add_argument("first", help="checkpoint before fine-tuning (alpha 0)")
-    parser.add_argument("second", help="checkpoint after it (alpha 1)")
+    parser.add_argument("first", help=f"before fine-tuning (alpha 0): {_MODELS}")
+    parser.add_argument("second", help="after it (alpha 1), likewise")
     parser.add_argument("--alpha", default="0:1:0.1", help="one, several with commas, or FROM:TO:STEP (default: %(default)s)")
     parser.add_argument("--figure", help="PNG of the scores over alpha")
     _add_common(parser)
@@ -28,7 +31,7 @@ def add_interpolate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_soup_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `soup`."""
-    parser.add_argument("checkpoint", nargs="+", help="fine-tuned from one start")
+    parser.add_argument("checkpoint", nargs="+", help=f"fine-tuned from one start, which may be among them: {_MODELS}")
     parser.add_argument("--method", choices=("greedy", "uniform"), default="greedy", help="default: %(default)s")
     _add_common(parser)
 
@@ -117,10 +120,13 @@ def run_soup(arguments: argparse.Namespace) -> None:
 _NOTHING: EvaluationSet = None  # type: ignore[assignment]  # in the place of a set where nothing is scored
 
 
-def _load(path: str) -> ClipModule:
+def _load(model: str) -> ClipModule:
+    """A checkpoint, or published weights that a run began with."""
     from lightning_clip.module import ClipModule
 
-    return ClipModule.load_from_checkpoint(existing_path(path, "checkpoint"))
+    if model.endswith(".ckpt") and ":" not in model:
+        return ClipModule.load_from_checkpoint(existing_path(model, "checkpoint"))
+    return ClipModule.from_pretrained(model)
 
 
 def _sets(arguments: argparse.Namespace, needed: bool, reason: str) -> dict[str, EvaluationSet]:

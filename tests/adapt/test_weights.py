@@ -23,6 +23,7 @@ from lightning_clip.adapt.soups import greedy_soup, uniform_soup
 from lightning_clip.cli import main
 from lightning_clip.data import SyntheticScenes
 from lightning_clip.data.sources import PairSource
+from lightning_clip.export.export import export
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 from lightning_clip.types import Pair
 
@@ -322,6 +323,13 @@ class TestCommands:
         states = [module.model.state_dict() for module in pair]
         candidates = [interpolate(*states, alpha) for alpha in (0, 0.5, 1)]
         assert any(torch.equal(mixed.model.logit_scale, state["logit_scale"]) for state in candidates)
+
+    def test_from_what_a_run_began_with(self, folder: Path, pair: tuple[ClipModule, ClipModule]) -> None:
+        """A folder in the place of published weights."""
+        export(pair[0], "safetensors", folder / "published")
+        given = [str(folder / "published"), str(folder / "after.ckpt"), "--alpha=0", "--output", str(folder / "mixed.ckpt")]
+        assert main(["interpolate", *given]) == 0
+        assert_same_texts(ClipModule.load_from_checkpoint(folder / "mixed.ckpt"), pair[0])
 
     def test_one_alpha_needs_no_sets(self, folder: Path, pair: tuple[ClipModule, ClipModule]) -> None:
         arguments = [str(folder / "before.ckpt"), str(folder / "after.ckpt"), "--alpha=0.5"]
