@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +15,14 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 from typing_extensions import Self
 
+from lightning_clip.data.captions import random_caption
+from lightning_clip.data.sources import PairSource
 from lightning_clip.errors import InputError
 from lightning_clip.inference import evaluating
 from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.module import ClipModule
 from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
-from lightning_clip.types import ClipOutput, PairBatch
+from lightning_clip.types import ClipOutput, Pair, PairBatch
 
 __all__ = ["SupervisedModule"]
 
@@ -131,13 +134,22 @@ class SupervisedModule(ClipModule):
                 part.eval()
         return self
 
+    @staticmethod
+    def choose_caption(pair: Pair, rng: random.Random) -> str:
+        """One of the pair's captions, or no text: images with a label need none."""
+        return random_caption(pair, rng) if pair.captions else ""
+
     def on_fit_start(self) -> None:
+        for split in ("train", "val"):
+            self._check_classes(split)
         self._started()
 
     def on_validation_start(self) -> None:
+        self._check_classes("val")
         self._started()  # before a strategy gathers weights for evaluation: what is written then would be lost
 
     def on_test_start(self) -> None:
+        self._check_classes("test")
         self._started()
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
@@ -163,15 +175,34 @@ class SupervisedModule(ClipModule):
 
     def _names(self) -> list[str]:
         if self.class_names is None:
-            data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
-            source = data.source("train") if hasattr(data, "source") else None
-            self.class_names = list(getattr(source, "class_names", []))
+            self.class_names = list(getattr(self._source("train"), "class_names", []))
         if len(self.class_names) < 2:
             raise InputError(
                 f"{type(self).__name__} has {len(self.class_names)} class names and its training data knows no others: "
                 "give class_names, at least two in the order of the labels"
             )
         return self.class_names
+
+    def _source(self, split: str) -> PairSource | None:
+        """The opened source of a split, where there is one."""
+        data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        known = hasattr(data, "source") and getattr(data, "_specs", {"train": "of the user's own class"}).get(split) is not None
+        return data.source(split) if known else None
+
+    def _check_classes(self, split: str) -> None:
+        """Refuses data whose labels stand for other classes than those that are learned, as far as the data knows them."""
+        found, trained = (list(getattr(self._source(name), "class_names", [])) for name in (split, "train"))
+        if split != "train" and trained:
+            known, fits = trained, found == trained
+        else:  # other words for the classes are the user's right; another number, or another order of the same words, is not
+            known = self._names()
+            fits = len(found) == len(known) and (found == known or sorted(found) != sorted(known))
+        if found and not fits:
+            raise InputError(
+                f"the labels of the {split} data stand for {_listed(found)}, but {type(self).__name__} learns "
+                f"{_listed(known)}: give all splits the same classes, and class_names in the order of the labels, or leave "
+                "them out"
+            )
 
     def _started(self) -> None:
         """Fills what is learned, once; a checkpoint that was loaded says that it is filled."""
@@ -228,3 +259,8 @@ class SupervisedModule(ClipModule):
         for name in ("top1", "mean_per_class"):
             self.log(f"{stage}/classification/{name}", float(values[name]), sync_dist=True)
         self.accuracy.reset()
+
+
+def _listed(names: Sequence[str]) -> str:
+    """How many classes, and the first of them."""
+    return f"{len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

@@ -99,11 +99,6 @@ class TipAdapterModule(SupervisedModule):
     def to_mapping(self) -> dict[str, Any]:
         return {**super().to_mapping(), "alpha": self.alpha, "beta": self.beta, "entries": self.entries}
 
-    def _source(self, split: str) -> PairSource | None:
-        data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
-        known = data is not None and (split == "train" or data._specs.get(split) is not None)
-        return data.source(split) if known else None
-
     def _features(self, source: PairSource, batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Unit features (N, D) and classes (N,) of all images; every rank computes all of these few."""
         transform, features, labels = self.image_transform(train=False), [], []

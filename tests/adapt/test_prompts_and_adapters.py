@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from adapt.labelled import NAMES, SETTINGS, fit, labelled_data, module_of
+from PIL import Image
 from small import IMAGE, small_trainer
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
@@ -20,6 +21,7 @@ from lightning_clip.adapt.learned_prompt import prompt_tokens
 from lightning_clip.data import ClipTokenizer, train_tokenizer
 from lightning_clip.encoders import TextEncoder
 from lightning_clip.evaluation.tip_adapter import TipAdapter, tip_logits, tune_keys
+from lightning_clip.types import Pair
 
 PICTURES = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 WORDS = "a photo of a"
@@ -244,5 +246,6 @@ class TestTip:
             module_of(TipAdapterModule, class_names=NAMES)
         with pytest.raises(InputError, match="was made for 5 labelled images and finds 16 training images: fit it again"):
             fit(module_of(TipAdapterModule, entries=5), tmp_path)
-        with pytest.raises(InputError, match="has label 2, but TipAdapterModule learns 2 classes"):
-            fit(module_of(TipAdapterModule, entries=16, class_names=NAMES[:2]), tmp_path)
+        source = [Pair(Image.new("RGB", (32, 32)), ("a",), str(label), label) for label in range(3)]
+        with pytest.raises(InputError, match="image '2' has label 2, but TipAdapterModule learns 2 classes"):
+            fit(module_of(TipAdapterModule, entries=3, class_names=NAMES[:2]), tmp_path, data=ClipDataModule(source))  # type: ignore[arg-type]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from adapt.labelled import NAMES, SETTINGS, fit, labelled_data, module_of
+from PIL import Image
 from reference import loops
 from small import IMAGE, TEXT, small_trainer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip import ClipModule, InputError, PairBatch
+from lightning_clip import ClipDataModule, ClipModule, InputError, PairBatch
 from lightning_clip.adapt import ClassifierModule, FlypModule, SupervisedModule
 from lightning_clip.data import FewShotSource
 from lightning_clip.data.synthetic import combination_names
@@ -92,10 +94,41 @@ class TestClassifier:
         assert (resumed.model.classes.weight - learned).norm() < 0.1 * (learned - words).norm() + 0.01
 
 
+def class_folders(root: Path, names: Sequence[str] = ("ant", "bee", "cat")) -> str:
+    """One folder a class, without captions."""
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (number * 90, 20, 90)).save(root / name / "0.png")
+    return str(root)
+
+
+@pytest.mark.parametrize("kind", [ClassifierModule, FlypModule])
+def test_images_with_labels_need_no_captions(kind: type[ClipModule], tmp_path: Path) -> None:
+    data = ClipDataModule(class_folders(tmp_path / "train"), class_folders(tmp_path / "val"), local_batch_size=3)
+    found = fit(kind(IMAGE, TEXT, **SETTINGS), tmp_path, data=data).callback_metrics
+    assert "train/loss" in found and ("val/classification/top1" in found) == (kind is ClassifierModule)
+
+
 class TestErrors:
     def test_no_names(self) -> None:
         with pytest.raises(InputError, match="ClassifierModule has 0 class names and its training data knows no others"):
             module_of(ClassifierModule, class_names=None)
+
+    @pytest.mark.parametrize(
+        ("val", "names", "message"),
+        [
+            (["ant", "cat"], None, r"the val data stand for 2 classes \(ant, cat\), but ClassifierModule learns 3 classes"),
+            (["ant", "bee", "cat"], ["cat", "bee", "ant"], r"the train data .* learns 3 classes \(cat, bee, ant\)"),
+            (["ant", "bee", "cat"], ["an ant", "a bee"], r"the train data .* learns 2 classes \(an ant, a bee\)"),
+        ],
+    )
+    def test_labels_that_stand_for_other_classes(
+        self, tmp_path: Path, val: list[str], names: list[str] | None, message: str
+    ) -> None:
+        """A split that lacks a class counts the rest anew."""
+        data = ClipDataModule(class_folders(tmp_path / "train"), class_folders(tmp_path / "val", val), local_batch_size=3)
+        with pytest.raises(InputError, match=message):
+            fit(ClassifierModule(IMAGE, TEXT, **SETTINGS, class_names=names), tmp_path, data=data)
 
     def test_adapters_of_a_tower_that_is_not_read(self) -> None:
         with pytest.raises(InputError, match=r"adapt.text.lora would never be learned: ClassifierModule reads words once"):
