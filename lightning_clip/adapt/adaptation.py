@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
     from lightning_clip.model import ClipModel
 
-__all__ = ["Adaptation"]
+__all__ = ["NEVER_LEARNED", "Adaptation"]
+
+NEVER_LEARNED = (
+    "adapt.text.new_tokens would never be learned: this module leaves words as they are. Learn them with ClipModule or "
+    "FlypModule, and start from that run's checkpoint (lightning-clip checkpoint merge)"
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +63,7 @@ class Adaptation:
         self.locks = Locks(model, settings)
         self.new_tokens = new_token_names(model)
         if self.new_tokens - self.locks.ever_trained():
-            raise InputError(
-                "adapt.text.new_tokens would never be learned: this module leaves words as they are. Learn them with "
-                "ClipModule or FlypModule, and start from that run's checkpoint (lightning-clip checkpoint merge)"
-            )
+            raise InputError(NEVER_LEARNED)
         self._rates = DepthRates(model, settings)
         self.base_arguments: Mapping[str, Any] = {}
         self.partial: TrainedOnly | None = None

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 from typing_extensions import Self
 
+from lightning_clip.adapt.adaptation import NEVER_LEARNED
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.sources import PairSource
 from lightning_clip.errors import InputError
@@ -105,12 +106,16 @@ class SupervisedModule(ClipModule):
         return {"loss": cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)}
 
     def complete_model(self) -> None:
+        self.rest()
+        text = self.model.text_encoder
+        grown = self.tokenizer.vocab_size > self._first_tokenizer.vocab_size
+        if grown and not any(parameter.requires_grad for parameter in text.parameters()):
+            raise InputError(NEVER_LEARNED)
         if self.adapt_settings.text.lora is not None and not self.reads_texts:
             raise InputError(
                 f"adapt.text.lora would never be learned: {type(self).__name__} reads words once, before the first step. Leave "
                 "it out, or learn with FlypModule or CoopModule"
             )
-        self.rest()
         classes = self.build_classes(len(self._names()))
         if self._trainer is not None:
             self._check_strategy(self.trainer.strategy, classes)

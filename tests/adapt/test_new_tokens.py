@@ -326,7 +326,7 @@ class TestMerging:
             ClipModule(pretrained=str(tmp_path / "words.ckpt"))
 
     def test_nothing_to_merge(self) -> None:
-        with pytest.raises(InputError, match="has no adapters .* and no new tokens in a locked tower: its weights are whole"):
+        with pytest.raises(InputError, match="has no adapters .* and no new tokens in a locked tower, .* are whole"):
             merged(small_module(adapt={"text": {"new_tokens": WORDS}}))
 
 
@@ -339,7 +339,7 @@ class TestRefused:
         with pytest.raises(InputError, match=r"knows 2 of adapt.text.new_tokens \['red', '<sks>', 'x1'\] already, .* under lo"):
             again.configure_model()
 
-    @pytest.mark.parametrize("still", [LOCK, LORA], ids=["lock", "lora"])
+    @pytest.mark.parametrize("still", [LOCK, LORA, {}], ids=["lock", "lora", "at rest"])
     def test_a_module_that_learns_no_words(self, still: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="adapt.text.new_tokens would never be learned: this module leaves words as they"):
             module_of(ClassifierModule, adapt=adapt(still))
