@@ -63,8 +63,8 @@ def complete(checkpoint: dict[str, Any], module: nn.Module) -> None:
         began = f"those of {noted['source']!r}" if noted["source"] else "weights without a name"
         raise InputError(
             f"the checkpoint holds only what was trained (adapt.store) on top of {began}, and the weights at hand are others: "
-            "pass those that the run began with, load_from_checkpoint(path, pretrained='BASE.ckpt'), or train again with "
-            "adapt.store: full"
+            "pass those that the run began with, load_from_checkpoint(path, pretrained='BASE.ckpt') or lightning-clip "
+            "checkpoint merge --pretrained BASE.ckpt, or train again with adapt.store: full"
         )
     weights.update(own)
 
