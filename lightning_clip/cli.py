@@ -117,7 +117,3 @@ def _one_line(error: BaseException) -> str:
     if "Original Traceback (most recent call last)" in text:  # raised in a loader's worker
         text = text.rpartition(f"{type(error).__name__}: ")[2]
     return " ".join(text.split()) or type(error).__name__
-
-
-if __name__ == "__main__":
-    sys.exit(main())

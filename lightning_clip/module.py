@@ -14,6 +14,7 @@ from typing_extensions import Self
 from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, grow_tower, grown_tokenizer, known_base
 from lightning_clip.adapted import Adapted
 from lightning_clip.assembly import build_model, default_tokenizer
+from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
@@ -193,6 +194,9 @@ class ClipModule(Inference, Adapted, Stored):
 
     def complete_model(self) -> None:
         """Adds parts of a subclass's own to `self.model` and says what rests, before locks and strategies see it."""
+
+    def read_data(self, data: ClipDataModule) -> None:
+        """Takes from the data what the model is made of, where there is no Trainer yet to ask; here nothing."""
 
     # -- Lightning --------------------------------------------------------------------------------------------------
 

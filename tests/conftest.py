@@ -14,6 +14,9 @@ import torch
 import torch.distributed as dist
 
 torch.set_num_threads(1)
+# The first backward pass starts a thread for each device, which a fork does not survive. It comes now, while there is none:
+# plans compute with tensors that have no memory, for which torch pretends that there is a device.
+torch.ones(1, requires_grad=True).sum().backward()
 _OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE")
 
 

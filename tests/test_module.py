@@ -186,7 +186,7 @@ class TestCheckpoint:
         _, trainer = fit(tmp_path)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
-        command = [sys.executable, "-m", "lightning_clip.cli", "classify", "red.png", "--labels", "red circle,blue square"]
+        command = [sys.executable, "-m", "lightning_clip", "classify", "red.png", "--labels", "red circle,blue square"]
         done = subprocess.run(
             [*command, "--checkpoint", "last.ckpt"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
         )

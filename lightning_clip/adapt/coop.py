@@ -14,7 +14,7 @@ from lightning_clip.errors import InputError, nearest
 
 __all__ = ["CoopModule"]
 
-_POSITIONS = ("end", "middle")
+_POSITIONS = ("end", "middle", "front")
 
 
 class CoopModule(SupervisedModule):
@@ -27,7 +27,7 @@ class CoopModule(SupervisedModule):
         *towers: image and text encoder, as of `ClipModule`.
         context: M, the number of learned vectors, which begin at random; or words such as "a photo of a", whose
             vectors they begin as.
-        class_position: "end" or "middle".
+        class_position: where the class name stands, "end", "middle" or "front".
         class_specific: each class learns vectors of its own; otherwise all share them.
         **arguments: of `SupervisedModule` and `ClipModule`.
 

@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import resize
 
 from lightning_clip.adapt.teachers import STORED, open_teacher, sources_of, width_of
 from lightning_clip.assembly import plain_spec
+from lightning_clip.data import ClipDataModule
 from lightning_clip.errors import InputError, nearest
 from lightning_clip.evaluation.models import EvaluatedModel
 from lightning_clip.losses.distillation import DISTANCES, feature_distance, relational_kl
@@ -160,6 +161,10 @@ class DistillationModule(ClipModule):
         if stage == "fit" and self._taught:
             self._dims()
 
+    def read_data(self, data: ClipDataModule) -> None:
+        if self.features and self.teachers == STORED and self.teacher_dims is None:
+            self.teacher_dims = self._stored_dims(data)
+
     def complete_model(self) -> None:
         if self.features:
             self.model.bridges = nn.ModuleDict(
@@ -180,7 +185,8 @@ class DistillationModule(ClipModule):
 
     def _dims(self) -> list[int]:
         if self.teacher_dims is None or (self.teachers != STORED and not self._opened and self._trainer is not None):
-            dims = self._stored_dims() if self.teachers == STORED else [width_of(teacher) for teacher in self._open()]
+            data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+            dims = self._stored_dims(data) if self.teachers == STORED else [width_of(teacher) for teacher in self._open()]
             if self.teacher_dims not in (None, dims):
                 raise InputError(f"the teachers' widths are {dims}, but this student was made for {self.teacher_dims}")
             self.teacher_dims = dims
@@ -191,10 +197,9 @@ class DistillationModule(ClipModule):
             self._opened.append([open_teacher(source) for source in self.teachers])
         return self._opened[0]
 
-    def _stored_dims(self) -> list[int]:
+    def _stored_dims(self, data: Any) -> list[int]:
         from lightning_clip.data.teachers import teachers_of
 
-        data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         source = data.source("train") if hasattr(data, "source") else None
         pair = source[0] if source is not None and getattr(source, "random_access", True) else None
         found = None if pair is None or not pair.captions else teachers_of(pair, pair.captions[0])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lightning_clip.adapt.classifier import ClassifierModule
 from lightning_clip.adapt.lora import whole
-from lightning_clip.adapt.mixing import Weights, check_alike, interpolate
+from lightning_clip.adapt.mixing import Weights, check_alike, interpolate, lasting
 from lightning_clip.adapt.scoring import measure, score
 from lightning_clip.adapt.supervised import SupervisedModule
 from lightning_clip.errors import InputError
@@ -96,7 +96,7 @@ def sweep(
         raise InputError("alphas is empty: give at least one in [0, 1]")
     first, second = whole(first), whole(second)
     start, mixed, places = comparable(first, second), copy.deepcopy(second).eval(), sorted(set(alphas))
-    ends = start.model.state_dict(), second.model.state_dict()
+    ends = lasting(start), lasting(second)
     found: dict[str, list[float]] = {name: [] for name in sets}
     for alpha in places:
         _set(mixed, ends, alpha, prepare)
@@ -108,7 +108,7 @@ def sweep(
 
 
 def _set(module: ClipModule, ends: tuple[Weights, Weights], alpha: float, prepare: Callable[[ClipModule], None]) -> None:
-    module.model.load_state_dict(interpolate(*ends, alpha))
+    module.model.load_state_dict(interpolate(*ends, alpha), strict=False)  # what is not mixed stays
     if 0 < alpha < 1:
         prepare(module)
 

@@ -77,7 +77,7 @@ def prompt_tokens(
         tokenizer: of the text tower.
         names: of the classes.
         context: M, or words.
-        class_position: "end" or "middle".
+        class_position: "end", "middle" or "front".
 
     Returns:
         Rows, longer than the tokenizer's context where the whole prompt does not fit into it; and places.
@@ -115,7 +115,7 @@ def prompt_tokens(
             rows.append([*start, *ids, *after, *end])
             places.append(list(range(first, first + len(ids))))
         else:
-            inner, half = body(shown), len(ids) // 2
+            inner, half = body(shown), len(ids) // 2 if class_position == "middle" else 0
             rows.append([*start, *ids[:half], *inner, *ids[half:], *body("."), *end])
             late = first + len(inner)
             places.append([*range(first, first + half), *range(late + half, late + len(ids))])

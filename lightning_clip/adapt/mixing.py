@@ -18,7 +18,7 @@ from lightning_clip.model import ClipModel
 from lightning_clip.module import ClipModule
 from lightning_clip.whole import beside
 
-__all__ = ["Weights", "average", "check_alike", "check_same", "interpolate", "write_checkpoint"]
+__all__ = ["Weights", "average", "check_alike", "check_same", "interpolate", "lasting", "write_checkpoint"]
 
 Weights = Mapping[str, Tensor]
 
@@ -92,6 +92,12 @@ def check_same(first: Weights, second: Weights, first_name: str, second_name: st
             )
 
 
+def lasting(module: ClipModule) -> dict[str, Tensor]:
+    """Weights of a module's model without what only its training needs, such as a distilled student's bridges."""
+    state: Weights = module.model.state_dict()
+    return {name: value for name, value in state.items() if name.partition(".")[0] not in module.training_parts}
+
+
 def check_alike(first: ClipModule, second: ClipModule, first_name: str, second_name: str, added: tuple[str, ...] = ()) -> None:
     """Refuses modules whose weights differ in names, shapes or meaning.
 
@@ -112,7 +118,7 @@ def check_alike(first: ClipModule, second: ClipModule, first_name: str, second_n
         raise InputError(f"{first_name} and {second_name} read text with different tokenizers: {only}")
     if isinstance(first, SupervisedModule) and isinstance(second, SupervisedModule) and first.class_names != second.class_names:
         raise InputError(f"{first_name} and {second_name} learned other classes, or these in another order: train them alike")
-    own, other = first.model.state_dict(), second.model.state_dict()
+    own, other = lasting(first), lasting(second)
     check_same(own, {name: value for name, value in other.items() if not name.startswith(added)}, first_name, second_name)
     tried = copy.deepcopy(second.model)
     tried.load_state_dict(own, strict=False)

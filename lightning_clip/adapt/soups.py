@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_clip.adapt.lora import whole
-from lightning_clip.adapt.mixing import average, check_alike
+from lightning_clip.adapt.mixing import average, check_alike, lasting
 from lightning_clip.errors import InputError
 from lightning_clip.module import ClipModule
 
@@ -86,7 +86,7 @@ def _mixable(modules: Sequence[ClipModule]) -> list[ClipModule]:
 def _mixed(modules: Sequence[ClipModule], places: Sequence[int], prepare: Prepare | None) -> ClipModule:
     mixed = copy.deepcopy(modules[0]).eval()
     with torch.no_grad():
-        mixed.model.load_state_dict(average([modules[place].model.state_dict() for place in places]))
+        mixed.model.load_state_dict(average([lasting(modules[place]) for place in places]), strict=False)
     if prepare is not None and len(places) > 1:
         prepare(mixed)
     return mixed

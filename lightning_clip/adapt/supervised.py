@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import Self
 
 from lightning_clip.adapt.adaptation import NEVER_LEARNED
+from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.sources import PairSource
 from lightning_clip.errors import InputError
@@ -139,6 +140,10 @@ class SupervisedModule(ClipModule):
                 part.eval()
         return self
 
+    def read_data(self, data: ClipDataModule) -> None:
+        if self.class_names is None:
+            self.class_names = _names_of(data.source("train"))
+
     @staticmethod
     def choose_caption(pair: Pair, rng: random.Random) -> str:
         """One of the pair's captions, or no text: images with a label need none."""
@@ -180,7 +185,7 @@ class SupervisedModule(ClipModule):
 
     def _names(self) -> list[str]:
         if self.class_names is None:
-            self.class_names = list(getattr(self._source("train"), "class_names", []))
+            self.class_names = _names_of(self._source("train"))
         if len(self.class_names) < 2:
             raise InputError(
                 f"{type(self).__name__} has {len(self.class_names)} class names and its training data knows no others: "
@@ -196,7 +201,7 @@ class SupervisedModule(ClipModule):
 
     def _check_classes(self, split: str) -> None:
         """Refuses data whose labels stand for other classes than those that are learned, as far as the data knows them."""
-        found, trained = (list(getattr(self._source(name), "class_names", [])) for name in (split, "train"))
+        found, trained = (_names_of(self._source(name)) for name in (split, "train"))
         if split != "train" and trained:
             known, fits = trained, found == trained
         else:  # other words for the classes are the user's right; another number, or another order of the same words, is not
@@ -264,6 +269,10 @@ class SupervisedModule(ClipModule):
         for name in ("top1", "mean_per_class"):
             self.log(f"{stage}/classification/{name}", float(values[name]), sync_dist=True)
         self.accuracy.reset()
+
+
+def _names_of(source: PairSource | None) -> list[str]:
+    return list(getattr(source, "class_names", []))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ def find_batch_size(trainer: pl.Trainer, module: ClipModule, data: ClipDataModul
     """
     step = module.micro_batch_size or 8
     device = trainer.strategy.root_device
+    module.read_data(data)
     module.configure_model()
     data.attach(module).local_batch_size = min(step, len(data.source("train")))
     batch = next(iter(data.evaluation_loader(data.source("train"))))

@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     local = recipe.data.local_batch_size
     given = arguments.samples
     samples = recipe.samples(local * machines.count * accumulate) if given is None else _count(given)
+    recipe.module.read_data(recipe.data)
     plan = make_plan(
         recipe.module,
         machines,

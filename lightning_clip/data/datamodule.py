@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -117,6 +118,10 @@ class ClipDataModule(pl.LightningDataModule):
             spec = self._specs[split]
             if spec is None:
                 raise InputError(f"no {split} data: give ClipDataModule({split}=...) a path, a mapping or 'synthetic'")
+            if isinstance(spec, list | tuple) and any(isinstance(part, str | Mapping) for part in spec):
+                raise InputError(
+                    f"{split} data {spec!r} is a list: for several sources give {{'name': 'mix', 'sources': [...]}}"
+                )
             self._sources[split] = pair_sources.build(spec)
         return self._sources[split]
 

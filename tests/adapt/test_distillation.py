@@ -238,6 +238,11 @@ class TestStored:
         trainer.save_checkpoint(shards / "student.ckpt")
         assert DistillationModule.load_from_checkpoint(shards / "student.ckpt").teachers == "stored"
 
+    def test_widths_are_read_where_there_is_no_trainer(self, shards: Path) -> None:
+        module = DistillationModule(IMAGE, TEXT, features=1.0, **SETTINGS)
+        module.read_data(ClipDataModule(str(shards / "taught/train-*.tar"), local_batch_size=4))
+        assert module.teacher_dims == [24, 8]
+
     def test_they_survive_packing_anew(self, shards: Path) -> None:
         given = ["--data", str(shards / "taught/train-*.tar"), "--output", str(shards / "again/train-%06d.tar")]
         assert main(["data", "pack", *given]) == 0

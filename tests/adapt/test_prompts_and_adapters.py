@@ -61,7 +61,7 @@ class TestCoop:
         words = module.encode_text([f"{WORDS} {name}." for name in NAMES])
         torch.testing.assert_close(module.classifier().detach(), words.T, rtol=1e-5, atol=1e-6)
 
-    def test_the_middle(self) -> None:
+    def test_the_middle_and_the_front(self) -> None:
         start, end = 49406, 49407
         tokenizer = ClipTokenizer()
         (a, photo, of), cat, stop = tokenizer.encode(["a photo of"])[0][1:-1], tokenizer.encode(["cat"])[0][1], 269
@@ -69,8 +69,10 @@ class TestCoop:
         assert rows == [[start, a, cat, photo, of, stop, end]] and places == [[1, 3, 4]]
         rows, places = prompt_tokens(tokenizer, ["cat"], 4, "middle")
         assert rows == [[start, 0, 0, cat, 0, 0, stop, end]] and places == [[1, 2, 4, 5]]
+        rows, places = prompt_tokens(tokenizer, ["cat"], "a photo of", "front")
+        assert rows == [[start, cat, a, photo, of, stop, end]] and places == [[2, 3, 4]]
 
-    @pytest.mark.parametrize("class_position", ["end", "middle"])
+    @pytest.mark.parametrize("class_position", ["end", "middle", "front"])
     def test_only_the_vectors_learn(self, class_position: str, tmp_path: Path) -> None:
         module = module_of(CoopModule, context=3, class_position=class_position)
         before = copy.deepcopy(module.state_dict())
@@ -98,7 +100,7 @@ class TestCoop:
             ({"context": 0}, "context 0 must be a number of vectors from 1, or words"),
             ({"context": ""}, "context '' must be a number of vectors from 1, or words"),
             ({"context": "  "}, "context '  ' has no token"),
-            ({"class_position": "front"}, "unknown class_position 'front'"),
+            ({"class_position": "frnt"}, "unknown class_position 'frnt'.*front"),
             ({"context": "a photo " * 11}, "the prompt of 'red circle' has 27 tokens with its context, more than"),
             (
                 {"context": "a photo of a", "class_names": ["a cat", "cat " * 30]},

@@ -15,7 +15,7 @@ from PIL import Image
 from small import IMAGE, TEXT, save_checkpoint, small_data, small_module, small_trainer
 
 from lightning_clip import ClipModule, InputError
-from lightning_clip.adapt import ClassifierModule, merged
+from lightning_clip.adapt import ClassifierModule, DistillationModule, merged
 from lightning_clip.adapt.interpolation import Curve, curve_figure, sweep
 from lightning_clip.adapt.mixing import average, interpolate, write_checkpoint
 from lightning_clip.adapt.scoring import accuracy, batch_norms, mean_recall, measure, recalibrate, score
@@ -112,6 +112,18 @@ class TestSweep:
         curve, _ = sweep(first, second.eval(), {"held_out": open_evaluation_set(SET)}, "held_out", (0, 0.5, 1))
         assert curve.scores["held_out"][0] == accuracy(first, open_evaluation_set(SET))
         assert curve.scores["held_out"][2] == accuracy(second, open_evaluation_set(SET))
+
+    def test_what_bridged_widths_in_distillation_is_no_hindrance(self, pair: tuple[ClipModule, ClipModule]) -> None:
+        teacher = module_of(ClipModule, embed_dim=24)
+        student = module_of(DistillationModule, pair[1], teachers=teacher, features=1.0).eval()
+        expected = interpolate(pair[0].model.state_dict(), pair[1].model.state_dict(), 0.5)
+        for ends in ((pair[0], student), (student, pair[0])):
+            _, mixed = sweep(*ends, {"held_out": open_evaluation_set(SET)}, "held_out", (0.5,), score=lambda *_: 0.0)
+            found = mixed.model.state_dict()
+            assert all(torch.equal(found[name], value) for name, value in expected.items())
+        soup = uniform_soup([student, pair[0]]).module.model.state_dict()
+        for name, value in expected.items():
+            torch.testing.assert_close(soup[name], value)
 
     def test_other_tokenizers(self, pair: tuple[ClipModule, ClipModule]) -> None:
         longer = module_of(ClipModule, tokenizer={"name": "clip", "context_length": 32})

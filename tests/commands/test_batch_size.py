@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from small import small_data, small_module, small_trainer
+from adapt.labelled import SETTINGS, labelled_data
+from small import IMAGE, TEXT, small_data, small_module, small_trainer
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch
+from lightning_clip.adapt import ClassifierModule
 from lightning_clip.commands.batch_size import find_batch_size, largest_that_fits
+from lightning_clip.data.synthetic import combination_names
 
 LIMIT = 30
 
@@ -90,3 +93,9 @@ trainer: {{max_epochs: 2, accelerator: cpu, devices: 1, logger: false, default_r
     )
     assert main(["fit", "--config", str(recipe), "--find-batch-size"]) == 0
     assert "local_batch_size 40: the data is the bound, 40 fitted" in capfd.readouterr().out
+
+
+def test_classes_are_those_of_the_data(tmp_path: Path) -> None:
+    module = ClassifierModule(IMAGE, TEXT, **SETTINGS)
+    assert find_batch_size(small_trainer(tmp_path), module, labelled_data(shots=4)) == 32
+    assert module.class_names == combination_names(held_out=True)

@@ -19,7 +19,7 @@ LIMIT = 100  # seconds
 
 
 def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lightning_clip.cli", *arguments]
+    command = [sys.executable, "-m", "lightning_clip", *arguments]
     settings = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=LIMIT, check=False)
 

@@ -68,6 +68,15 @@ def test_what_the_command_line_says(recipe: Path, capsys: pytest.CaptureFixture[
     assert found["micro_batch_size"] == 4 and found["caption_length"] == 32 and found["flops"]["recomputed"] > 0
 
 
+def test_classes_are_those_of_the_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = yaml.safe_load(recipe.read_text())
+    settings["model"] = {"class_path": "lightning_clip.adapt.ClassifierModule", "init_args": settings["model"]}
+    source = {"name": "synthetic", "held_out": True, "size": 64, "image_size": 32}
+    settings["data"]["train"] = {"name": "shots", "source": source, "shots": 4}
+    recipe.write_text(yaml.safe_dump(settings))
+    assert plan(capsys, "--strategy=ddp")["samples"] == 6400
+
+
 def test_data_that_is_here_is_counted(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = ["--data.train={name: synthetic, size: 1000, image_size: 32}", "--trainer.max_epochs=3", "--trainer.max_steps=-1"]
     assert plan(capsys, *source)["samples"] == 3 * 7 * 128

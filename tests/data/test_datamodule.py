@@ -30,6 +30,8 @@ class TestStages:
         assert outputs is not None and sum(len(output.image_features) for output in outputs) == 20
 
     def test_errors(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"\['a.tar', 'b.tar'\] is a list: for several sources give {'name': 'mix'"):
+            ClipDataModule(train=["a.tar", "b.tar"]).source("train")  # type: ignore[arg-type]
         with pytest.raises(InputError, match="no test data: give ClipDataModule"):
             small_trainer(tmp_path).test(small_module(), ClipDataModule("synthetic", test=None).__class__(train=None))
         with pytest.raises(InputError, match="the data does not know its model"):
