@@ -33,7 +33,8 @@ class DistillationModule(ClipModule):
     Args:
         *towers: image and text encoder, as of `ClipModule`.
         teachers: "stored", or one or several of: a .ckpt, open_clip:NAME/PRETRAINED, hf:NAME_OR_FOLDER, a folder, a
-            `ClipModule`, an `EvaluatedModel`, a mapping {"source": ..., "weight": ...}.
+            `ClipModule`, an `EvaluatedModel`, a mapping {"source": ..., "weight": ...}. Stored ones count alike, or as
+            {"source": "stored", "weight": [2.0, 1.0]} says.
         contrastive: weight of the loss over the pairs themselves.
         logits: weight of the relational divergence; each side has its own temperature.
         features: weight of the distance of features; a linear layer a tower and teacher bridges the widths.
@@ -81,7 +82,11 @@ class DistillationModule(ClipModule):
             return {"loss": self.contrastive * own if self.training else own}
         assert output.image_features is not None and output.text_features is not None
         taught = self.taught(batch)
-        weights = self.weights if self.teachers != STORED else [1.0] * len(taught.scales)
+        weights = self.weights or [1.0] * len(taught.scales)
+        if len(weights) != len(taught.scales):
+            raise InputError(
+                f"teachers has {len(weights)} weights, but the pairs have features of {len(taught.scales)} teachers"
+            )
         shares = [weight / sum(weights) for weight in weights]
         parts: dict[str, Tensor] = {} if own is None else {"contrastive": own}
         if self.logits:
@@ -177,9 +182,11 @@ class DistillationModule(ClipModule):
 
     def to_mapping(self) -> dict[str, Any]:
         own = {key: getattr(self, key) for key in ("contrastive", "logits", "features", "distance", "teacher_dims")}
-        return {**super().to_mapping(), **own, "teachers": STORED if self.teachers == STORED else self._listed()}
+        return {**super().to_mapping(), **own, "teachers": self._named()}
 
-    def _listed(self) -> list[dict[str, Any]]:
+    def _named(self) -> Any:
+        if self.teachers == STORED:
+            return {"source": STORED, "weight": self.weights} if self.weights else STORED
         sources = [source if isinstance(source, str) else plain_spec(source) for source in self.teachers]
         return [{"source": source, "weight": weight} for source, weight in zip(sources, self.weights, strict=True)]
 

@@ -14,17 +14,18 @@ from lightning_clip.module import ClipModule
 __all__ = ["STORED", "open_teacher", "sources_of", "width_of"]
 
 STORED = "stored"
+_STORED_FORM = "{'source': 'stored', 'weight': [2.0, 1.0]}"
 LIVE = "live object"  # as `plain_spec` notes one in a checkpoint
 
 
 def sources_of(given: Any) -> tuple[Any, list[float]]:
-    """Sources and their weights, from one or several of either.
+    """Sources and their weights, from one or several of either; those of stored teachers are empty where all count alike.
 
     Raises:
         InputError: no teacher, an unknown key, or a weight that is not above 0.
     """
-    if given == STORED:
-        return STORED, []
+    if given == STORED or (isinstance(given, Mapping) and given.get("source") == STORED):
+        return STORED, [] if given == STORED else _stored_weights(given)
     several = list(given) if isinstance(given, list | tuple) else [given]
     if not several:
         raise InputError("teachers is empty: give at least one, or 'stored' for features in the shards")
@@ -34,12 +35,21 @@ def sources_of(given: Any) -> tuple[Any, list[float]]:
         unknown = set(settings) - {"source", "weight"}
         if unknown or "source" not in settings:
             raise InputError(f"teacher {settings!r} must have 'source' and may have 'weight', nothing else")
+        if settings["source"] == STORED:
+            raise InputError(f"stored teachers stand alone, with a weight for each: {_STORED_FORM}, not {several!r}")
         weight = float(settings.get("weight", 1.0))
         if weight <= 0:
             raise InputError(f"weight {weight} of teacher {settings['source']!r} must be above 0: leave the teacher out")
         sources.append(settings["source"])
         weights.append(weight)
     return sources, weights
+
+
+def _stored_weights(given: Mapping[str, Any]) -> list[float]:
+    weights = given.get("weight", [])
+    if set(given) - {"source", "weight"} or not isinstance(weights, list | tuple) or any(weight <= 0 for weight in weights):
+        raise InputError(f"teachers {dict(given)!r}: stored teachers have a weight above 0 each, {_STORED_FORM}")
+    return [float(weight) for weight in weights]
 
 
 def open_teacher(source: Any) -> EvaluatedModel:

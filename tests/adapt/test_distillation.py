@@ -238,6 +238,19 @@ class TestStored:
         trainer.save_checkpoint(shards / "student.ckpt")
         assert DistillationModule.load_from_checkpoint(shards / "student.ckpt").teachers == "stored"
 
+    def test_weights(self, shards: Path) -> None:
+        data = ClipDataModule(str(shards / "taught/train-*.tar"), local_batch_size=8)
+        weighted = {"source": "stored", "weight": [3, 1]}
+        live = [{"source": str(shards / "wide.ckpt"), "weight": 3}, {"source": str(shards / "other.ckpt")}]
+        modules = [student(teachers=teachers) for teachers in (weighted, live)]
+        batch = batch_for(modules[1], data)
+        losses = [module.compute_loss(module.encode(batch), batch)["loss"] for module in modules]
+        torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
+        assert modules[0].to_mapping()["teachers"] == weighted
+        alike = student(teachers={"source": "stored", "weight": [1, 1, 1]})
+        with pytest.raises(InputError, match="teachers has 3 weights, but the pairs have features of 2 teachers"):
+            alike.compute_loss(alike.encode(batch), batch)
+
     def test_widths_are_read_where_there_is_no_trainer(self, shards: Path) -> None:
         module = DistillationModule(IMAGE, TEXT, features=1.0, **SETTINGS)
         module.read_data(ClipDataModule(str(shards / "taught/train-*.tar"), local_batch_size=4))
@@ -292,6 +305,15 @@ class TestErrors:
             ({"teachers": []}, "teachers is empty: give at least one, or 'stored'"),
             ({"teachers": {"path": "x"}}, "must have 'source' and may have 'weight', nothing else"),
             ({"teachers": {"source": "x", "weight": 0}}, "weight 0.0 of teacher 'x' must be above 0"),
+            (
+                {"teachers": [{"source": "stored", "weight": 2}]},
+                "stored teachers stand alone, with a weight for each: {'source'",
+            ),
+            (
+                {"teachers": {"source": "stored", "weight": 2}},
+                "stored teachers have a weight above 0 each, {'source': 'stored'",
+            ),
+            ({"teachers": {"source": "stored", "weight": [1, 0]}}, "stored teachers have a weight above 0 each"),
             ({"logits": 0.0}, "are weights of the loss: from 0, and one of them above it"),
             ({"contrastive": -1.0}, "contrastive -1.0, logits 1.0 and features 0.0 are weights"),
             ({"distance": "msr"}, "unknown distance 'msr': did you mean 'mse'"),
