@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,33 @@ from small import IMAGE, TEXT, write_folder
 from lightning_clip.cli import main
 
 LIMIT = 100  # seconds
+Done = subprocess.CompletedProcess[str]
 
 
-def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, folder: Path, **environment: str) -> Done:
     command = [sys.executable, "-m", "lightning_clip", *arguments]
     settings = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
-def refused(done: subprocess.CompletedProcess[str], pattern: str) -> None:
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """As `run`, in this process, which is faster; that no traceback escapes is shown by commands in their own."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def command(*arguments: str, folder: Path) -> Done:
+        monkeypatch.chdir(folder)
+        try:
+            code = main(arguments)
+        except SystemExit as left:  # argparse
+            code = left.code  # type: ignore[assignment]
+        printed = capsys.readouterr()
+        return Done(arguments, code, printed.out, printed.err)
+
+    return command
+
+
+def refused(done: Done, pattern: str) -> None:
     """Exit code 2, one line that says why, no traceback."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -76,9 +95,9 @@ class TestRoad:
     def test_fit_leaves_a_checkpoint_and_a_report(self, trained: Path) -> None:
         assert (trained / "last.ckpt").exists() and (trained / "report.html").exists()
 
-    def test_validate_test_and_predict(self, trained: Path) -> None:
+    def test_validate_test_and_predict(self, trained: Path, inside: Callable[..., Done]) -> None:
         for command in ("validate", "test", "predict"):
-            done = run(command, "--config", "recipe.yaml", "--ckpt_path", "last.ckpt", folder=trained)
+            done = inside(command, "--config", "recipe.yaml", "--ckpt_path", "last.ckpt", folder=trained)
             assert done.returncode == 0, done.stderr
         assert (trained / "features.npz").exists() and "wrote 40 pairs of features" in done.stdout
 
@@ -99,15 +118,15 @@ class TestRoad:
         done = run("fit", "--config", "recipe.yaml", "--model.embed_dim=8", folder=tmp_path)
         assert done.returncode == 0, done.stderr
 
-    def test_data_and_tokenizer(self, tmp_path: Path) -> None:
+    def test_data_and_tokenizer(self, tmp_path: Path, inside: Callable[..., Done]) -> None:
         write_folder(tmp_path / "pairs", count=12)
         done = run("data", "pack", "--data", "pairs", "--output", "s-%04d.tar", "--pairs-per-shard", "5", folder=tmp_path)
         assert done.returncode == 0 and "wrote 12 pairs" in done.stdout and "s-0002.tar" in done.stdout
-        done = run("data", "inspect", "--data", "s-*.tar", "--output", "sheet.png", folder=tmp_path)
+        done = inside("data", "inspect", "--data", "s-*.tar", "--output", "sheet.png", folder=tmp_path)
         assert done.returncode == 0 and "18" in done.stdout and "40 x 30 pixels" in done.stdout
         assert Image.open(tmp_path / "sheet.png").size[0] > 400
         arguments = ("--data", "pairs", "--where", "split=train", "--vocab-size", "300", "--output", "t.json")
-        done = run("tokenizer", "train", *arguments, folder=tmp_path)
+        done = inside("tokenizer", "train", *arguments, folder=tmp_path)
         assert done.returncode == 0 and "wrote t.json: " in done.stdout and (tmp_path / "t.json").exists()
 
 
@@ -119,8 +138,8 @@ class TestHelp:
             assert re.search(rf"^\s+{name}\s", done.stdout, re.M), name
 
     @pytest.mark.parametrize("command", ["classify", "data pack", "data inspect", "tokenizer train"])
-    def test_of_a_command(self, command: str, tmp_path: Path) -> None:
-        done = run(*command.split(), "--help", folder=tmp_path)
+    def test_of_a_command(self, command: str, tmp_path: Path, inside: Callable[..., Done]) -> None:
+        done = inside(*command.split(), "--help", folder=tmp_path)
         assert done.returncode == 0 and f"usage: lightning-clip {command}" in done.stdout
 
     def test_of_fit_is_short_and_names_the_settings(self, tmp_path: Path) -> None:
@@ -171,18 +190,10 @@ class TestMistakes:
         arguments: tuple[str, ...],
         pattern: str,
         trained: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
+        inside: Callable[..., Done],
     ) -> None:
-        """In this process, which is faster; that no traceback escapes is shown by those below in their own."""
-        monkeypatch.chdir(trained)
         Image.new("RGB", (9, 9)).save(trained / "red.png")
-        try:
-            code = main(arguments)
-        except SystemExit as left:  # argparse
-            code = left.code
-        printed = capsys.readouterr()
-        refused(subprocess.CompletedProcess(arguments, code, printed.out, printed.err), pattern)
+        refused(inside(*arguments, folder=trained), pattern)
 
     def test_unknown_key_in_a_recipe(self, recipe: dict[str, object], tmp_path: Path) -> None:
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "data": {"trian": "synthetic"}}))
