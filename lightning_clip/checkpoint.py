@@ -13,7 +13,15 @@ from typing import Any
 
 from lightning_clip.errors import InputError, existing_path
 
-__all__ = ["CLASS_KEY", "class_of_checkpoint", "class_path", "explain_loading", "is_deepspeed_checkpoint", "is_in_parts"]
+__all__ = [
+    "CLASS_KEY",
+    "class_of_checkpoint",
+    "class_path",
+    "explain_loading",
+    "is_deepspeed_checkpoint",
+    "is_in_parts",
+    "is_ours",
+]
 
 CLASS_KEY = "lightning_clip_class"
 
@@ -50,6 +58,17 @@ def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
     if not issubclass(found, asked):
         raise InputError(f"checkpoint {str(path)!r} was written by {written}, not by {asked.__name__}: load it with {name}")
     return found  # type: ignore[no-any-return]
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a `ClipModule` wrote the file, whatever it is called."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # another kind of file, which its own reader explains
+        return False
+    return isinstance(content, dict) and CLASS_KEY in content
 
 
 def is_in_parts(path: Path) -> bool:

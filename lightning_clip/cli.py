@@ -64,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
             known = [name.split()[1] for name in _COMMANDS if name.startswith(f"{group} ")]
             parent = commands.add_parser(group, help=" or ".join(known))
             groups[group] = parent.add_subparsers(title="actions", metavar="ACTION", required=True)
-        leaf = (groups[group] if action else commands).add_parser(action or group, help=text, description=text.capitalize())
+        leaf = (groups[group] if action else commands).add_parser(
+            action or group, help=text, description=text[:1].upper() + text[1:]
+        )
         path = f"lightning_clip.commands.{module}"
         suffix = f"_{function}" if function else ""
         getattr(importlib.import_module(path), f"add{suffix}_arguments")(leaf)

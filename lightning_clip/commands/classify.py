@@ -14,7 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture to classify")
     parser.add_argument("--labels", required=True, help='comma-separated class names, such as "cat,dog,bird"')
-    parser.add_argument("--checkpoint", required=True, help="a .ckpt written by `lightning-clip fit`")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="MODEL",
+        help="a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder",
+    )
     parser.add_argument(
         "--templates",
         action="append",
@@ -33,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.data.decoding import decode
-    from lightning_clip.module import ClipModule
+    from lightning_clip.opening import open_module
     from lightning_clip.prompts import resolve_templates
 
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
@@ -49,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise
         except (OSError, ValueError) as error:
             raise InputError(f"image {path!r} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
-    module = ClipModule.load_from_checkpoint(arguments.checkpoint)
+    module = open_module(arguments.checkpoint)
     classifier = module.zero_shot_classifier(labels, templates)
     scale = module.model.scale()
     table = Table()

@@ -33,13 +33,10 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.commands.train import quiet
     from lightning_clip.export.card import Run
     from lightning_clip.export.export import export, push_to_hub
-    from lightning_clip.module import ClipModule
+    from lightning_clip.opening import open_module
 
     quiet()
-    if arguments.checkpoint.endswith(".ckpt") and ":" not in arguments.checkpoint:
-        module = ClipModule.load_from_checkpoint(arguments.checkpoint, weights_only=not arguments.allow_pickle)
-    else:
-        module = ClipModule.from_pretrained(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
+    module = open_module(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
     known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation, arguments.allow_pickle)
     done = export(module, arguments.format, arguments.output, known)
     size = sum(file.stat().st_size for file in done.folder.rglob("*") if file.is_file())

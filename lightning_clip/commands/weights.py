@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_clip.module import ClipModule
@@ -120,13 +120,10 @@ def run_soup(arguments: argparse.Namespace) -> None:
 _NOTHING: EvaluationSet = None  # type: ignore[assignment]  # in the place of a set where nothing is scored
 
 
-def _load(model: str) -> ClipModule:
-    """A checkpoint, or published weights that a run began with."""
-    from lightning_clip.module import ClipModule
+def _load(path: str) -> ClipModule:
+    from lightning_clip.opening import open_module
 
-    if model.endswith(".ckpt") and ":" not in model:
-        return ClipModule.load_from_checkpoint(existing_path(model, "checkpoint"))
-    return ClipModule.from_pretrained(model)
+    return open_module(path)
 
 
 def _sets(arguments: argparse.Namespace, needed: bool, reason: str) -> dict[str, EvaluationSet]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
-from lightning_clip.errors import existing_path
 from lightning_clip.inference import encode_texts
 from lightning_clip.module import ClipModule
+from lightning_clip.opening import is_name, open_module
 
 __all__ = ["EvaluatedModel", "ModuleModel", "open_model"]
 
@@ -118,7 +118,7 @@ def open_model(source: str | ClipModule | EvaluatedModel) -> EvaluatedModel:
 
     Args:
         source: a .ckpt of ours; what `ClipModule.from_pretrained` takes: `open_clip:NAME/WEIGHTS` (a tag or a file),
-            `hf:NAME_OR_FOLDER`, a folder that open_clip, transformers or `export` wrote; or a live module.
+            `hf:NAME_OR_FOLDER`, a folder that open_clip, transformers or `export` wrote, a file of weights; or a live module.
 
     Raises:
         InputError: nothing of that name, weights that do not fit, or weights that would have to be downloaded without network.
@@ -128,11 +128,11 @@ def open_model(source: str | ClipModule | EvaluatedModel) -> EvaluatedModel:
     if isinstance(source, ClipModule):
         return ModuleModel(source, type(source).__name__).eval()
     path = Path(source).expanduser()
-    if source.startswith(("open_clip:", "hf:")) or path.is_dir():
-        return ModuleModel(ClipModule.from_pretrained(source), source.replace(":", " ", 1)).eval()
-    path = existing_path(source, "model (a checkpoint, open_clip:NAME/WEIGHTS, hf:NAME or a folder)")
-    name = path.stem if path.stem not in ("last", "best") else f"{path.parent.name}/{path.stem}"
-    return ModuleModel(ClipModule.load_from_checkpoint(path), name).eval()
+    if is_name(source) or path.is_dir():
+        name = source.replace(":", " ", 1)
+    else:
+        name = path.stem if path.stem not in ("last", "best") else f"{path.parent.name}/{path.stem}"
+    return ModuleModel(open_module(source), name).eval()
 
 
 def safe_name(name: str) -> str:

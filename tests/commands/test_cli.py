@@ -178,7 +178,10 @@ class TestMistakes:
             (("classify", "recipe.yaml", "--labels", "a,b", "--checkpoint", "last.ckpt"), "cannot be read: not an image"),
             (("classify", "red.png", "--labels", "a", "--checkpoint", "last.ckpt"), "names 1 class: give at least two"),
             (("classify", "red.png", "--labels", "a,b", "--checkpoint", "lost.ckpt"), "checkpoint 'lost.ckpt' does not exist"),
-            (("classify", "red.png", "--labels", "a,b", "--checkpoint", "recipe.yaml"), "checkpoint 'recipe.yaml'"),
+            (
+                ("classify", "red.png", "--labels", "a,b", "--checkpoint", "recipe.yaml"),
+                "'recipe.yaml' is no complete file of weights",
+            ),
             (("data", "pack", "--data", "nowhere", "--output", "s-%d.tar"), "data .*'nowhere' does not exist"),
             (("data", "inspect", "--data", "synthetic", "--where", "split"), "--where 'split' must be COLUMN=VALUE"),
             (("fitt",), "invalid choice: 'fitt'"),

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from small import IMAGE, TEXT
 
 from lightning_clip import ClipModule
 from lightning_clip.cli import main
+from lightning_clip.curation.filters import Looked
+from lightning_clip.curation.filters.score import Score
 
 RECIPE = f"""
 model:
@@ -93,3 +96,23 @@ def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 
     monkeypatch.setattr("lightning_clip.export.export.push_to_hub", push)
     assert main(["export", str(run / "last.ckpt"), "--format", "safetensors", "--output", out]) == 0
+
+
+def test_weights_of_others_serve_wherever_a_checkpoint_does(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, named = run / "published", run / "renamed.pt"
+    assert main(["export", str(run / "last.ckpt"), "--format", "safetensors", "--output", str(folder)]) == 0
+    named.write_bytes((run / "last.ckpt").read_bytes())
+    Image.new("RGB", (32, 32), "red").save(run / "red.png")
+    capsys.readouterr()
+    tables = []
+    for source in (run / "last.ckpt", folder, named):
+        assert main(["classify", str(run / "red.png"), "--labels", "red,blue", "--checkpoint", str(source)]) == 0
+        tables.append(capsys.readouterr().out)
+    assert "red.png" in tables[0] and tables[1:] == tables[:1] * 2
+    between = ["interpolate", str(folder), str(run / "last.ckpt"), "--alpha", "0.5", "--output", str(run / "between.ckpt")]
+    assert main(between) == 0
+    sample = Looked(("a dog",), torch.zeros(3, 32, 32, dtype=torch.uint8), {})
+    scores = [Score(str(source), least=-1)._scores([sample]) for source in (run / "last.ckpt", folder)]
+    assert scores[0] == scores[1]
+    assert main(["classify", str(run / "red.png"), "--labels", "red,blue", "--checkpoint", "open_clip:ViT-B-32/gone.pt"]) == 2
+    assert "file with weights of ViT-B-32 'gone.pt' does not exist" in capsys.readouterr().err

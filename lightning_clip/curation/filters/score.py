@@ -23,7 +23,7 @@ class Score(Filter):
     To keep the best share of the pairs rather than those above a fixed score, give `least: -1` and `best_scores`.
 
     Args:
-        checkpoint: any that `ClipModule.load_from_checkpoint` reads.
+        checkpoint: of ours, or published weights: `open_clip:NAME/TAG_OR_FILE`, `hf:NAME_OR_FOLDER`, a folder or a file.
         least: cosine in [-1, 1].
         batch_size: images at a time; scores are rounded to 4 decimals, so that its rounding decides nothing.
         device: "auto" takes a GPU if there is one.
@@ -35,7 +35,9 @@ class Score(Filter):
     def __init__(self, checkpoint: str, least: float = 0.2, batch_size: int = 64, device: str = "auto") -> None:
         if not -1 <= least <= 1:
             raise InputError(f"filter score has least {least}: a cosine is in -1..1")
-        self.written = existing_path(checkpoint, "checkpoint").stat().st_mtime_ns  # tells it from another under the same name
+        named = checkpoint.startswith(("open_clip:", "hf:"))
+        # Tells a file from another under the same name.
+        self.written = 0 if named else existing_path(checkpoint, "checkpoint").stat().st_mtime_ns
         self.checkpoint, self.least, self.batch_size, self.device = checkpoint, least, batch_size, device
         self.reason = f"CLIP score below {least:g}"
         self._loaded: ClipModule | None = None
@@ -64,8 +66,8 @@ class Score(Filter):
 
     def _module(self) -> ClipModule:
         if self._loaded is None:
-            from lightning_clip.module import ClipModule
+            from lightning_clip.opening import open_module
 
             wanted = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu")
-            self._loaded = ClipModule.load_from_checkpoint(self.checkpoint).to(wanted)
+            self._loaded = open_module(self.checkpoint).to(wanted)
         return self._loaded
