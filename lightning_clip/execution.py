@@ -54,10 +54,7 @@ class ExecutionSettings:
         """Settings from settings, a mapping, or None for the defaults."""
         if isinstance(value, cls):
             return value
-        given = mapping(value, "execution")
-        if isinstance(towers := given.get("checkpoint"), str):
-            given["checkpoint"] = [towers]
-        return built(cls, given, "execution")
+        return built(cls, mapping(value, "execution"), "execution")
 
 
 def prepare(model: ClipModel, settings: ExecutionSettings) -> None:

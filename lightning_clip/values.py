@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lightning_clip.errors import InputError, nearest
 
 __all__ = ["built", "check_known", "in_range", "mapping", "plain"]
 
 T = TypeVar("T")
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
@@ -28,9 +31,13 @@ def check_known(given: Iterable[Any], known: Collection[str], where: str) -> Non
 
 
 def built(cls: type[T], given: dict[str, Any], where: str) -> T:
-    """A dataclass from its settings, lists as tuples; an InputError for a setting it has not."""
+    """A dataclass from its settings, lists as tuples; an InputError for a setting it has not or a value of another kind."""
     check_known(given, [item.name for item in fields(cls)], where)  # type: ignore[arg-type]
-    return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in given.items()})
+    kinds = get_type_hints(cls)
+    for key, value in given.items():
+        if not _is_of(value, kinds[key]):
+            raise InputError(f"{where}.{key} {value!r} must be {_in_words(kinds[key])}")
+    return cls(**{key: _tuple_or_same(item, kinds[key]) for key, item in given.items()})
 
 
 def in_range(
@@ -58,3 +65,32 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _tuple_or_same(value: Any, kind: Any) -> Any:
+    """Lists as tuples, and a single text where several may stand as one of them, not as its letters."""
+    if isinstance(value, str) and tuple[str, ...] in (kind, *get_args(kind)):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of the kind that is declared; kinds without words are left to the class itself."""
+    if get_origin(kind) is UnionType:
+        return any(_is_of(value, choice) for choice in get_args(kind))
+    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+        kinds = get_args(kind)
+        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind in (int, float):  # a flag is a number in Python, and never meant as one
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return kind not in _WORDS or isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is UnionType:
+        return " or ".join(_in_words(choice) for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list of {len(get_args(kind))} numbers"
+    return _WORDS[kind]

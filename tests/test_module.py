@@ -297,6 +297,24 @@ class TestSettings:
         with pytest.raises(InputError, match="warmup_steps 10 is not shorter than the run of 4 optimizer steps"):
             fit(tmp_path, small_module(optimizer={"warmup_steps": 10}))
 
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"optimizer": {"lr": "fast"}}, "optimizer.lr 'fast' must be a number"),
+            ({"optimizer": {"warmup_steps": 1.5}}, "optimizer.warmup_steps 1.5 must be a whole number or null"),
+            ({"optimizer": {"betas": 0.9}}, "optimizer.betas 0.9 must be a list of 2 numbers"),
+            ({"transform": {"augment": "no way"}}, "transform.augment 'no way' must be true or false"),
+            ({"transform": {"mean": 0.5}}, "transform.mean 0.5 must be a list of 3 numbers or null"),
+            ({"transform": {"crop_scale": ["a", 1]}}, "transform.crop_scale .* must be a list of 2 numbers"),
+            ({"transform": {"flip": True}}, "transform.flip True must be a number"),
+            ({"transform": {"resize": 224}}, "transform.resize 224 must be text"),
+            ({"execution": {"compile": "maybe"}}, "execution.compile 'maybe' must be true or false"),
+        ],
+    )
+    def test_values_of_another_kind(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            small_module(**given)
+
     def test_unknown_optimizer_and_transform_setting(self) -> None:
         with pytest.raises(InputError, match="optimizer has no setting 'learning_rate'.*Known: betas"):
             small_module(optimizer={"learning_rate": 1.0})

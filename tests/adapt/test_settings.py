@@ -27,6 +27,11 @@ def test_nothing_is_an_ordinary_training() -> None:
     assert AdaptSettings.of(None).ordinary and AdaptSettings.of({"image": {}}).to_mapping() is None
 
 
+def test_one_word_is_a_list_of_one() -> None:
+    settings = AdaptSettings.of({"text": {"new_tokens": "cat"}, "image": {"lora": {"targets": "qkv"}}})
+    assert settings.text.new_tokens == ("cat",) and settings.image.lora is not None and settings.image.lora.targets == ("qkv",)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
