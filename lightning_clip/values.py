@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lightning_clip.errors import InputError, nearest
 
-__all__ = ["built", "check_known", "in_range", "mapping", "plain"]
+__all__ = ["built", "check_known", "expanded", "in_range", "mapping", "plain"]
 
 T = TypeVar("T")
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
@@ -38,6 +39,11 @@ def built(cls: type[T], given: dict[str, Any], where: str) -> T:
         if not _is_of(value, kinds[key]):
             raise InputError(f"{where}.{key} {value!r} must be {_in_words(kinds[key])}")
     return cls(**{key: _tuple_or_same(item, kinds[key]) for key, item in given.items()})
+
+
+def expanded(name: str) -> str:
+    """A folder's name with `~` expanded; names of a hub stay as they are."""
+    return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
 def in_range(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.registry import Registry
+from lightning_clip.values import expanded
 from lightning_clip.whole import beside
 
 __all__ = [
@@ -78,7 +79,7 @@ class Tokenizer(ABC):
 
 def _by_name(name: str) -> Callable[..., JsonTokenizer] | None:
     if name.startswith("hf:"):
-        return partial(_from_hugging_face, name.removeprefix("hf:"))
+        return partial(_from_hugging_face, expanded(name.removeprefix("hf:")))
     return partial(JsonTokenizer, path=name) if name.endswith(".json") else None
 
 

@@ -14,6 +14,7 @@ from lightning_clip.encoders.base import TextEncoder, text_encoders
 from lightning_clip.encoders.huggingface_towers import describe, load
 from lightning_clip.encoders.text_transformer import last_text_position
 from lightning_clip.errors import InputError, nearest
+from lightning_clip.values import expanded
 
 __all__ = ["POOLINGS", "HuggingFaceTextEncoder"]
 
@@ -139,7 +140,7 @@ class HuggingFaceTextEncoder(TextEncoder):
 
 
 def _by_hub_name(name: str) -> Callable[..., HuggingFaceTextEncoder] | None:
-    return partial(HuggingFaceTextEncoder, name.removeprefix("hf:")) if name.startswith("hf:") else None
+    return partial(HuggingFaceTextEncoder, expanded(name.removeprefix("hf:"))) if name.startswith("hf:") else None
 
 
 text_encoders.fallback = _by_hub_name

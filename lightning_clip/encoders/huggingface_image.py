@@ -12,6 +12,7 @@ from lightning_clip.encoders.base import ImageEncoder, image_encoders
 from lightning_clip.encoders.huggingface_towers import describe, load
 from lightning_clip.encoders.timm_image import TimmImageEncoder
 from lightning_clip.errors import InputError, nearest
+from lightning_clip.values import expanded
 
 __all__ = ["HuggingFaceImageEncoder"]
 
@@ -85,7 +86,7 @@ class HuggingFaceImageEncoder(ImageEncoder):
 
 
 def _by_name(name: str) -> Callable[..., ImageEncoder]:
-    hub = partial(HuggingFaceImageEncoder, name.removeprefix("hf:"))
+    hub = partial(HuggingFaceImageEncoder, expanded(name.removeprefix("hf:")))
     return hub if name.startswith("hf:") else partial(TimmImageEncoder, name)
 
 

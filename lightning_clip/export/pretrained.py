@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_clip.errors import InputError, existing_path
 from lightning_clip.export.mismatch import check_fit
-from lightning_clip.values import built, in_range
+from lightning_clip.values import built, expanded, in_range
 
 __all__ = ["Pretrained", "Source", "open_pretrained", "start_from"]
 
@@ -116,7 +116,7 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
     if source.source.startswith("open_clip:"):
         return open_open_clip(source.source.removeprefix("open_clip:"), source)
     if source.source.startswith("hf:"):
-        return open_transformers(source.source.removeprefix("hf:"), source)
+        return open_transformers(expanded(source.source.removeprefix("hf:")), source)
     path = existing_path(source.source, "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)")
     if (path / SETTINGS_FILE).is_file():
         return open_folder(path, source)

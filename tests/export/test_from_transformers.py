@@ -289,3 +289,9 @@ class TestMistakes:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
         with pytest.raises(InputError, match="resizes to .*40.* and crops to .*: only equal sizes are supported"):
             ClipModule(pretrained=str(tmp_path))
+
+    def test_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        transformers_folder(tmp_path / "weights", *config("clip"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        module = ClipModule.from_pretrained("hf:~/weights", tokenizer="hf:~/weights")
+        assert torch.equal(module.encode_text(["a"]), ClipModule.from_pretrained(tmp_path / "weights").encode_text(["a"]))
