@@ -55,6 +55,11 @@ class Adapted(pl.LightningModule):
         self._cache = FeatureCache(cast("ClipModule", self), folder)
         return self._cache.store
 
+    def on_fit_start(self) -> None:
+        """Trains what was loaded, too: that is in evaluation mode, in which dropout, batch statistics and teachers rest."""
+        if not self.training:
+            self.train()
+
     def on_train_epoch_end(self) -> None:
         """Before loaders of any rank begin the next epoch, they can find the features of this one."""
         if self._cache is not None:

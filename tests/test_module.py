@@ -227,6 +227,15 @@ class TestCheckpoint:
         again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt", image_encoder=Mine())
         torch.testing.assert_close(again.encode_text(["a"]), module.encode_text(["a"]))
 
+    def test_what_was_loaded_trains_in_training_mode(self, tmp_path: Path) -> None:
+        _module, trainer = fit(tmp_path)
+        trainer.save_checkpoint(path := tmp_path / "last.ckpt")
+        lock = {"adapt": {"text": {"lock": True}}}
+        for loaded in (ClipModule.load_from_checkpoint(path, **lock), ClipModule.from_pretrained(str(path), **lock)):
+            assert not any(layer.training for layer in loaded.modules())
+            fit(tmp_path, loaded)
+            assert loaded.training and loaded.model.image_encoder.training and not loaded.model.text_encoder.training
+
     def test_subclass_comes_back_as_itself(self, tmp_path: Path) -> None:
         from lightning_clip.variants import ConvirtModule
 

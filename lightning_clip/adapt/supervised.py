@@ -150,6 +150,7 @@ class SupervisedModule(ClipModule):
         return random_caption(pair, rng) if pair.captions else ""
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         for split in ("train", "val"):
             self._check_classes(split)
         self._started()

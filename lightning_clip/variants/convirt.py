@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -14,8 +15,6 @@ from lightning_clip.module import ClipModule
 from lightning_clip.types import Pair
 
 __all__ = ["ConvirtModule"]
-
-_SENTENCE = Sentence()
 
 
 class ConvirtModule(ClipModule):
@@ -56,24 +55,25 @@ class ConvirtModule(ClipModule):
             image_encoder, text_encoder, embed_dim=embed_dim, loss=loss, projection=projection, optimizer=optimizer, **arguments
         )
 
+    def complete_model(self) -> None:
+        """What is fixed is fixed at the loss's own temperature, also where `pretrained` brings another."""
+        if not self.loss.learn_scale:
+            nn.init.constant_(self.model.logit_scale, math.log(self.loss.initial_scale))
+
     @staticmethod
     def choose_caption(pair: Pair, rng: random.Random) -> str:
         """One sentence of the report, each as likely as the next (section 3.3)."""
-        return _SENTENCE(pair, rng)
+        return Sentence()(pair, rng)
 
     def image_transform(self, train: bool) -> nn.Module:
         """The paper's five augmentations (section 4.1) in training, resize and centre crop otherwise."""
         if not train:
             return super().image_transform(train=False)
-        augmentations: nn.Module = v2.Compose(
-            [
-                v2.RandomResizedCrop(
-                    self.image_size, scale=(0.6, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True
-                ),
-                v2.RandomHorizontalFlip(0.5),
-                v2.RandomAffine(degrees=20, translate=(0.1, 0.1), scale=(0.95, 1.05)),
-                v2.ColorJitter(brightness=(0.6, 1.4), contrast=(0.6, 1.4)),
-                v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=(0.1, 3.0))]),
-            ]
-        )
-        return augmentations
+        steps: list[nn.Module] = [
+            v2.RandomResizedCrop(self.image_size, scale=(0.6, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomAffine(degrees=20, translate=(0.1, 0.1), scale=(0.95, 1.05)),
+            v2.ColorJitter(brightness=(0.6, 1.4), contrast=(0.6, 1.4)),
+            v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=(0.1, 3.0))]),
+        ]
+        return nn.Sequential(*steps)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import TEXT, small_trainer
+from small import TEXT, small_data, small_module, small_trainer
 
 from lightning_clip import ClipDataModule, Pair
 from lightning_clip.variants import ConvirtModule
@@ -22,6 +22,15 @@ def test_settings_of_the_paper() -> None:
     assert module.model.logit_scale.exp().item() == pytest.approx(10.0)
     assert [type(layer).__name__ for layer in module.model.image_projection] == ["Linear", "ReLU", "Linear"]  # type: ignore[union-attr]
     assert module.optimizer_settings.lr == 1e-4 and module.optimizer_settings.weight_decay == 1e-6
+
+
+def test_published_towers_keep_the_paper_s_temperature(tmp_path: Path) -> None:
+    module = small_module(loss={"name": "softmax", "initial_scale": 50.0})
+    small_trainer(tmp_path).fit(module, small_data())
+    module.trainer.save_checkpoint(tmp_path / "source.ckpt")
+    started = ConvirtModule.from_pretrained(str(tmp_path / "source.ckpt"))
+    assert started.model.scale().item() == pytest.approx(10.0) and not started.model.logit_scale.requires_grad
+    assert torch.equal(started.encode_text(["a dog"]), module.encode_text(["a dog"]))
 
 
 def test_a_sentence_is_drawn() -> None:
