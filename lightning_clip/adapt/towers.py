@@ -121,7 +121,7 @@ class ImageAdapt(TowerAdapt):
 
     def check(self, where: str) -> None:
         super().check(where)
-        if self.cache is not None and (not isinstance(self.cache, str) or not self.cache):
+        if self.cache == "":
             raise InputError(f"{where}.cache {self.cache!r} must be a folder, such as runs/features, or left out")
         if self.cache is not None and (not self.lock or self.unlock_last):
             raise InputError(f"{where}.cache {self.cache!r} keeps features of a tower that never changes: lock it as a whole")
@@ -160,7 +160,7 @@ class TextAdapt(TowerAdapt):
 
 
 def _is_words(value: Any) -> bool:
-    """Whether it is a list of strings; one string is not, though its letters are."""
+    """Whether it is a list of strings."""
     return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
 
 

@@ -115,4 +115,4 @@ def test_weights_of_others_serve_wherever_a_checkpoint_does(run: Path, capsys: p
     scores = [Score(str(source), least=-1)._scores([sample]) for source in (run / "last.ckpt", folder)]
     assert scores[0] == scores[1]
     assert main(["classify", str(run / "red.png"), "--labels", "red,blue", "--checkpoint", "open_clip:ViT-B-32/gone.pt"]) == 2
-    assert "file with weights of ViT-B-32 'gone.pt' does not exist" in capsys.readouterr().err
+    assert "the file of ViT-B-32's weights 'gone.pt' does not exist" in capsys.readouterr().err
