@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,14 +71,32 @@ def complete(checkpoint: dict[str, Any], module: nn.Module) -> None:
 
 
 def options_with_base(path: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of `load_from_checkpoint`: with `pretrained`, a checkpoint whose base has no name takes both towers from it."""
+    """Options of `load_from_checkpoint`: with `pretrained`, a checkpoint whose base has no name takes both towers from it.
+
+    Raises:
+        InputError: the weights that the run began with are not where they were, or are given for a checkpoint that is whole.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=options["weights_only"], mmap=True)
+    noted = content.get(BASE_KEY)
     if options.get("pretrained") is None:
+        if noted is not None:
+            _check_in_place(path, content["hyper_parameters"].get("pretrained"))
         return options
-    noted = torch.load(path, map_location="cpu", weights_only=options["weights_only"], mmap=True).get(BASE_KEY)
     if noted is None:
         raise InputError(f"checkpoint {str(path)!r} holds all of its weights: load it without pretrained")
     towers = {"image_encoder": None, "text_encoder": None} if noted["source"] is None else {}
     return {**towers, **options}
+
+
+def _check_in_place(path: Any, pretrained: Any) -> None:
+    source = str(pretrained["source"] if isinstance(pretrained, Mapping) else pretrained)
+    if pretrained is None or source.startswith(("open_clip:", "hf:")) or Path(source).expanduser().exists():
+        return
+    raise InputError(
+        f"checkpoint {str(path)!r} holds only what was trained on top of {source!r}, which is not there: name those weights "
+        f"again, load_from_checkpoint(path, pretrained='BASE.ckpt'), or make whole weights once, lightning-clip checkpoint "
+        f"merge {path} WHOLE.ckpt --pretrained BASE.ckpt"
+    )
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Run:
         path = Path(source).expanduser()
         if path.suffix == ".ckpt" and path.is_file():
             content = read_file(path, allow_pickle)
-            run.steps, run.epochs = content.get("global_step"), content.get("epoch")
+            run.steps, run.epochs = content.get("global_step"), _whole_passes(content)
             if meter := content.get("callbacks", {}).get("ComputeMeter"):
                 run.accelerator_seconds = dict(meter["accelerator_seconds"])
                 run.samples = int(meter["span"].get("samples", 0)) or None
@@ -81,6 +81,15 @@ class Run:
                 )
             run.evaluation = _text(table, "evaluation")
         return run
+
+
+def _whole_passes(checkpoint: Mapping[str, Any]) -> int | None:
+    """Epochs that were seen to their end; `epoch` alone counts from 0 and says nothing of the last one."""
+    loop = checkpoint.get("loops", {}).get("fit_loop")
+    if loop is None:
+        return checkpoint.get("epoch")
+    begun = int(loop["epoch_progress"]["current"]["ready"])
+    return begun if loop["epoch_loop.batch_progress"]["is_last_batch"] else max(begun - 1, 0)
 
 
 def model_card(

@@ -174,9 +174,15 @@ class TestCheckpoint:
     def test_base_that_has_gone_and_is_named_again(self, base: Path, tmp_path: Path) -> None:
         module = adapted(base, tmp_path)
         moved = base.rename(tmp_path / "moved.ckpt")
-        with pytest.raises(InputError, match=r"base.ckpt' does not exist"):
+        with pytest.raises(InputError, match=r"lora.ckpt' holds only .*base.ckpt', which is not there: .* --pretrained"):
             ClipModule.load_from_checkpoint(tmp_path / "lora.ckpt")
         assert_same_features(ClipModule.load_from_checkpoint(tmp_path / "lora.ckpt", pretrained=str(moved)), module, 0)
+
+    def test_between_the_base_and_its_adapters(self, base: Path, tmp_path: Path) -> None:
+        module = adapted(base, tmp_path)
+        ends = [str(base), str(tmp_path / "lora.ckpt"), "--alpha", "1", "--output", str(tmp_path / "mixed.ckpt")]
+        assert main(["interpolate", *ends]) == 0
+        assert_same_features(ClipModule.load_from_checkpoint(tmp_path / "mixed.ckpt"), module)
 
     def test_base_without_a_name(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         torch.manual_seed(2)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small import IMAGE, TEXT
+from small import IMAGE, TEXT, small_data, small_module, small_trainer
 
 from lightning_clip import ClipModule
 from lightning_clip.cli import main
 from lightning_clip.curation.filters import Looked
 from lightning_clip.curation.filters.score import Score
+from lightning_clip.export.card import Run
 
 RECIPE = f"""
 model:
@@ -57,7 +58,14 @@ def test_card(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert f"wrote {run / 'mine'}" in printed and "images differ by at most 0.0e+00, texts by 0.0e+00" in printed
     card = (run / "mine/README.md").read_text()
-    for fact in ("| scenes | zero_shot |", "3 optimizer steps", "name: synthetic", "accelerator-years", "24 pairs were seen"):
+    for fact in (
+        "| scenes | zero_shot |",
+        "3 optimizer steps",
+        "name: synthetic",
+        "accelerator-years",
+        "24 pairs were seen",
+        "0 whole passes",
+    ):
         assert fact in card, fact
     assert card.startswith("---\nlibrary_name: lightning_clip") and "vit_tiny_patch16_224" in card and "{folder}" not in card
     module = ClipModule.load_from_checkpoint(run / "last.ckpt")
@@ -116,3 +124,11 @@ def test_weights_of_others_serve_wherever_a_checkpoint_does(run: Path, capsys: p
     assert scores[0] == scores[1]
     assert main(["classify", str(run / "red.png"), "--labels", "red,blue", "--checkpoint", "open_clip:ViT-B-32/gone.pt"]) == 2
     assert "the file of ViT-B-32's weights 'gone.pt' does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(7, 0), (8, 1), (10, 1), (16, 2)])
+def test_whole_passes_are_counted(steps: int, passes: int, tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, max_steps=steps)
+    trainer.fit(small_module(), small_data(size=64, batch=8))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert Run.of(str(tmp_path / "last.ckpt")).epochs == passes
