@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import lightning.pytorch as pl
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -56,6 +57,13 @@ class TrainerParser(LightningArgumentParser):
         options.setdefault("formatter_class", _ShortHelp)
         super().__init__(*arguments, **options)
 
+    def add_class_arguments(self, theclass: type, *arguments: Any, **options: Any) -> list[str]:
+        """A path among the settings of model or data stays one: jsonargparse would read a tokenizer's .json as settings."""
+        if issubclass(theclass, pl.LightningModule | pl.LightningDataModule):
+            options["sub_configs"] = False
+        added: list[str] = super().add_class_arguments(theclass, *arguments, **options)
+        return added
+
     def format_help(self, *formatter: Any) -> str:
         hidden = [(action, action.help) for action in self._actions if self._is_rare(action.dest)]
         for action, _ in hidden:  # only meanwhile: a suppressed option would also be left out of config.yaml
@@ -80,7 +88,11 @@ class TrainerParser(LightningArgumentParser):
         union = re.search(r"\A(Parser key [^\n]*:)\n.*?Errors:\n(.*)\n\s*Given value type:", message, re.S)
         if union:
             causes = [cause for cause in re.split(r"(?:\A|\n)  +- ", union[2]) if cause.strip() and "NoneType" not in cause]
-            message = f"{union[1]} " + "; or ".join(cause.strip() for cause in causes)
+            listed = "; or ".join(cause.strip() for cause in causes)
+            inner = [key for key in re.findall(r'Parser key "([\w.]+)"', union[2]) if key not in listed]
+            given = re.search(r"Given value: (.*)", message)
+            said = f" (given: {given[1]})" if inner and given else ""
+            message = f"{' '.join([union[1], *(f'{key}:' for key in inner)])} {listed}{said}"
         if re.search(r"arguments are required: \w+\.model$", message):
             message = "no model: give a recipe, --config RECIPE.yaml (recipes/ has examples), or at least --model=ClipModule"
         unknown = re.search(r"does not accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)

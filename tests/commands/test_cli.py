@@ -129,6 +129,14 @@ class TestRoad:
         done = inside("tokenizer", "train", *arguments, folder=tmp_path)
         assert done.returncode == 0 and "wrote t.json: " in done.stdout and (tmp_path / "t.json").exists()
 
+    def test_a_vocabulary_of_ones_own_by_its_path(self, trained: Path, tmp_path: Path) -> None:
+        write_folder(tmp_path)
+        arguments = ("--data", "captions.jsonl", "--vocab-size", "300", "--output", "words.json")
+        assert run("tokenizer", "train", *arguments, folder=tmp_path).returncode == 0
+        recipe = ("--config", str(trained / "recipe.yaml"))
+        done = run("fit", *recipe, "--model.tokenizer=words.json", "--trainer.max_steps=2", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+
 
 class TestHelp:
     def test_all_commands_are_listed(self, tmp_path: Path) -> None:
@@ -157,6 +165,8 @@ class TestMistakes:
             (("fit", "--config", "recipe.yaml", "--model.loss=sofmax"), "unknown loss 'sofmax': did you mean 'softmax'"),
             (("fit", "--config", "recipe.yaml", "--model.image_encoder=vit_tinny"), "unknown image encoder 'vit_tinny'"),
             (("fit", "--config", "recipe.yaml", "--model.tokenizer=klip"), "unknown tokenizer 'klip': did you mean 'clip'"),
+            (("fit", "--config", "recipe.yaml", "--model.optimizer=adamw"), "optimizer: Expected a .*dict.* .given: adamw"),
+            (("fit", "--config", "recipe.yaml", "--model.micro_batch_size=four"), "micro_batch_size: Expected a .*int"),
             (("fit", "--config", "recipe.yaml", "--data.train=nowhere"), "data .*'nowhere' does not exist"),
             (("fit", "--config", "recipe.yaml", "--data.local_batch_size=50"), "needs 50 samples, but the data has 40"),
             (

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from export.families import open_clip_folder
 from export.test_command import RECIPE
 from export.test_export import clip_module
 from export.test_from_open_clip import CONFIGS
+from PIL import Image
 from small import small_trainer
 
 from lightning_clip import ClipModule
@@ -61,4 +64,11 @@ def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(commands) == 5
     assert main([*shlex.split(README[0])[1:-1], "from_the_readme"]) == 0
     exec(BLOCKS["python"], {})
+    Image.new("RGB", (50, 40), "red").save("picture.jpg")
+    served: dict[str, Any] = {}
+    exec(BLOCKS["serve"], served)
+    module = ClipModule.load_from_checkpoint("last.ckpt")
+    features = module.encode_image(Image.open("picture.jpg")), module.encode_text(["a photo of a dog", "a photo of a cat"])
+    expected = module.model.scale() * features[0] @ features[1].T
+    torch.testing.assert_close(torch.from_numpy(served["logits"]), expected, rtol=0, atol=1e-3)
     assert (tmp_path / "graphs/image.onnx").is_file()
