@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", required=True, choices=_FORMATS, help="who shall read it")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="to be made; one that is there is never replaced")
+    parser.add_argument(
+        "--towers",
+        action="store_true",
+        help="its towers alone, without what stands beside them, such as a classifier's head",
+    )
     parser.add_argument("--recipe", metavar="FILE.yaml", help="for the model card (default: config.yaml beside the checkpoint)")
     parser.add_argument("--evaluation", metavar="FOLDER", help="for the model card: what `lightning-clip evaluate` wrote")
     parser.add_argument(
@@ -38,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     quiet()
     module = open_module(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
     known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation, arguments.allow_pickle)
-    done = export(module, arguments.format, arguments.output, known)
+    done = export(module, arguments.format, arguments.output, known, towers=arguments.towers)
     size = sum(file.stat().st_size for file in done.folder.rglob("*") if file.is_file())
     print(f"wrote {done.folder} ({size / 1e6:,.1f} MB), with a model card in README.md")
     print(f"read back: images differ by at most {done.image_difference:.1e}, texts by {done.text_difference:.1e}")

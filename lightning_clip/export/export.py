@@ -48,7 +48,7 @@ class Exported:
     text_difference: float
 
 
-def export(module: ClipModule, format: str, output: str | Path, run: Run | None = None) -> Exported:
+def export(module: ClipModule, format: str, output: str | Path, run: Run | None = None, *, towers: bool = False) -> Exported:
     """Writes a module in a format of another library, reads it back with that library and compares.
 
     Args:
@@ -56,6 +56,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
         format: "safetensors", "huggingface", "open_clip", "onnx" or "torch-export".
         output: folder to make; it appears under its name only when it is complete.
         run: for the model card.
+        towers: leave out what a subclass has learned beside the towers, such as a classifier's head or learned prompts.
 
     Raises:
         InputError: unknown format, one that cannot hold the model exactly, weights in half precision, an output that exists,
@@ -68,7 +69,8 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
     module = whole(module)
-    with _without(module, module.training_parts):
+    beside_towers = [name for name, _ in module.model.named_children() if name not in PARTS]
+    with _without(module, beside_towers if towers else module.training_parts):
         return _exported(module, format, target, run or Run("a live module"))
 
 
@@ -77,7 +79,7 @@ def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Export
     if others := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - PARTS):
         raise InputError(
             f"this {type(module).__name__} has weights beside its two towers ({', '.join(others)}), which no format holds: "
-            "export the model that it started from, or keep the checkpoint"
+            "export its towers alone (--towers, towers=True), or keep the checkpoint"
         )
     if (kind := module.model.logit_scale.dtype) != torch.float32:
         raise InputError(f"the weights of this module are {kind}, and exports are written and compared in float32: float() it")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapt.labelled import module_of
 from export.families import CAPTIONS, bert_tokenizer, pictures, shaken
 from export.test_from_open_clip import CONFIGS, written
 from export.test_from_transformers import KINDS, config, transformers_folder
@@ -17,6 +18,7 @@ from small import TEXT, save_checkpoint, small_module
 from torch.nn.functional import normalize
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.adapt import ClassifierModule
 from lightning_clip.data.tokenizers import train_tokenizer
 from lightning_clip.encoders import image_encoders
 from lightning_clip.export.export import export
@@ -278,6 +280,15 @@ class TestMistakes:
         module.head = torch.nn.Linear(2, 2)
         with pytest.raises(InputError, match="has weights beside its two towers .head., which no format holds"):
             export(module, "onnx", tmp_path / "out")
+
+    def test_towers_that_a_classifier_has_trained(self, tmp_path: Path) -> None:
+        module = module_of(ClassifierModule).eval()
+        with pytest.raises(InputError, match=r"beside its two towers .classes., .* export its towers alone .--towers"):
+            export(module, "open_clip", tmp_path / "out")
+        export(module, "safetensors", tmp_path / "out", towers=True)
+        again = ClipModule.from_pretrained(tmp_path / "out")
+        assert torch.equal(again.encode_text(["a dog"]), module.encode_text(["a dog"]))
+        assert "classes" in dict(module.model.named_children())
 
     def test_what_a_format_cannot_hold(self, tmp_path: Path) -> None:
         module = clip_module(projection="mlp")
