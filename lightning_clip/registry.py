@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from lightning_clip.errors import InputError, nearest
+from lightning_clip.values import check_kinds, declared
 
 __all__ = ["Registry", "Spec"]
 
@@ -97,6 +98,7 @@ class Registry(Generic[T]):
             for key in settings:
                 if key not in accepted:
                     raise InputError(f"{self.kind} {name!r} has no setting {key!r}: {nearest(key, accepted)}")
+        check_kinds(settings, declared(factory), f"{self.kind} {name!r}")
         return factory(**{**defaults, **settings})  # type: ignore[no-any-return]
 
     def describe(self, item: Any) -> dict[str, Any]:

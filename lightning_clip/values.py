@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
+from functools import partial
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lightning_clip.errors import InputError, nearest
 
-__all__ = ["built", "check_known", "expanded", "in_range", "mapping", "plain"]
+__all__ = ["built", "check_kinds", "check_known", "declared", "expanded", "in_range", "mapping", "plain"]
 
 T = TypeVar("T")
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
@@ -35,10 +37,24 @@ def built(cls: type[T], given: dict[str, Any], where: str) -> T:
     """A dataclass from its settings, lists as tuples; an InputError for a setting it has not or a value of another kind."""
     check_known(given, [item.name for item in fields(cls)], where)  # type: ignore[arg-type]
     kinds = get_type_hints(cls)
-    for key, value in given.items():
-        if not _is_of(value, kinds[key]):
-            raise InputError(f"{where}.{key} {value!r} must be {_in_words(kinds[key])}")
+    check_kinds(given, kinds, where)
     return cls(**{key: _tuple_or_same(item, kinds[key]) for key, item in given.items()})
+
+
+def check_kinds(given: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> None:
+    """Refuses values of another kind than declared; what has no declaration is left to whoever takes it."""
+    for key, value in given.items():
+        if key in kinds and not _is_of(value, kinds[key]):
+            raise InputError(f"{where}.{key} {value!r} must be {_in_words(kinds[key])}")
+
+
+def declared(factory: Any) -> dict[str, Any]:
+    """The kinds of what a class or function takes, as far as they can be told."""
+    called = factory.func if isinstance(factory, partial) else factory
+    try:
+        return get_type_hints(called.__init__ if isinstance(called, type) else called)  # type: ignore[misc]
+    except (NameError, TypeError):  # names that only a type checker imports
+        return {}
 
 
 def expanded(name: str) -> str:
@@ -91,6 +107,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, bool)
     if kind in (int, float):  # a flag is a number in Python, and never meant as one
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if kind is str:  # a path may be an object
+        return isinstance(value, str | PathLike)
     return kind not in _WORDS or isinstance(value, kind)
 
 

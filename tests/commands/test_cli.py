@@ -163,6 +163,14 @@ class TestMistakes:
             (("fit", "--config", "recipes.yaml"), "recipe 'recipes.yaml' does not exist.*did you mean 'recipe.yaml'"),
             (("fit", "--config", "recipe.yaml", "--model.embed_dims=3"), "embed_dims.*did you mean.*embed_dim"),
             (("fit", "--config", "recipe.yaml", "--model.loss=sofmax"), "unknown loss 'sofmax': did you mean 'softmax'"),
+            (
+                ("fit", "--config", "recipe.yaml", "--model.loss={name: softmax, max_scale: big}"),
+                "loss 'softmax'.max_scale 'big' must be a number",
+            ),
+            (
+                ("fit", "--config", "recipe.yaml", "--model.tokenizer={name: clip, context_length: ten}"),
+                "tokenizer 'clip'.context_length 'ten' must be a whole number",
+            ),
             (("fit", "--config", "recipe.yaml", "--model.image_encoder=vit_tinny"), "unknown image encoder 'vit_tinny'"),
             (("fit", "--config", "recipe.yaml", "--model.tokenizer=klip"), "unknown tokenizer 'klip': did you mean 'clip'"),
             (("fit", "--config", "recipe.yaml", "--model.optimizer=adamw"), "optimizer: Expected a .*dict.* .given: adamw"),

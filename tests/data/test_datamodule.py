@@ -32,6 +32,8 @@ class TestStages:
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"\['a.tar', 'b.tar'\] is a list: for several sources give {'name': 'mix'"):
             ClipDataModule(train=["a.tar", "b.tar"]).source("train")  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="data source 'synthetic'.held_out 'maybe' must be true or false"):
+            ClipDataModule({"name": "synthetic", "held_out": "maybe"}).source("train")
         with pytest.raises(InputError, match="no test data: give ClipDataModule"):
             small_trainer(tmp_path).test(small_module(), ClipDataModule("synthetic", test=None).__class__(train=None))
         with pytest.raises(InputError, match="the data does not know its model"):
