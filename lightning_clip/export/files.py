@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lightning_clip.errors import InputError
 
-__all__ = ["is_openai", "plain_names", "read_file", "read_weights", "unreachable"]
+__all__ = ["TRUST", "is_openai", "plain_names", "read_file", "read_weights", "unreachable"]
+
+TRUST = "allow_pickle=True, or write it anew once with lightning-clip export --allow-pickle --format safetensors"
 
 _OPENAI = ("input_resolution", "context_length", "vocab_size")
 
@@ -36,8 +38,7 @@ def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if _is_archive(path):
         if not allow_pickle:
             raise InputError(
-                f"pretrained {str(path)!r} is a TorchScript archive, which holds code: if you trust its author, set "
-                "allow_pickle=True"
+                f"pretrained {str(path)!r} is a TorchScript archive, which holds code: if you trust its author, set {TRUST}"
             )
         try:
             return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
@@ -49,7 +50,7 @@ def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
         if not allow_pickle and (zipfile.is_zipfile(path) or _is_pickle(path)):
             raise InputError(
                 f"pretrained {str(path)!r} holds Python objects, and reading them may run code: if you trust its author, "
-                "set allow_pickle=True"
+                f"set {TRUST}"
             ) from error
         raise _broken(path) from error
     except (ImportError, AttributeError) as error:  # only while pickles are allowed: theirs name what is not here

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_clip.encoders.huggingface_towers import describe
 from lightning_clip.errors import InputError, existing_path, nearest
 from lightning_clip.export import layouts
-from lightning_clip.export.files import unreachable
+from lightning_clip.export.files import TRUST, unreachable
 from lightning_clip.export.mismatch import groups
 from lightning_clip.export.positions import resized_grid, resized_row
 from lightning_clip.export.pretrained import Pretrained, Source
@@ -82,8 +82,7 @@ def _load(name: str, label: str, allow_pickle: bool) -> tuple[Any, dict[str, Any
         if allow_pickle:
             raise unreachable(label, error) from error
         raise InputError(
-            f"the weights of {label} hold Python objects, and reading them may run code: if you trust their author, set "
-            "allow_pickle=True"
+            f"the weights of {label} hold Python objects, and reading them may run code: if you trust their author, set {TRUST}"
         ) from error
     except Exception as error:  # of several libraries
         raise unreachable(label, error) from error
