@@ -185,6 +185,18 @@ class TestShardSource:
         with pytest.raises(IndexError):
             source[len(source)]
 
+    def test_one_process_and_other_files_of_one_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for folder, first in (("one", 0), ("two", 500), ("one", 900)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            monkeypatch.chdir(tmp_path / folder)
+            Path("x.tar").unlink(missing_ok=True)
+            Path("x.tar").write_bytes(tar_bytes({"a.json": b"{}", **pairs(first, 3 + first // 100)}))
+            source = ShardSource("x.tar")
+            assert [source.captions(number)[0] for number in range(3)] == [f"picture {first + number}" for number in range(3)]
+            assert source[2].key == f"{first + 2:06d}"
+            monkeypatch.chdir(tmp_path)
+            assert source[1].key == f"{first + 1:06d}"
+
     def test_small_to_pickle(self, tmp_path: Path) -> None:
         source = ShardSource(write_shards(tmp_path, [50] * 4))
         size = len(pickle.dumps(source))

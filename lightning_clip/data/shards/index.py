@@ -68,7 +68,8 @@ class TarIndex:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
+        self.path = str(Path(path).absolute())  # whatever the current folder is later
+        open_files.forget(self.path)  # it may have been written anew since it was open
         with Path(path).open("rb") as stream:
             head = stream.read(_HEADER)
             length = os.fstat(stream.fileno()).st_size
@@ -138,7 +139,7 @@ def build_index(tar: str | Path, target: str | Path) -> IndexHeader:
         stream.write(np.array(samples, dtype=_SAMPLE).tobytes())
         stream.write(records.tobytes())
         stream.write(b"".join(names))
-    open_files.forget(str(target))
+    open_files.forget(str(Path(target).absolute()))
     return header
 
 

@@ -34,8 +34,9 @@ class TarReader:
     """
 
     def __init__(self, path: str | Path, *, warn: bool = True) -> None:
-        self.path = str(existing_path(path, "tar archive"))
+        self.path = str(existing_path(path, "tar archive").absolute())  # whatever the current folder is later
         self.index = open_index(self.path)
+        open_files.forget(self.path)  # it may have been written anew since it was open
         if warn:
             warn_of_fault(self.path, self.index.header)
 
