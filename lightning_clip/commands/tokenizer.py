@@ -21,10 +21,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Trains a byte-level BPE on all captions of a source and reports how long captions become."""
     from rich.progress import track
 
+    from lightning_clip.data.sources import readable_captions
     from lightning_clip.data.tokenizers import train_tokenizer
 
     source = open_source(arguments)
-    texts = [text for index in track(range(len(source)), "reading captions") for text in source.captions(index)]
+    texts = [text for index in track(range(len(source)), "reading captions") for text in readable_captions(source, index)]
     tokenizer = train_tokenizer(texts, arguments.vocab_size, arguments.context_length)
     tokenizer.save(arguments.output)
     lengths = sorted(len(ids) for ids in tokenizer.encode(texts[:10_000]))

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_clip.curation.entries import Matcher
 from lightning_clip.curation.filters import Filter, Looked, Score, pair_filters
 from lightning_clip.data.packing import image_hash
-from lightning_clip.data.sources import PairSource, pair_sources
+from lightning_clip.data.sources import PairSource, pair_sources, readable_captions
 from lightning_clip.errors import InputError
 from lightning_clip.whole import beside
 
@@ -110,10 +110,7 @@ class Look:
 
     def texts(self, index: int) -> tuple[str, ...]:
         """The captions of a pair, none if they cannot be read."""
-        try:
-            return self.opened().captions(index)
-        except (OSError, ValueError, KeyError):
-            return ()
+        return readable_captions(self.opened(), index)
 
     def _batch(self, unit: _Unit, start: int, indices: Sequence[int]) -> None:
         left: dict[int, Looked] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.packing import image_hash
 from lightning_clip.data.parallel import over_ranges
-from lightning_clip.data.sources.base import PairSource
+from lightning_clip.data.sources.base import PairSource, readable_captions
 
 __all__ = ["Inspection", "inspect_pairs"]
 
@@ -101,7 +101,7 @@ def _look(source: PairSource, index: int, *, shown: bool) -> tuple[Any, ...]:
 
 def _count_texts(source: PairSource, result: Inspection, most: int, workers: int) -> None:
     def read(number: int, start: int, stop: int) -> list[tuple[str, ...]]:
-        return [source.captions(index) for index in range(start, stop)]
+        return [readable_captions(source, index) for index in range(start, stop)]
 
     several = [own for _, found in over_ranges(read, len(source), 5000, workers, "reading captions") for own in found]
     texts = [text for own in several for text in own]

@@ -89,6 +89,16 @@ class TestCommands:
         assert main(["data", "inspect", "--data", table, "--output", str(tmp_path / "sheet.png")]) == 0
         assert (tmp_path / "sheet.png").stat().st_size > 5000
 
+    def test_captions_that_cannot_be_read(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        members = {name: content for name, content in pairs(0, 20).items() if not name.endswith("3.txt")}
+        shard = tmp_path / "s.tar"
+        shard.write_bytes(tar_bytes(dict(sorted({**members, "000003.json": b'{"cap', "000013.txt": b"a dog"}.items()))))
+        assert main(["data", "inspect", "--data", str(shard)]) == 0
+        assert "sample 3: caption file is no JSON" in capsys.readouterr().out
+        vocabulary = ["--vocab-size", "300", "--output", str(tmp_path / "t.json")]
+        assert main(["tokenizer", "train", "--data", str(shard), *vocabulary]) == 0
+        assert "from 19 captions" in capsys.readouterr().out
+
     def test_verify(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         table = str(write_folder(tmp_path, count=20))
         assert main(["data", "verify", "--data", table]) == 0

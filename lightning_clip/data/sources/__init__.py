@@ -1,6 +1,6 @@
 """Sources: what a user has -> pairs, one file a kind."""
 
-from lightning_clip.data.sources.base import PairSource, Subset, pair_sources, recognises
+from lightning_clip.data.sources.base import PairSource, Subset, pair_sources, readable_captions, recognises
 from lightning_clip.data.sources.chinese_clip import ChineseClipSource
 from lightning_clip.data.sources.folders import ClassFolders
 from lightning_clip.data.sources.huggingface import HuggingFaceSource
@@ -18,5 +18,6 @@ __all__ = [
     "Subset",
     "TableSource",
     "pair_sources",
+    "readable_captions",
     "recognises",
 ]

@@ -12,7 +12,7 @@ from lightning_clip.errors import InputError, existing_path
 from lightning_clip.registry import Registry
 from lightning_clip.types import Pair
 
-__all__ = ["PairSource", "Subset", "pair_sources", "recognises"]
+__all__ = ["PairSource", "Subset", "pair_sources", "readable_captions", "recognises"]
 
 Factory = Callable[..., "PairSource"]
 Recogniser = Callable[[str], Factory | None]
@@ -51,6 +51,14 @@ class PairSource(ABC):
 
     def fetch(self, shards: list[int]) -> None:  # noqa: B027  (most sources are near)
         """Told which shards the order needs next, as `Order.upcoming` names them; for sources far away."""
+
+
+def readable_captions(source: PairSource, index: int) -> tuple[str, ...]:
+    """The captions of a pair, none where they cannot be read: for counting and learning words, which one fault must not end."""
+    try:
+        return source.captions(index)
+    except (OSError, ValueError, KeyError):
+        return ()
 
 
 _recognisers: list[tuple[int, Recogniser]] = []
