@@ -93,7 +93,7 @@ class TestCommands:
         members = {name: content for name, content in pairs(0, 20).items() if not name.endswith("3.txt")}
         shard = tmp_path / "s.tar"
         shard.write_bytes(tar_bytes(dict(sorted({**members, "000003.json": b'{"cap', "000013.txt": b"a dog"}.items()))))
-        assert main(["data", "inspect", "--data", str(shard)]) == 0
+        assert main(["data", "inspect", "--data", str(shard), "--output", str(tmp_path / "sheet.png")]) == 0
         assert "sample 3: caption file is no JSON" in capsys.readouterr().out
         vocabulary = ["--vocab-size", "300", "--output", str(tmp_path / "t.json")]
         assert main(["tokenizer", "train", "--data", str(shard), *vocabulary]) == 0
