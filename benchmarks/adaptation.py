@@ -27,17 +27,17 @@ from matplotlib.figure import Figure
 from report import processor
 
 from lightning_clip import ClipModule
-from lightning_clip.adapt.interpolation import curve_figure, sweep
-from lightning_clip.adapt.scoring import accuracy, read_sets
 from lightning_clip.cli import main as lightning_clip
+from lightning_clip.core.atomic import beside
 from lightning_clip.data import FewShotSource, TableSource
 from lightning_clip.evaluation.extraction import Images, local_features
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.figures import save_figure
 from lightning_clip.evaluation.models import open_model
 from lightning_clip.evaluation.probe import fit_probe, search_strength
+from lightning_clip.merging.interpolation import curve_figure, sweep
+from lightning_clip.merging.model_score import accuracy, read_sets
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
-from lightning_clip.whole import beside
+from lightning_clip.reporting.plots import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOTS = (1, 2, 4, 8, 16, None)  # None: all

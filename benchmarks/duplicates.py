@@ -18,7 +18,7 @@ from PIL import Image
 from report import Row, machine, write_section
 from torchvision.transforms.v2.functional import to_pil_image
 
-from lightning_clip.curation.looking import perceptual_hash
+from lightning_clip.curation.image_stats import perceptual_hash
 from lightning_clip.data import TableSource
 from lightning_clip.data.decoding import decode, from_pil
 

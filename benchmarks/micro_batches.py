@@ -23,7 +23,7 @@ from memory import peak_bytes
 from report import Row, machine, write_section
 
 from lightning_clip import ClipModule, PairBatch
-from lightning_clip.micro_batches import encode_in_slices
+from lightning_clip.training.micro_batches import encode_in_slices
 
 SIZE, WIDTH = 64, 192
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_clip.whole import beside
+from lightning_clip.core.atomic import beside
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
         WriteFeatures,
         ZeroShotClassification,
     )
+    from lightning_clip.core.errors import InputError
+    from lightning_clip.core.types import ClipOutput, Pair, PairBatch
     from lightning_clip.data import ClipDataModule
-    from lightning_clip.errors import InputError
     from lightning_clip.losses import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
-    from lightning_clip.model import ClipModel
-    from lightning_clip.module import ClipModule
-    from lightning_clip.types import ClipOutput, Pair, PairBatch
+    from lightning_clip.model.clip import ClipModel
+    from lightning_clip.module.clip_module import ClipModule
 
 __all__ = [
     "ClipDataModule",
@@ -56,11 +56,11 @@ _ROOMS = {
         "ZeroShotClassification",
     ),
     "data": ("ClipDataModule",),
-    "errors": ("InputError",),
+    "core.errors": ("InputError",),
     "losses": ("SigmoidContrastiveLoss", "SoftmaxContrastiveLoss"),
     "model": ("ClipModel",),
     "module": ("ClipModule",),
-    "types": ("ClipOutput", "Pair", "PairBatch"),
+    "core.types": ("ClipOutput", "Pair", "PairBatch"),
 }
 
 

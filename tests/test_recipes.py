@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from adapt.labelled import write_cifar10
 from small import small_trainer, write_folder
+from tasks.labelled import write_cifar10
 
 from lightning_clip import ClipModule
 from lightning_clip.commands.train import ClipCLI
@@ -47,7 +47,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import json
 
     from lightning_clip.data import pair_sources, train_tokenizer
-    from lightning_clip.data.pack import pack_shards
+    from lightning_clip.data.pack_shards import pack_shards
 
     for folder, images, columns in (
         ("flickr8k", "images_144.tar", ("en", "zh_human")),

@@ -14,17 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_clip.adapt.base import Base
 from lightning_clip.adapt.locking import Locks
 from lightning_clip.adapt.lora import add_adapters
-from lightning_clip.adapt.partial import TrainedOnly
 from lightning_clip.adapt.rates import DepthRates
 from lightning_clip.adapt.settings import AdaptSettings
+from lightning_clip.checkpoints.trained_only import TrainedOnly
+from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.new_tokens import has_new_tokens, new_token_names, without_new_tokens
-from lightning_clip.errors import InputError
-from lightning_clip.optim import OptimizerSettings, Rate
+from lightning_clip.training.optim import OptimizerSettings, Rate
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from lightning_clip.model import ClipModel
+    from lightning_clip.model.clip import ClipModel
 
 __all__ = ["NEVER_LEARNED", "Adaptation"]
 

@@ -5,21 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
-from lightning_clip.adapt.partial import fingerprint
+from lightning_clip.checkpoints.trained_only import fingerprint
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import PairBatch
 from lightning_clip.data.feature_store import FeatureStore
-from lightning_clip.errors import InputError
-from lightning_clip.types import PairBatch
 
 if TYPE_CHECKING:
-    from lightning_clip.model import ClipModel
-    from lightning_clip.module import ClipModule
+    import lightning.pytorch as pl
 
-__all__ = ["FeatureCache"]
+    from lightning_clip.adapt.settings import AdaptSettings
+    from lightning_clip.data.transforms import ImageTransformSettings
+    from lightning_clip.model.clip import ClipModel
+
+__all__ = ["Cached", "FeatureCache"]
+
+
+class Cached(Protocol):
+    """What the cache asks of a `ClipModule`."""
+
+    model: ClipModel
+    transform_settings: ImageTransformSettings
+    adapt_settings: AdaptSettings
+
+    @property
+    def trainer(self) -> pl.Trainer: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    def image_transform(self, train: bool) -> nn.Module: ...
 
 
 class FeatureCache:
@@ -36,7 +55,7 @@ class FeatureCache:
         InputError: training would see other pixels each time, or a strategy under which every pass is a collective.
     """
 
-    def __init__(self, module: ClipModule, folder: str) -> None:
+    def __init__(self, module: Cached, folder: str) -> None:
         strategy = module.trainer.strategy
         if getattr(strategy, "passes_are_collective", False):
             raise InputError(
@@ -64,7 +83,7 @@ class FeatureCache:
         return batch._replace(image=features)
 
 
-def check_augmentation(module: ClipModule) -> None:
+def check_augmentation(module: Cached) -> None:
     """Raises an InputError if training pictures are not those of evaluation, which are the same each time."""
     if repr(module.image_transform(train=True)) != repr(module.image_transform(train=False)):
         raise InputError(
@@ -73,7 +92,7 @@ def check_augmentation(module: ClipModule) -> None:
         )
 
 
-def _about(module: ClipModule) -> dict[str, Any]:
+def _about(module: Cached) -> dict[str, Any]:
     """All that the features depend on beside the picture."""
     model = module.model
     tower: nn.Module = model.image_encoder

@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_clip.adapt.depth import block_names, layer_depths, parameter_depths, subtree
 from lightning_clip.adapt.settings import AdaptSettings
 from lightning_clip.adapt.towers import Lock
+from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.new_tokens import new_token_names
-from lightning_clip.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_clip.model import ClipModel
+    from lightning_clip.model.clip import ClipModel
 
 __all__ = ["Locks"]
 

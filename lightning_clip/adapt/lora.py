@@ -6,28 +6,21 @@ W x becomes W x + alpha / rank * B A x, W frozen, A drawn and B zero at the star
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from lightning_clip.adapt.depth import block_names
 from lightning_clip.adapt.settings import AdaptSettings
 from lightning_clip.adapt.towers import LoraSettings
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder
-from lightning_clip.encoders.new_tokens import has_new_tokens, join_new_tokens, new_token_names
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.encoders.new_tokens import has_new_tokens, new_token_names
+from lightning_clip.model.clip import ClipModel
 
-if TYPE_CHECKING:
-    from lightning_clip.model import ClipModel
-    from lightning_clip.module import ClipModule
-
-__all__ = ["add_adapters", "has_parts", "is_whole", "layers_to_adapt", "merged", "whole"]
-
-Module = TypeVar("Module", bound="ClipModule")
+__all__ = ["add_adapters", "has_parts", "layers_to_adapt"]
 
 
 def add_adapters(model: ClipModel, settings: AdaptSettings) -> None:
@@ -95,43 +88,6 @@ def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings,
     return named
 
 
-def merged(module: Module) -> Module:
-    """A copy in which adapters and new tokens are part of the weights: an ordinary module, on the same device, whose
-    checkpoints hold all of them.
-
-    Args:
-        module: with adapters or new tokens apart, or of whose weights checkpoints hold only what is trained.
-
-    Raises:
-        InputError: an ordinary module already, or weights that a strategy has spread.
-    """
-    module.configure_model()
-    if any(isinstance(value, DTensor) for value in module.parameters()):
-        raise InputError("weights that a strategy has spread cannot be merged: save a checkpoint and merge that")
-    if is_whole(module):
-        raise InputError(
-            "the module has no adapters (adapt.image.lora, adapt.text.lora) and no new tokens in a locked tower, and its "
-            "checkpoints hold everything: its weights are whole as they are"
-        )
-    ordinary = _copied(module)
-    for encoder in (ordinary.model.image_encoder, ordinary.model.text_encoder):
-        _unwrap(encoder)
-    join_new_tokens(ordinary.model.text_encoder)
-    ordinary.forget_adaptation()
-    return ordinary.train(module.training)
-
-
-def whole(module: Module) -> Module:
-    """The module itself, or `merged` where that makes a difference."""
-    module.configure_model()
-    return module if is_whole(module) else merged(module)
-
-
-def is_whole(module: ClipModule) -> bool:
-    """Whether the module and its checkpoints are those of an ordinary training."""
-    return not has_parts(module.state_dict()) and module.adaptation.partial is None
-
-
 def has_parts(names: Iterable[str]) -> bool:
     """Whether weights of these names are to be merged before they are those of an ordinary model."""
     names = list(names)
@@ -152,28 +108,3 @@ def _layers_in_blocks(encoder: ImageEncoder | TextEncoder) -> dict[str, nn.Modul
         for name, layer in encoder.named_modules()
         if isinstance(layer, kinds) and f"{name}.".startswith(blocks) and id(layer) not in inner
     }
-
-
-def _unwrap(encoder: nn.Module) -> None:
-    """Adds B A to W and puts W's layer back in its place."""
-    if not any(".lora_" in name for name, _ in encoder.named_parameters()):
-        return  # new tokens alone need no peft
-    from peft.tuners.lora import LoraLayer
-
-    for name, layer in list(encoder.named_modules()):
-        if isinstance(layer, LoraLayer):
-            layer.merge()  # type: ignore[attr-defined]  # of the layers, which all have it
-            parent, _, last = name.rpartition(".")
-            setattr(encoder.get_submodule(parent), last, layer.get_base_layer())
-    for layer in encoder.modules():
-        if hasattr(layer, "peft_config"):
-            del layer.peft_config
-
-
-def _copied(module: Module) -> Module:
-    """Without its Trainer, which holds the data and more."""
-    trainer, module._trainer = module._trainer, None
-    try:
-        return copy.deepcopy(module)
-    finally:
-        module._trainer = trainer

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from lightning_clip.adapt.depth import block_names, parameter_depths
 from lightning_clip.adapt.settings import AdaptSettings
 from lightning_clip.encoders.new_tokens import new_token_names
-from lightning_clip.optim import OptimizerSettings, Rate
+from lightning_clip.training.optim import OptimizerSettings, Rate
 
 if TYPE_CHECKING:
-    from lightning_clip.model import ClipModel
+    from lightning_clip.model.clip import ClipModel
 
 __all__ = ["DepthRates"]
 

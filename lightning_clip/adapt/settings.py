@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lightning_clip.adapt.towers import ImageAdapt, Lock, TextAdapt, TowerAdapt, tower_of
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.values import built, in_range, mapping, plain
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import built, in_range, mapping, plain
 
 __all__ = ["AdaptSettings", "Stage"]
 

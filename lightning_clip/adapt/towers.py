@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lightning_clip.errors import InputError
-from lightning_clip.values import built, in_range, mapping
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import built, in_range, mapping
 
 __all__ = ["ImageAdapt", "Lock", "LoraSettings", "TextAdapt", "TowerAdapt", "tower_of"]
 

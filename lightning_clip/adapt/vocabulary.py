@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lightning_clip.adapt.settings import AdaptSettings
 from lightning_clip.adapt.towers import TextAdapt
+from lightning_clip.core.errors import InputError
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.encoders.base import TextEncoder
 from lightning_clip.encoders.new_tokens import add_new_tokens
-from lightning_clip.errors import InputError
 
 __all__ = ["grow_tower", "grown_tokenizer"]
 

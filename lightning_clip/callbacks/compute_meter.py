@@ -15,11 +15,11 @@ import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.planning.devices import device_name, known_device, peak_flops_of
 from lightning_clip.planning.flops import FlopCounter, Flops
 from lightning_clip.planning.ledger import AcceleratorClock, Span, Stopwatch
-from lightning_clip.planning.show import compute_table
+from lightning_clip.planning.tables import compute_table
 
 __all__ = ["ComputeMeter"]
 

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from lightning_clip.types import PairBatch
-from lightning_clip.whole import beside
+from lightning_clip.core.atomic import beside
+from lightning_clip.core.types import PairBatch
 
 __all__ = ["WriteFeatures"]
 

@@ -24,8 +24,8 @@ from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.batches import PreparedPairs
 from lightning_clip.data.captions import first_caption
-from lightning_clip.evaluation.report import Section, Table, write_report
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.reporting.html import Section, Table, write_report
 
 __all__ = ["Report"]
 

@@ -17,8 +17,8 @@ from lightning_clip.callbacks.retrieval import Retrieval
 from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 from lightning_clip.data.batches import PreparedPair, PreparedPairs
 from lightning_clip.data.sampler import Visit
-from lightning_clip.evaluation.figures import confusion_figure, contact_sheet, curves_figure
-from lightning_clip.evaluation.report import Section
+from lightning_clip.reporting.html import Section
+from lightning_clip.reporting.plots import confusion_figure, contact_sheet, curves_figure
 
 __all__ = [
     "classify_command",

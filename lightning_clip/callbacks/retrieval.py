@@ -9,9 +9,9 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.metrics import RetrievalRecall, retrieval_chance
-from lightning_clip.module import ClipModule
-from lightning_clip.types import ClipOutput, PairBatch
+from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["Retrieval", "RetrievalExample", "RetrievalResult"]
 

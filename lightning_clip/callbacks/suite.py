@@ -11,16 +11,17 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.extraction import Images, joined, local_features
+from lightning_clip.evaluation.feature_provider import LiveSubject
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.models import EvaluatedModel, ModuleModel
-from lightning_clip.evaluation.running import Outcome, run_suite
-from lightning_clip.evaluation.subject import LiveSubject
+from lightning_clip.evaluation.interface import EvaluatedModel
+from lightning_clip.evaluation.models import ModuleModel
+from lightning_clip.evaluation.run_suite import Outcome, run_suite
 from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
-from lightning_clip.inference import evaluating
-from lightning_clip.module import ClipModule
+from lightning_clip.model.inference import evaluating
+from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["EvaluationSuite"]

@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_clip.core.types import PairBatch
 from lightning_clip.data import ClipDataModule
 from lightning_clip.metrics import ZeroShotAccuracy
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
-from lightning_clip.types import PairBatch
 
 __all__ = ["ZeroShotClassification", "ZeroShotResult"]
 

@@ -18,12 +18,12 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from rich.console import Console
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import PairBatch
 from lightning_clip.data import ClipDataModule
-from lightning_clip.errors import InputError
-from lightning_clip.micro_batches import encode_in_slices, take
-from lightning_clip.module import ClipModule
-from lightning_clip.optim import build_optimizer
-from lightning_clip.types import PairBatch
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.training.micro_batches import encode_in_slices, take
+from lightning_clip.training.optim import build_optimizer
 
 __all__ = ["find_batch_size", "largest_that_fits"]
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError, existing_path
 
 __all__ = ["add_consolidate_arguments", "add_merge_arguments", "run_consolidate", "run_merge"]
 
@@ -57,8 +57,8 @@ def run_merge(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from lightning_clip.adapt import merged
-    from lightning_clip.module import ClipModule
+    from lightning_clip.merging import merged
+    from lightning_clip.module.clip_module import ClipModule
 
     options = {"pretrained": arguments.pretrained} if arguments.pretrained else {}
     module = merged(ClipModule.load_from_checkpoint(path, **options))
@@ -85,7 +85,7 @@ def _new_file(name: str, argument: str) -> Path:
 def _write(checkpoint: dict[str, Any], output: Path) -> None:
     import torch
 
-    from lightning_clip.whole import beside
+    from lightning_clip.core.atomic import beside
 
     with beside(output) as place:
         torch.save(checkpoint, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError, existing_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.data.decoding import decode
-    from lightning_clip.opening import open_module
+    from lightning_clip.loading import open_module
     from lightning_clip.prompts import resolve_templates
 
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.commands.sources import add_workers_argument
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError, existing_path
 
 if TYPE_CHECKING:
     from lightning_clip.curation import CurationSettings

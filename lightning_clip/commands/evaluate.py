@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_clip.evaluation.models import EvaluatedModel
+    from lightning_clip.evaluation.interface import EvaluatedModel
 
 __all__ = ["add_arguments", "opened_model", "run"]
 
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.commands.train import quiet
-    from lightning_clip.evaluation.running import run_suite
+    from lightning_clip.evaluation.run_suite import run_suite
     from lightning_clip.evaluation.suite import Suite
     from lightning_clip.evaluation.summary import HEADER, headline_rows, write_summary
 

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.commands.train import quiet
     from lightning_clip.export.card import Run
     from lightning_clip.export.export import export, push_to_hub
-    from lightning_clip.opening import open_module
+    from lightning_clip.loading import open_module
 
     quiet()
     module = open_module(arguments.checkpoint, allow_pickle=arguments.allow_pickle)

@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.data.inspect import inspect_pairs
-    from lightning_clip.evaluation import report
-    from lightning_clip.evaluation.figures import contact_sheet, save_figure
+    from lightning_clip.reporting import html as report
+    from lightning_clip.reporting.plots import contact_sheet, save_figure
 
     found = inspect_pairs(open_source(arguments), images=arguments.decode, workers=arguments.workers)
     rows = _rows(found)

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lightning_clip.data.pack import PackOptions, pack_shards
+    from lightning_clip.data.pack_shards import PackOptions, pack_shards
 
     names = ("check", "resize", "encode", "quality", "hash", "dedupe")
     options = PackOptions(**{name: getattr(arguments, name) for name in names})

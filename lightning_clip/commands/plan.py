@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.commands.recipe import read_recipe
     from lightning_clip.commands.train import quiet
     from lightning_clip.planning import Machines, find_device, make_plan
-    from lightning_clip.planning.show import plan_mapping, plan_tables
+    from lightning_clip.planning.tables import plan_mapping, plan_tables
 
     quiet()
     recipe = read_recipe(arguments.config, arguments.overrides)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from lightning_clip.evaluation.cached_subject import CachedSubject
+    from lightning_clip.evaluation.cached_features import CachedSubject
     from lightning_clip.evaluation.features import Features
 
 __all__ = ["add_search_arguments", "add_show_arguments", "run_search", "run_show"]
@@ -87,7 +87,7 @@ def _candidates(given: list[str]) -> list[str]:
 
 def _subject(arguments: argparse.Namespace) -> CachedSubject:
     from lightning_clip.commands.evaluate import opened_model
-    from lightning_clip.evaluation.running import suite_subject
+    from lightning_clip.evaluation.run_suite import suite_subject
     from lightning_clip.evaluation.suite import Suite
     from lightning_clip.prompts.evaluation_sets import open_evaluation_set
 
@@ -128,7 +128,7 @@ def _tested(subject: CachedSubject, candidates: list[str], chosen: list[int]) ->
 def _write(path: Any, templates: list[str]) -> None:
     import yaml
 
-    from lightning_clip.whole import beside
+    from lightning_clip.core.atomic import beside
 
     with beside(path) as place:
         place.write_text(yaml.safe_dump({"templates": templates}, allow_unicode=True, width=1000), encoding="utf-8")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_clip.commands.train import ClipCLI
+from lightning_clip.core.errors import InputError
 from lightning_clip.data import ClipDataModule
-from lightning_clip.errors import InputError
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["Recipe", "read_recipe"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_clip.data.sources import PairSource

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_clip.data.sources import PairSource
-    from lightning_clip.evaluation.models import EvaluatedModel
+    from lightning_clip.evaluation.interface import EvaluatedModel
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from lightning_clip.commands.train import quiet
-    from lightning_clip.data.pack import pack_shards
+    from lightning_clip.data.pack_shards import pack_shards
     from lightning_clip.data.teachers import TaughtSource
     from lightning_clip.evaluation.models import open_model
 

@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_clip.callbacks import SaveOnSignal, WriteFeatures
 from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
+from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.data import ClipDataModule
-from lightning_clip.errors import InputError, existing_path
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["ClipCLI", "quiet", "run"]
 

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest
 
 __all__ = ["FullHelp", "TrainerParser"]
 

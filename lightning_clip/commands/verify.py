@@ -23,8 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lightning_clip.core.atomic import beside
     from lightning_clip.data.verify import verify_pairs
-    from lightning_clip.whole import beside
 
     found = verify_pairs(open_source(arguments), workers=arguments.workers)
     if arguments.output:

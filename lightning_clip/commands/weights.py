@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_clip.module import ClipModule
+    from lightning_clip.module.clip_module import ClipModule
     from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["add_interpolate_arguments", "add_soup_arguments", "run_interpolate", "run_soup"]
@@ -55,9 +55,9 @@ def run_interpolate(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lightning_clip.adapt.interpolation import curve_figure, sweep
-    from lightning_clip.adapt.mixing import write_checkpoint
-    from lightning_clip.evaluation.figures import save_figure
+    from lightning_clip.merging.interpolation import curve_figure, sweep
+    from lightning_clip.merging.mixing import write_checkpoint
+    from lightning_clip.reporting.plots import save_figure
 
     alphas, output = _alphas(arguments.alpha), _free(arguments.output)
     if arguments.figure and not arguments.figure.endswith(".png"):
@@ -91,9 +91,9 @@ def run_soup(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lightning_clip.adapt.mixing import write_checkpoint
-    from lightning_clip.adapt.scoring import measure
-    from lightning_clip.adapt.soups import greedy_soup, uniform_soup
+    from lightning_clip.merging.mixing import write_checkpoint
+    from lightning_clip.merging.model_score import measure
+    from lightning_clip.merging.soups import greedy_soup, uniform_soup
 
     output = _free(arguments.output)
     sets = _sets(arguments, arguments.method == "greedy", "--method greedy")
@@ -121,13 +121,13 @@ _NOTHING: EvaluationSet = None  # type: ignore[assignment]  # in the place of a 
 
 
 def _load(path: str) -> ClipModule:
-    from lightning_clip.opening import open_module
+    from lightning_clip.loading import open_module
 
     return open_module(path)
 
 
 def _sets(arguments: argparse.Namespace, needed: bool, reason: str) -> dict[str, EvaluationSet]:
-    from lightning_clip.adapt.scoring import read_sets
+    from lightning_clip.merging.model_score import read_sets
 
     if arguments.suite is None:
         if needed or arguments.recalibrate:
@@ -137,13 +137,13 @@ def _sets(arguments: argparse.Namespace, needed: bool, reason: str) -> dict[str,
 
 
 def _chosen(arguments: argparse.Namespace, sets: dict[str, EvaluationSet]) -> str:
-    from lightning_clip.adapt.scoring import choose_set
+    from lightning_clip.merging.model_score import choose_set
 
     return choose_set(sets, arguments.choose_on)
 
 
 def _scorer(arguments: argparse.Namespace) -> Callable[[ClipModule, EvaluationSet], float]:
-    from lightning_clip.adapt.scoring import score
+    from lightning_clip.merging.model_score import score
 
     def scored(module: ClipModule, dataset: EvaluationSet) -> float:
         return 0.0 if dataset is _NOTHING else score(module, dataset, num_workers=arguments.num_workers)
@@ -155,7 +155,7 @@ def _preparation(
     arguments: argparse.Namespace, sets: dict[str, EvaluationSet], module: ClipModule
 ) -> Callable[[ClipModule], None]:
     """Measures batch statistics anew where that was asked for; says where it should have been."""
-    from lightning_clip.adapt.scoring import batch_norms, choose_set, recalibrate
+    from lightning_clip.merging.model_score import batch_norms, choose_set, recalibrate
 
     if arguments.recalibrate is not None:
         return partial(recalibrate, source=sets[choose_set(sets, arguments.recalibrate)].source)

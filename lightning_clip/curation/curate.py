@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError
 from lightning_clip.curation.balancing import balanced
 from lightning_clip.curation.duplicates import close_pairs, near_duplicates, repeats
 from lightning_clip.curation.entries import Matcher, WordCounts, counts_of, frequent_entries, read_entries
 from lightning_clip.curation.executors import Executor, Processes
-from lightning_clip.curation.looking import FORMAT, Look, Seen, fingerprint
+from lightning_clip.curation.image_stats import FORMAT, Look, Seen, fingerprint
 from lightning_clip.curation.settings import Balance, CurationSettings, Duplicates, FrequentEntries
-from lightning_clip.data.pack import PackSummary, pack_shards
+from lightning_clip.data.pack_shards import PackSummary, pack_shards
 from lightning_clip.data.sources import PairSource, Subset
-from lightning_clip.errors import InputError
-from lightning_clip.whole import beside
 
 __all__ = ["Curation", "curate", "examples", "source_name"]
 

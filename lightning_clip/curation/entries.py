@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError, existing_path
 
 __all__ = ["Matcher", "WordCounts", "frequent_entries", "normalised", "read_entries"]
 

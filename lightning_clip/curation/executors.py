@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import Registry
 from lightning_clip.data.parallel import over_ranges
-from lightning_clip.errors import InputError
-from lightning_clip.registry import Registry
 
 __all__ = ["Executor", "OnRay", "Processes", "executors"]
 

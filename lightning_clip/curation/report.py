@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_clip.core.atomic import beside
 from lightning_clip.curation.curate import Curation, examples
 from lightning_clip.data.decoding import decode
-from lightning_clip.evaluation.figures import contact_sheet
-from lightning_clip.evaluation.report import Section, Table, write_report
-from lightning_clip.whole import beside
+from lightning_clip.reporting.html import Section, Table, write_report
+from lightning_clip.reporting.plots import contact_sheet
 
 __all__ = ["summary_rows", "write_curation_report"]
 

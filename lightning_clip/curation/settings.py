@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.values import check_known
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import check_known
 
 __all__ = ["Balance", "CurationSettings", "Duplicates", "FrequentEntries"]
 

@@ -2,8 +2,8 @@
 
 from lightning_clip.data.clip_tokenizer import ClipTokenizer
 from lightning_clip.data.datamodule import ClipDataModule
+from lightning_clip.data.few_shot import FewShotSource
 from lightning_clip.data.sampler import PairSampler
-from lightning_clip.data.shots import FewShotSource
 from lightning_clip.data.sources import ClassFolders, PairSource, ShardSource, TableSource, pair_sources
 from lightning_clip.data.synthetic import SyntheticScenes
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers, train_tokenizer

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lightning_clip.core.types import Pair, PairBatch, Skipped
 from lightning_clip.data.captions import ChooseCaption
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.feature_store import FeatureStore, digest_of
@@ -17,7 +18,6 @@ from lightning_clip.data.sampler import Visit, visit_seed
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.teachers import StoredTeacher, stacked, teachers_of
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.types import Pair, PairBatch, Skipped
 
 __all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning_clip.errors import InputError
-from lightning_clip.registry import Registry
-from lightning_clip.types import Pair
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import Registry
+from lightning_clip.core.types import Pair
 
 __all__ = [
     "ChooseCaption",

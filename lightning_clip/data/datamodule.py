@@ -12,6 +12,8 @@ import lightning.pytorch as pl
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair, PairBatch
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs
 from lightning_clip.data.captions import ChooseCaption, caption_choices, first_caption
@@ -21,8 +23,6 @@ from lightning_clip.data.sampler import PairSampler, world
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.data.streaming import StreamSource
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.errors import InputError
-from lightning_clip.types import Pair, PairBatch
 
 if TYPE_CHECKING:
     from typing import Protocol

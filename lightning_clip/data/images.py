@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.data.shards import TarReader
-from lightning_clip.errors import InputError, existing_path
 
 __all__ = ["ImageStore"]
 

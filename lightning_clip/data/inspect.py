@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from lightning_clip.data.decoding import decode
-from lightning_clip.data.packing import image_hash
 from lightning_clip.data.parallel import over_ranges
 from lightning_clip.data.sources.base import PairSource, readable_captions
+from lightning_clip.data.write_shard import image_hash
 
 __all__ = ["Inspection", "inspect_pairs"]
 

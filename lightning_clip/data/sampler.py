@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.data.order import Order
 from lightning_clip.data.permutation import mix
-from lightning_clip.errors import InputError
 
 __all__ = ["PairSampler", "Visit", "visit_seed", "world"]
 

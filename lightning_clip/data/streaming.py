@@ -9,12 +9,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order, Sequential
 from lightning_clip.data.permutation import mix, permuted
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.data.sources.shards import pair_of_members
-from lightning_clip.errors import InputError
-from lightning_clip.types import Pair
 
 __all__ = ["StreamSource"]
 

@@ -7,11 +7,11 @@ from itertools import product
 
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data.drawing import COLOURS, PLACES, SHAPES, SIZES, Group, render
 from lightning_clip.data.sampler import visit_seed
 from lightning_clip.data.sources import PairSource, pair_sources
-from lightning_clip.errors import InputError
-from lightning_clip.types import Pair
 
 __all__ = ["SPLITS", "SyntheticScenes", "combination_names", "counted", "held_out_combinations"]
 

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lightning_clip.core.types import TEACHERS, Pair, TeacherFeatures
 from lightning_clip.data.sources import PairSource
-from lightning_clip.types import TEACHERS, Pair, TeacherFeatures
 
 __all__ = ["StoredTeacher", "TaughtSource", "stacked", "stored_features", "teachers_of"]
 

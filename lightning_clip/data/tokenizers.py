@@ -16,10 +16,10 @@ from tokenizers import AddedToken, ByteLevelBPETokenizer, Regex, normalizers, pr
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from lightning_clip.errors import InputError, existing_path, nearest
-from lightning_clip.registry import Registry
-from lightning_clip.values import expanded
-from lightning_clip.whole import beside
+from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError, existing_path, nearest
+from lightning_clip.core.registry import Registry
+from lightning_clip.core.settings import expanded
 
 __all__ = [
     "JsonTokenizer",

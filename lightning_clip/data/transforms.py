@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as pixels
 
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.values import built, mapping
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import built, mapping
 
 __all__ = ["ImageTransformSettings", "evaluation_transform", "training_transform"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_clip.errors import InputError
-from lightning_clip.registry import Registry
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import Registry
 
 __all__ = ["ImageEncoder", "TextEncoder", "image_encoders", "text_encoders"]
 

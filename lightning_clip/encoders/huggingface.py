@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import expanded
 from lightning_clip.encoders.base import TextEncoder, text_encoders
 from lightning_clip.encoders.huggingface_towers import describe, load
 from lightning_clip.encoders.text_transformer import last_text_position
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.values import expanded
 
 __all__ = ["POOLINGS", "HuggingFaceTextEncoder"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import expanded
 from lightning_clip.encoders.base import ImageEncoder, image_encoders
 from lightning_clip.encoders.huggingface_towers import describe, load
 from lightning_clip.encoders.timm_image import TimmImageEncoder
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.values import expanded
 
 __all__ = ["HuggingFaceImageEncoder"]
 

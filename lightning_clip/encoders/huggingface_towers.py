@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = ["build", "describe", "encoder_of", "load", "plain"]
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder, image_encoders, text_encoders
-from lightning_clip.errors import InputError
 
 __all__ = ["OpenClipImageEncoder", "OpenClipTextEncoder"]
 

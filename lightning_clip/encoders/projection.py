@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.registry import Registry
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.registry import Registry
 
 __all__ = ["IdentityProjection", "LinearProjection", "MlpProjection", "projections"]
 

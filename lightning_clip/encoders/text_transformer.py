@@ -11,8 +11,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import TextEncoder, text_encoders
-from lightning_clip.errors import InputError
 
 __all__ = ["CLIP_TEXT_WIDTHS", "ClipTextTransformer", "last_text_position"]
 

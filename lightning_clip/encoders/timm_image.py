@@ -9,8 +9,8 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.encoders.base import ImageEncoder, image_encoders
-from lightning_clip.errors import InputError, nearest
 
 __all__ = ["TimmImageEncoder"]
 

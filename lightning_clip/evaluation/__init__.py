@@ -1,5 +1,1 @@
-"""Reports and figures of a run."""
-
-from lightning_clip.evaluation.report import Section, Table, write_report
-
-__all__ = ["Section", "Table", "write_report"]
+"""The suite: models on sets by protocols, with a report."""

@@ -12,16 +12,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Skipped
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.loader import start_worker
 from lightning_clip.data.order import Sequential
 from lightning_clip.data.sampler import PairSampler, Visit, visit_seed, world
 from lightning_clip.data.sources import PairSource
-from lightning_clip.errors import InputError
 from lightning_clip.evaluation.corruptions import corrupted
 from lightning_clip.evaluation.features import Features, load_features, save_features
-from lightning_clip.evaluation.models import EvaluatedModel
-from lightning_clip.types import Skipped
+from lightning_clip.evaluation.interface import EvaluatedModel
 
 __all__ = ["Images", "extract", "joined", "local_features"]
 

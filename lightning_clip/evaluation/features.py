@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_clip.errors import InputError
-from lightning_clip.whole import beside
+from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError
 
 __all__ = ["Features", "load_features", "save_features"]
 

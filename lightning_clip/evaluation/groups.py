@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_clip.errors import InputError, existing_path, nearest
+from lightning_clip.core.errors import InputError, existing_path, nearest
 from lightning_clip.evaluation.intervals import wilson
 
 __all__ = ["Rate", "group_rates", "joined_rows", "largest_gap", "matched_rows", "read_groups"]

@@ -6,7 +6,7 @@ import importlib
 import math
 from typing import Any
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = ["clopper_pearson", "scipy_stats", "wilson"]
 

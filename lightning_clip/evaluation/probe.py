@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = ["Probe", "SearchResult", "fit_probe", "search_strength", "stratified_split"]
 

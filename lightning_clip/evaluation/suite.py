@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_clip.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.settings import check_known
 from lightning_clip.evaluation.protocols import Protocol, protocols
-from lightning_clip.values import check_known
 
 __all__ = ["Suite", "built_protocols"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from lightning_clip.core.atomic import beside
 from lightning_clip.evaluation.comparison import bootstrap_interval, paired_bootstrap
 from lightning_clip.evaluation.protocols import Result
-from lightning_clip.evaluation.report import Section, Table, write_report
-from lightning_clip.evaluation.running import Outcome
-from lightning_clip.whole import beside
+from lightning_clip.evaluation.run_suite import Outcome
+from lightning_clip.reporting.html import Section, Table, write_report
 
 __all__ = ["headline_rows", "write_summary"]
 

@@ -1,5 +1,1 @@
-"""Published weights in, your weights out: every format that both sides can hold exactly."""
-
-from lightning_clip.export.pretrained import Pretrained, Source, open_pretrained
-
-__all__ = ["Pretrained", "Source", "open_pretrained"]
+"""Your weights out: every format that both sides can hold exactly."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from lightning_clip.errors import InputError, existing_path
-from lightning_clip.export.files import read_file
-from lightning_clip.module import ClipModule
-from lightning_clip.planning.text import accelerator_time
+from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.planning.formatting import accelerator_time
+from lightning_clip.weights.files import read_file
 
 __all__ = ["Run", "model_card"]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_clip.adapt.lora import whole
-from lightning_clip.errors import InputError
+from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
 from lightning_clip.export.card import Run, model_card
 from lightning_clip.export.formats import formats, refusal
-from lightning_clip.export.own import PARTS
-from lightning_clip.module import ClipModule
-from lightning_clip.whole import beside
+from lightning_clip.merging.merged import whole
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights.own import PARTS
 
 __all__ = ["Exported", "export", "push_to_hub"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_clip.errors import InputError
-from lightning_clip.module import ClipModule
-from lightning_clip.registry import Registry
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import Registry
+from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["Format", "formats", "refusal"]
 

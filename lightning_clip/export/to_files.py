@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from lightning_clip.export.formats import Format, formats
-from lightning_clip.export.own import ARGUMENTS, SETTINGS_FILE, WEIGHTS_FILE
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights.own import ARGUMENTS, SETTINGS_FILE, WEIGHTS_FILE
 
 __all__ = ["SafetensorsFormat"]
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.export.formats import Format, formats
-from lightning_clip.export.own import ARGUMENTS
-from lightning_clip.model import ClipModel
-from lightning_clip.module import ClipModule
+from lightning_clip.model.clip import ClipModel
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights.own import ARGUMENTS
 
 __all__ = ["OnnxFormat", "TorchExportFormat", "exported_towers"]
 

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from lightning_clip.encoders import HuggingFaceTextEncoder
-from lightning_clip.export import layouts
 from lightning_clip.export.formats import Format, formats
-from lightning_clip.export.rules import to_ours, to_theirs
 from lightning_clip.export.to_open_clip_texts import text_config, text_part
 from lightning_clip.export.to_open_clip_towers import Part, image_part
-from lightning_clip.export.tokenizer_files import transformers_tokenizer
-from lightning_clip.export.tokens import is_clip
-from lightning_clip.model import CLIP_MEAN, CLIP_STD
-from lightning_clip.module import ClipModule
+from lightning_clip.model.clip import CLIP_MEAN, CLIP_STD
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights import layouts
+from lightning_clip.weights.rules import to_ours, to_theirs
+from lightning_clip.weights.tokenizer_files import transformers_tokenizer
+from lightning_clip.weights.tokens import is_clip
 
 __all__ = ["OpenClipFormat"]
 

@@ -8,12 +8,12 @@ from torch import nn
 
 from lightning_clip.encoders import ClipTextTransformer, HuggingFaceTextEncoder, OpenClipTextEncoder
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection, MlpProjection
-from lightning_clip.export import layouts, siglip
-from lightning_clip.export.rules import Rule, below, same_names
-from lightning_clip.export.shapes import linear_bias
 from lightning_clip.export.to_open_clip_towers import Part
-from lightning_clip.export.tokens import end_token, is_clip
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights import layouts, siglip
+from lightning_clip.weights.rules import Rule, below, same_names
+from lightning_clip.weights.shapes import linear_bias
+from lightning_clip.weights.tokens import end_token, is_clip
 
 __all__ = ["text_config", "text_part"]
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from lightning_clip.encoders import HuggingFaceImageEncoder, OpenClipImageEncoder, TimmImageEncoder
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection
-from lightning_clip.export import layouts, siglip
-from lightning_clip.export.rules import Rule, below, same_names
-from lightning_clip.export.shapes import clip_resnet, clip_vit, linear_bias
-from lightning_clip.export.towers import mlp_ratio
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights import layouts, siglip
+from lightning_clip.weights.rules import Rule, below, same_names
+from lightning_clip.weights.shapes import clip_resnet, clip_vit, linear_bias
+from lightning_clip.weights.towers import mlp_ratio
 
 __all__ = ["Part", "image_part"]
 

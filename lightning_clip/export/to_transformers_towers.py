@@ -11,13 +11,13 @@ from lightning_clip.data.tokenizers import JsonTokenizer
 from lightning_clip.encoders import ClipTextTransformer, HuggingFaceImageEncoder, HuggingFaceTextEncoder
 from lightning_clip.encoders.huggingface_towers import describe
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection
-from lightning_clip.export import layouts, siglip
-from lightning_clip.export.from_transformers import FAMILIES
-from lightning_clip.export.rules import Rule, same_names
-from lightning_clip.export.shapes import clip_vit, linear_bias
-from lightning_clip.export.tokenizer_files import last_id
-from lightning_clip.export.tokens import end_token
-from lightning_clip.module import ClipModule
+from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights import layouts, siglip
+from lightning_clip.weights.from_transformers import FAMILIES
+from lightning_clip.weights.rules import Rule, same_names
+from lightning_clip.weights.shapes import clip_vit, linear_bias
+from lightning_clip.weights.tokenizer_files import last_id
+from lightning_clip.weights.tokens import end_token
 
 __all__ = ["LEGACY_END", "Plan", "plan"]
 

@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.distributed import agree, world
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.registry import Registry
 from lightning_clip.losses.exchange import Alone, Exchange, Gather, Ring
-from lightning_clip.losses.gather import agree, world
-from lightning_clip.registry import Registry
 
 __all__ = ["ContrastiveLoss", "check_exchange", "check_features", "losses", "open_exchange"]
 

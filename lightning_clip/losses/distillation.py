@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.losses.gather import Gathered, gather_rows, world
+from lightning_clip.core.distributed import Gathered, gather_rows, world
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.losses.tiling import full_precision
 
 __all__ = ["DISTANCES", "feature_distance", "relational_kl"]

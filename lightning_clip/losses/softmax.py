@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.losses.base import ContrastiveLoss, check_exchange, losses, open_exchange
 from lightning_clip.losses.exchange import Alone, Exchange
 from lightning_clip.losses.softmax_tiles import SoftmaxTiles

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.losses.exchange import Exchange
 
 __all__ = ["Others", "caption_ids", "other_positives", "sigmoid_positives", "softmax_positives", "softmax_smoothing"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = [
     "ACCELERATOR_TILE_SIZE",

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_clip.metrics.checks import check_retrieval
+
 __all__ = ["Ranks", "both_ranks", "mean_average_precision", "retrieval_scores"]
 
 _ROWS, _COLUMNS = 1024, 4096
@@ -119,8 +121,6 @@ def retrieval_scores(
     Raises:
         InputError: what `retrieval_metrics` refuses.
     """
-    from lightning_clip.metrics.retrieval import check_retrieval
-
     index = check_retrieval(image_features, text_features, text_image_index, ks, image_index)
     order = index.argsort()
     owner = order[torch.searchsorted(index[order], text_image_index.to(index))]

@@ -12,10 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
+from lightning_clip.metrics.checks import check_features, check_ks, check_shapes
 from lightning_clip.metrics.ranking import retrieval_scores
 
-__all__ = ["RetrievalRecall", "check_retrieval", "retrieval_chance", "retrieval_metrics", "retrieval_ranks"]
+__all__ = ["RetrievalRecall", "retrieval_chance", "retrieval_metrics", "retrieval_ranks"]
 
 
 def retrieval_ranks(
@@ -47,8 +48,8 @@ def retrieval_ranks(
         >>> retrieval_ranks(queries, targets, torch.tensor([5, 7]), torch.tensor([7, 7, 5]))
         tensor([2, 2])
     """
-    _check_features("query", query_features, query_ids)
-    _check_features("target", target_features, target_ids)
+    check_features("query", query_features, query_ids)
+    check_features("target", target_features, target_ids)
     if query_features.shape[1] != target_features.shape[1]:
         raise InputError(
             f"query features are {query_features.shape[1]} wide and target features {target_features.shape[1]}: "
@@ -107,25 +108,6 @@ def retrieval_metrics(
     return retrieval_scores(image_features, text_features, text_image_index, ks, **options)[0]  # type: ignore[arg-type]
 
 
-def check_retrieval(
-    image_features: Tensor, text_features: Tensor, text_image_index: Tensor, ks: Sequence[int], image_index: Tensor | None
-) -> Tensor:
-    """The images' numbers (N,), if features and numbers fit together; what `retrieval_metrics` raises."""
-    _check_ks(ks)
-    device = image_features.device
-    text_image_index = text_image_index.to(device)
-    index = torch.arange(len(image_features), device=device) if image_index is None else image_index.to(device)
-    _check_features("image", image_features, index)
-    _check_features("text", text_features, text_image_index)
-    if image_features.shape[1] != text_features.shape[1]:
-        raise InputError(
-            f"query features are {image_features.shape[1]} wide and target features {text_features.shape[1]}: "
-            "both must come from one shared space"
-        )
-    _check_pairing(index, text_image_index)
-    return index
-
-
 def retrieval_chance(text_image_index: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """Expected recall of a random ranking, exactly.
 
@@ -149,7 +131,7 @@ def retrieval_chance(text_image_index: Tensor, ks: Sequence[int] = (1, 5, 10)) -
         >>> round(retrieval_chance(five_captions_each, ks=(10,))["image_to_text/recall@10"], 5)
         0.00996
     """
-    _check_ks(ks)
+    check_ks(ks)
     if len(text_image_index) == 0:
         raise InputError("text_image_index is empty: give the image of at least one caption")
     # Captions of an image -> number of such images.
@@ -194,7 +176,7 @@ class RetrievalRecall(Metric):
 
     def __init__(self, ks: Sequence[int] = (1, 5, 10)) -> None:
         super().__init__()
-        _check_ks(ks)
+        check_ks(ks)
         self.ks = tuple(ks)
         for name in ("image_features", "image_index", "text_features", "text_image_index"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
@@ -204,8 +186,8 @@ class RetrievalRecall(Metric):
 
         Numbers are any integers that tell images apart across all batches and ranks, such as places in the data set.
         """
-        _check_shapes("image", image_features, image_index)
-        _check_shapes("text", text_features, text_image_index)
+        check_shapes("image", image_features, image_index)
+        check_shapes("text", text_features, text_image_index)
         self.image_features.append(image_features.detach().float())
         self.image_index.append(image_index.to(image_features.device, torch.int64))
         self.text_features.append(text_features.detach().float())
@@ -238,42 +220,3 @@ class RetrievalRecall(Metric):
             return [part for part in parts if len(part)] or parts[:1]
 
         super()._sync_dist(gather, process_group)
-
-
-def _check_ks(ks: Sequence[int]) -> None:
-    if not ks or min(ks) < 1:
-        raise InputError(f"ks {tuple(ks)} must be one or more cut-offs of at least 1, such as (1, 5, 10)")
-
-
-def _check_shapes(side: str, features: Tensor, ids: Tensor) -> None:
-    if features.ndim != 2 or ids.shape != features.shape[:1] or ids.is_floating_point():
-        raise InputError(
-            f"{side} features {tuple(features.shape)} and their ids {tuple(ids.shape)} of {ids.dtype} must be (N, D) "
-            "and integers (N,): give one id per row"
-        )
-
-
-def _check_features(side: str, features: Tensor, ids: Tensor) -> None:
-    _check_shapes(side, features, ids)
-    if len(features) == 0:
-        raise InputError(f"there are no {side} features to rank: give at least one image with a caption")
-    if not torch.isfinite(features).all():
-        raise InputError(f"{side} features hold NaN or infinite values: the model has diverged, check its loss and weights")
-
-
-def _check_pairing(image_index: Tensor, text_image_index: Tensor) -> None:
-    images, times = torch.unique(image_index, return_counts=True)
-    if (times > 1).any():
-        raise InputError(
-            f"image {images[times > 1][0].item()} was given {int(times.max())} times: evaluate each image once "
-            "(a DistributedSampler pads its shares with repeats)"
-        )
-    silent = images[~torch.isin(images, text_image_index)]
-    if len(silent):
-        raise InputError(f"image {silent[0].item()} has no caption: leave it out or give it at least one")
-    stray = (~torch.isin(text_image_index, images)).nonzero().flatten()
-    if len(stray):
-        image = text_image_index[stray[0]].item()
-        raise InputError(
-            f"caption {stray[0].item()} belongs to image {image}, which is not given: add the image or leave it out"
-        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest
 
 __all__ = ["DEVICES", "Device", "device_name", "find_device", "known_device", "matmul_format", "peak_flops_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.planning.devices import Device, peak_flops_of
 
 __all__ = ["SECONDS_PER_YEAR", "Machines"]

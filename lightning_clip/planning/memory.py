@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_clip.model import ClipModel
+from lightning_clip.model.clip import ClipModel
 from lightning_clip.planning.loss import loss_bytes
 from lightning_clip.planning.strategies import Sharding
 from lightning_clip.planning.towers import TowerCost

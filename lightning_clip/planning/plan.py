@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.losses import SigmoidContrastiveLoss
-from lightning_clip.micro_batches import check_micro_batches
-from lightning_clip.module import ClipModule
-from lightning_clip.optim import build_optimizer, undecayed_names
+from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.planning.flops import Flops
 from lightning_clip.planning.loss import loss_flops
 from lightning_clip.planning.machines import SECONDS_PER_YEAR, Machines
 from lightning_clip.planning.memory import Batch, Memory, State, memory_of, state_of
 from lightning_clip.planning.strategies import sharding_of
 from lightning_clip.planning.towers import TowerCost, fake_clip, freeze_unused, measure_towers
+from lightning_clip.training.micro_batches import check_micro_batches
+from lightning_clip.training.optim import build_optimizer, undecayed_names
 
 __all__ = ["Plan", "make_plan"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest
 
 __all__ = ["Sharding", "sharding_of"]
 

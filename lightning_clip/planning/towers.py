@@ -19,8 +19,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from lightning_clip.model import ClipModel
-from lightning_clip.module import ClipModule
+from lightning_clip.model.clip import ClipModel
+from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.planning.flops import FlopCounter, Flops
 
 __all__ = [

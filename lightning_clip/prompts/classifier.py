@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.prompts.templates import resolve_templates
 
 __all__ = ["template_vectors", "zero_shot_classifier"]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import Registry
 from lightning_clip.data.sources import PairSource, pair_sources
-from lightning_clip.errors import InputError
 from lightning_clip.prompts.templates import resolve_templates
-from lightning_clip.registry import Registry
 
 __all__ = ["EvaluationSet", "evaluation_sets", "open_evaluation_set"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = ["Choice", "ensemble_accuracy", "search_templates"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.strategies.deepspeed import ClipDeepSpeedStrategy
 from lightning_clip.strategies.fsdp2 import ClipFSDP2Strategy
 

@@ -10,9 +10,9 @@ import torch
 from lightning.fabric.utilities.load import _METADATA_FILENAME, _load_distributed_checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
-from lightning_clip.checkpoint import CLASS_KEY, is_deepspeed_checkpoint
-from lightning_clip.errors import InputError, existing_path
-from lightning_clip.strategies.states import numbered_state
+from lightning_clip.checkpoints.reading import CLASS_KEY, is_deepspeed_checkpoint
+from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.strategies.optimizer_states import numbered_state
 
 __all__ = ["consolidate"]
 

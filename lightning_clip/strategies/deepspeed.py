@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = ["ClipDeepSpeedStrategy"]
 
@@ -131,7 +131,7 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
         """Stage 3: each rank holds all weights meanwhile, so that ranks may make different numbers of passes."""
         self._gathered.close()
         if self.zero_stage_3:
-            from lightning_clip.strategies.zero import gathered_weights
+            from lightning_clip.strategies.deepspeed_gather import gathered_weights
 
             self._gathered.enter_context(gathered_weights(self.deepspeed_engine))
 

@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
-from lightning_clip.errors import InputError
-from lightning_clip.model import ClipModel
+from lightning_clip.core.errors import InputError
+from lightning_clip.model.clip import ClipModel
+from lightning_clip.strategies.optimizer_states import named_state, numbered_state, parameter_names
 from lightning_clip.strategies.sharding import gathered_weights, shard_model
-from lightning_clip.strategies.states import named_state, numbered_state, parameter_names
 
 __all__ = ["ClipFSDP2Strategy"]
 

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_clip.model import ClipModel
+from lightning_clip.model.clip import ClipModel
 
 __all__ = ["fill", "gathered_weights", "shard_model"]
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
+from lightning_clip.core.types import Pair
 from lightning_clip.data.captions import Sentence
 from lightning_clip.losses import ContrastiveLoss, SoftmaxContrastiveLoss
-from lightning_clip.module import ClipModule
-from lightning_clip.types import Pair
+from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["ConvirtModule"]
 

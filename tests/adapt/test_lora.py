@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.adapt import lora as room
-from lightning_clip.adapt import merged
 from lightning_clip.adapt.lora import layers_to_adapt
 from lightning_clip.adapt.towers import LoraSettings
 from lightning_clip.cli import main
 from lightning_clip.encoders import image_encoders, text_encoders
+from lightning_clip.merging import merged
 
 LORA = {"rank": 2}
 BOTH = {"image": {"lora": LORA}, "text": {"lora": LORA}}

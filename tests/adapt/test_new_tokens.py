@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from adapt.labelled import module_of
 from adapt.test_locking import BERT, assert_near
 from small import TEXT, small_data, small_module, small_trainer
 from strategies.ranks import OPTIMIZER, alone, fit
+from tasks.labelled import module_of
 from torch import Tensor, nn
 
 from lightning_clip import ClipModule, InputError
-from lightning_clip.adapt import ClassifierModule, merged
-from lightning_clip.adapt.learned_prompt import LearnedPrompt
 from lightning_clip.cli import main
 from lightning_clip.encoders import TextEncoder, text_transformer
 from lightning_clip.encoders.new_tokens import GrownTable, add_new_tokens, join_new_tokens
 from lightning_clip.encoders.text_transformer import ClipTextTransformer
 from lightning_clip.export.export import export
+from lightning_clip.merging import merged
+from lightning_clip.tasks import ClassifierModule
+from lightning_clip.tasks.learned_prompt import LearnedPrompt
 
 WORDS = ["red", "<sks>"]  # the first occurs in rendered captions, the second does not
 TEXTS = ["a <sks> red dog", "a red circle and a red star", "a dog"]

@@ -14,7 +14,7 @@ from strategies.ranks import alone, fit
 from torch import Tensor
 
 from lightning_clip import ClipModule
-from lightning_clip.adapt import merged
+from lightning_clip.merging import merged
 from lightning_clip.strategies.consolidate import consolidate
 
 # Ranks draw dropout of their own, and one process draws another.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from export.families import CAPTIONS, pictures, transformers_folder
-from export.test_from_open_clip import written
-from export.test_from_transformers import config
 from small import small_trainer
 from torch import Tensor
+from weights.families import CAPTIONS, pictures, transformers_folder
+from weights.test_from_open_clip import written
+from weights.test_from_transformers import config
 
 from lightning_clip import ClipModule
-from lightning_clip.adapt import merged
+from lightning_clip.merging import merged
 
 BOTH = {"image": {"lora": {"rank": 2}}, "text": {"lora": {"rank": 2}}}
 KINDS = ["hf-clip", "hf-clip_odd", "hf-siglip", "hf-chinese_clip", "hf-altclip", "hf-dual"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small import IMAGE, TEXT, small_data, small_module, small_trainer
 
-from lightning_clip.optim import build_optimizer
+from lightning_clip.training.optim import build_optimizer
 
 ADAPT = {"image": {"lr": 1e-2, "layer_decay": 0.5, "weight_decay": 0.3}, "text": {"layer_decay": 0.1}}
 

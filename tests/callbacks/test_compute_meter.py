@@ -14,7 +14,7 @@ from small import IMAGE, small_data, small_module, small_trainer
 
 from lightning_clip import ClipModule, ComputeMeter, InputError
 from lightning_clip.callbacks import compute_meter
-from lightning_clip.types import ClipOutput, PairBatch
+from lightning_clip.core.types import ClipOutput, PairBatch
 
 
 class Clock:

@@ -16,7 +16,7 @@ from strategies.ranks import fit
 
 from lightning_clip import ClipModule, EvaluationSuite, InputError
 from lightning_clip.evaluation.models import ModuleModel
-from lightning_clip.evaluation.running import run_suite
+from lightning_clip.evaluation.run_suite import run_suite
 from lightning_clip.evaluation.suite import Suite
 
 SCENES = {"name": "synthetic", "split": "test", "held_out": True, "image_size": 32, "size": 21}

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from adapt.labelled import SETTINGS, labelled_data
 from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from tasks.labelled import SETTINGS, labelled_data
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch
-from lightning_clip.adapt import ClassifierModule
 from lightning_clip.commands.batch_size import find_batch_size, largest_that_fits
 from lightning_clip.data.synthetic import combination_names
+from lightning_clip.tasks import ClassifierModule
 
 LIMIT = 30
 

@@ -70,7 +70,7 @@ def test_what_the_command_line_says(recipe: Path, capsys: pytest.CaptureFixture[
 
 def test_classes_are_those_of_the_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = yaml.safe_load(recipe.read_text())
-    settings["model"] = {"class_path": "lightning_clip.adapt.ClassifierModule", "init_args": settings["model"]}
+    settings["model"] = {"class_path": "lightning_clip.tasks.ClassifierModule", "init_args": settings["model"]}
     source = {"name": "synthetic", "held_out": True, "size": 64, "image_size": 32}
     settings["data"]["train"] = {"name": "shots", "source": source, "shots": 4}
     recipe.write_text(yaml.safe_dump(settings))

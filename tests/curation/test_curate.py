@@ -21,10 +21,10 @@ from pictures import encoded, gradient
 
 from lightning_clip import InputError
 from lightning_clip.cli import main
+from lightning_clip.core.types import Pair
 from lightning_clip.curation import Balance, CurationSettings, Duplicates, OnRay, Processes, curate
 from lightning_clip.curation.report import write_curation_report
 from lightning_clip.data import ShardSource
-from lightning_clip.types import Pair
 
 WORDS = ("red", "blue", "green", "shirt", "hat")
 

@@ -20,7 +20,7 @@ from lightning_clip.curation import Looked, pair_filters
 from lightning_clip.curation.balancing import balanced
 from lightning_clip.curation.duplicates import close_pairs, near_duplicates, repeats
 from lightning_clip.curation.entries import Matcher, WordCounts, frequent_entries, normalised, read_entries
-from lightning_clip.curation.looking import perceptual_hash
+from lightning_clip.curation.image_stats import perceptual_hash
 from lightning_clip.data.decoding import decode
 
 WORDS = ["red", "shirt", "t", "blue", "navy"]

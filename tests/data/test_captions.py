@@ -12,8 +12,8 @@ import pytest
 from small import small_module, write_folder
 
 from lightning_clip import ClipDataModule, InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data.captions import Clean, Joined, Sentence, Tags, Template, caption_choices, random_caption
-from lightning_clip.types import Pair
 
 
 def pair(*captions: str, **more: Any) -> Pair:

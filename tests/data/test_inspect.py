@@ -14,11 +14,11 @@ from pictures import encoded, gradient
 from small import write_folder
 
 from lightning_clip.cli import main
+from lightning_clip.core.types import Pair
 from lightning_clip.data import ShardSource, TableSource
 from lightning_clip.data.inspect import inspect_pairs
 from lightning_clip.data.sources import Subset
 from lightning_clip.data.verify import verify_pairs
-from lightning_clip.types import Pair
 
 
 class TestInspect:

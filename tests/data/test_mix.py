@@ -15,7 +15,7 @@ from small import small_module, small_trainer, write_folder
 
 from lightning_clip import ClipDataModule, InputError
 from lightning_clip.data import PairSampler
-from lightning_clip.data.mixture import Mixture, Phase, epoch_length, shares
+from lightning_clip.data.mixing_order import Mixture, Phase, epoch_length, shares
 from lightning_clip.data.order import Shuffled, Windowed
 from lightning_clip.data.sources import MixedSource
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from small import small_data, small_module, write_folder
 
 from lightning_clip import InputError
+from lightning_clip.core.types import PairBatch
 from lightning_clip.data import ClipDataModule, PairSampler, SyntheticScenes
 from lightning_clip.data.drawing import COLOURS, SHAPES
 from lightning_clip.data.order import Order, Sequential, Shuffled
 from lightning_clip.data.sampler import visit_seed
 from lightning_clip.data.synthetic import combination_names, held_out_combinations
-from lightning_clip.types import PairBatch
 
 
 def orders(order: Order, world: int, batch_size: int | None = None) -> list[list[int]]:

@@ -18,11 +18,11 @@ from PIL import Image
 from small import write_folder
 
 from lightning_clip import InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data import ShardSource, TableSource, pair_sources
 from lightning_clip.data.decoding import decode
-from lightning_clip.data.pack import PackOptions, pack_shards
+from lightning_clip.data.pack_shards import PackOptions, pack_shards
 from lightning_clip.data.sources import PairSource
-from lightning_clip.types import Pair
 
 
 class Made(PairSource):

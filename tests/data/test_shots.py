@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from small import write_folder
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data import FewShotSource, pair_sources
-from lightning_clip.data.pack import pack_shards
-from lightning_clip.data.shots import draw_shots
+from lightning_clip.data.few_shot import draw_shots
+from lightning_clip.data.pack_shards import pack_shards
 from lightning_clip.data.sources import MixedSource, PairSource
-from lightning_clip.errors import InputError
-from lightning_clip.types import Pair
 
 LABELS = [number % 3 for number in range(30)]
 

@@ -19,9 +19,9 @@ from small import write_folder
 
 from lightning_clip import InputError
 from lightning_clip.data import ClassFolders, ShardSource, TableSource, pair_sources
-from lightning_clip.data.pack import pack_shards
+from lightning_clip.data.pack_shards import pack_shards
 from lightning_clip.data.sources import ChineseClipSource, HuggingFaceSource
-from lightning_clip.data.sources.cells import image_of
+from lightning_clip.data.sources.columns import image_of
 from lightning_clip.data.sources.rows import Rows
 
 

@@ -20,9 +20,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.data.clip_tokenizer import ClipTokenizer
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers, train_tokenizer
-from lightning_clip.errors import InputError
 
 ODD = [
     "",

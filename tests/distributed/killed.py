@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_clip import ClipDataModule, SaveOnSignal
-from lightning_clip.types import PairBatch
+from lightning_clip.core.types import PairBatch
 
 __all__ = ["MOMENTS", "Plan", "Record", "records", "train"]
 

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.groups import group_rates, joined_rows, largest_gap, read_groups
 from lightning_clip.evaluation.protocols.base import Result

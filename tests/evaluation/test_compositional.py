@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
+from lightning_clip.evaluation.hard_negatives import TWINS, make_twins, twin_scores
 from lightning_clip.evaluation.protocols.compositional import Compositional
-from lightning_clip.evaluation.twins import TWINS, make_twins, twin_scores
 
 
 @pytest.mark.parametrize("kind", TWINS)

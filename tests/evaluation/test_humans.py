@@ -16,14 +16,14 @@ from scipy.stats import entropy, pearsonr, spearmanr
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data.sources import PairSource
-from lightning_clip.errors import InputError
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.people import agreement, read_answers
+from lightning_clip.evaluation.human_answers import agreement, read_answers
 from lightning_clip.evaluation.protocols.base import Result
 from lightning_clip.evaluation.protocols.humans import Humans
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
-from lightning_clip.types import Pair
 
 NAMES = ["cat", "dog", "cow"]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import binom, binomtest
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation import intervals
 from lightning_clip.evaluation.intervals import clopper_pearson, wilson
 

@@ -18,7 +18,7 @@ from lightning_clip import InputError
 from lightning_clip.evaluation.comparison import bootstrap_interval, paired_bootstrap
 from lightning_clip.evaluation.corruptions import CORRUPTIONS, corrupted
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.people import correlation, divergence, ranked, read_answers
+from lightning_clip.evaluation.human_answers import correlation, divergence, ranked, read_answers
 from lightning_clip.evaluation.protocols.humans import Humans
 from lightning_clip.evaluation.protocols.zero_shot import calibration_error, class_accuracies, mean_average_precision
 from lightning_clip.metrics import ranking

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data.sources import PairSource
-from lightning_clip.errors import InputError
-from lightning_clip.evaluation.copies import nearest_copies, overlap_statistics
 from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.intervals import clopper_pearson
 from lightning_clip.evaluation.protocols.base import Result
 from lightning_clip.evaluation.protocols.overlap import Overlap
+from lightning_clip.evaluation.train_test_overlap import nearest_copies, overlap_statistics
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
-from lightning_clip.types import Pair
 
 
 class Pictures(PairSource):
@@ -182,7 +182,7 @@ def test_hashes_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, label = scene()
     protocol = Overlap(["train"])
     first = protocol.evaluate(Fake(dataset, label))
-    monkeypatch.setattr("lightning_clip.evaluation.copies.perceptual_hash", None)
+    monkeypatch.setattr("lightning_clip.evaluation.train_test_overlap.perceptual_hash", None)
     assert protocol.evaluate(Fake(dataset, label)) == first
 
 

@@ -12,9 +12,9 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
+from lightning_clip.evaluation.effective_robustness import fit_line, logit, read_reference
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.lines import fit_line, logit, read_reference
 from lightning_clip.evaluation.protocols.base import Result
 from lightning_clip.evaluation.protocols.shift import Shift
 from lightning_clip.prompts.evaluation_sets import EvaluationSet

@@ -19,7 +19,7 @@ from lightning_clip.data import SyntheticScenes
 from lightning_clip.evaluation.extraction import Images, extract, local_features
 from lightning_clip.evaluation.features import Features, load_features, save_features
 from lightning_clip.evaluation.models import ModuleModel, open_model
-from lightning_clip.evaluation.running import run_suite
+from lightning_clip.evaluation.run_suite import run_suite
 from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
 from lightning_clip.prompts.evaluation_sets import open_evaluation_set
@@ -251,7 +251,7 @@ class TestModels:
 
 
 def test_several_names_of_a_class(tmp_path: Path) -> None:
-    from lightning_clip.evaluation.subject import class_vectors
+    from lightning_clip.evaluation.feature_provider import class_vectors
 
     def encode(texts: Any) -> torch.Tensor:
         return torch.stack([torch.tensor([len(text), text.count("a"), 1.0]) for text in texts])

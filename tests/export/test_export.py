@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from adapt.labelled import module_of
-from export.families import CAPTIONS, bert_tokenizer, pictures, shaken
-from export.test_from_open_clip import CONFIGS, written
-from export.test_from_transformers import KINDS, config, transformers_folder
 from small import TEXT, save_checkpoint, small_module
+from tasks.labelled import module_of
 from torch.nn.functional import normalize
+from weights.families import CAPTIONS, bert_tokenizer, pictures, shaken
+from weights.test_from_open_clip import CONFIGS, written
+from weights.test_from_transformers import KINDS, config, transformers_folder
 
 from lightning_clip import ClipModule, InputError
-from lightning_clip.adapt import ClassifierModule
 from lightning_clip.data.tokenizers import train_tokenizer
 from lightning_clip.encoders import image_encoders
 from lightning_clip.export.export import export
 from lightning_clip.export.formats import formats
-from lightning_clip.export.shapes import clip_vit
-from lightning_clip.export.siglip import transformers_vision_settings
+from lightning_clip.tasks import ClassifierModule
+from lightning_clip.weights.shapes import clip_vit
+from lightning_clip.weights.siglip import transformers_vision_settings
 
 CLIP_VIT = {"name": "vit_base_patch16_clip_224", "image_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
 CLIP_TEXT = {**TEXT, "layers": 2}

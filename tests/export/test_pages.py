@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from export.families import open_clip_folder
 from export.test_command import RECIPE
 from export.test_export import clip_module
-from export.test_from_open_clip import CONFIGS
 from PIL import Image
 from small import small_trainer
+from weights.families import open_clip_folder
+from weights.test_from_open_clip import CONFIGS
 
 from lightning_clip import ClipModule
 from lightning_clip.cli import main

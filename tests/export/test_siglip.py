@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from export.families import CAPTIONS, bert_tokenizer, open_clip_folder, pictures, transformers_folder
-from export.test_from_transformers import config
 from safetensors.torch import load_file
 from timm.models import _registry as registry
+from weights.families import CAPTIONS, bert_tokenizer, open_clip_folder, pictures, transformers_folder
+from weights.test_from_transformers import config
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.encoders import HuggingFaceImageEncoder, TimmImageEncoder

@@ -13,7 +13,7 @@ from reference import dense
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.losses import losses
 
 BOTH = ["softmax", "sigmoid"]

@@ -12,7 +12,7 @@ from reference import loops
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.losses import ContrastiveLoss, SigmoidContrastiveLoss, SoftmaxContrastiveLoss, losses
 
 BOTH = ["softmax", "sigmoid"]

@@ -10,7 +10,7 @@ from reference import loops
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.losses import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 
 # Rows 0, 3 and 5 share a caption, 1 and 2 an image, 2 and 5 another, 6 is alone; "sharing" is not transitive.

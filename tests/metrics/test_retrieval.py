@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.metrics import RetrievalRecall, retrieval_chance, retrieval_metrics, retrieval_ranks
 
 NAN = float("nan")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import Tensor
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.metrics import ZeroShotAccuracy
 
 

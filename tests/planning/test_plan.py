@@ -11,12 +11,12 @@ from counting import library_counter
 from small import IMAGE, small_module
 
 from lightning_clip import ClipModule, InputError
-from lightning_clip.optim import build_optimizer
 from lightning_clip.planning import Machines, Plan, TowerCost, find_device, make_plan, peak_flops_of, sharding_of
 from lightning_clip.planning.loss import loss_bytes
 from lightning_clip.planning.memory import optimizer_bytes
-from lightning_clip.planning.show import plan_mapping
+from lightning_clip.planning.tables import plan_mapping
 from lightning_clip.planning.towers import fake_clip, measure_image_tower, measure_text_tower, saved_bytes
+from lightning_clip.training.optim import build_optimizer
 
 PAPER_SAMPLES = 12_800_000_000  # 400 M pairs x 32 epochs
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.prompts import resolve_templates, templates, zero_shot_classifier
 
 

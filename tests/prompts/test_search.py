@@ -14,7 +14,7 @@ from small import save_checkpoint
 from torch.nn.functional import normalize
 
 from lightning_clip.cli import main
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.prompts.evaluation_sets import open_evaluation_set
 from lightning_clip.prompts.search import ensemble_accuracy, search_templates
 

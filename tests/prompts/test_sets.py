@@ -30,7 +30,7 @@ from lightning_clip.data.decoding import decode
 from lightning_clip.prompts import resolve_templates
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
 from lightning_clip.prompts.sets import CLASS_NAME_SETS, SET_TEMPLATES, TorchvisionSource, class_names, read_prompt_file
-from lightning_clip.prompts.sets.pieces import drawn
+from lightning_clip.prompts.sets.splits import drawn
 from lightning_clip.prompts.sets.torchvision import _SETS
 
 SIZES = {

@@ -15,8 +15,8 @@ from small import small_data, small_module, small_trainer
 from strategies.ranks import OPTIMIZER, alone, assert_same, fit, refusal
 
 from lightning_clip import ClipModule, InputError, Retrieval, ZeroShotClassification
-from lightning_clip.guard import check_even
 from lightning_clip.strategies import check_strategy
+from lightning_clip.training.guard import check_even
 
 
 class TestSameWeights:

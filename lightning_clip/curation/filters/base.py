@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import Registry
 from lightning_clip.data.decoding import decode
-from lightning_clip.errors import InputError
-from lightning_clip.registry import Registry
 
 __all__ = ["Filter", "Looked", "pair_filters"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.curation.filters.base import Filter, Looked, pair_filters
-from lightning_clip.errors import InputError
 
 __all__ = ["Aspect", "Size"]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.curation.filters.base import Filter, Looked, pair_filters
-from lightning_clip.errors import InputError, existing_path
 
 if TYPE_CHECKING:
-    from lightning_clip.module import ClipModule
+    from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["Score"]
 
@@ -66,7 +66,7 @@ class Score(Filter):
 
     def _module(self) -> ClipModule:
         if self._loaded is None:
-            from lightning_clip.opening import open_module
+            from lightning_clip.loading import open_module
 
             wanted = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu")
             self._loaded = open_module(self.checkpoint).to(wanted)

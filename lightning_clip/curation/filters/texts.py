@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.curation.filters.base import Filter, Looked, pair_filters
-from lightning_clip.errors import InputError, nearest
 
 __all__ = ["CaptionLength", "Language"]
 

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.data.shards.index import build_index
 from lightning_clip.data.shards.reader import cache_folder, index_path
 from lightning_clip.data.shards.remote import DiskError, Remote, RemoteError
-from lightning_clip.errors import InputError
 
 __all__ = ["ShardCache"]
 

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.progress import track
 
+from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.data.permutation import Integers
 from lightning_clip.data.shards.cache import ShardCache
 from lightning_clip.data.shards.index import IndexHeader, TarIndex
 from lightning_clip.data.shards.reader import TarReader, index_path, open_index, warn_of_fault
 from lightning_clip.data.shards.remote import Remote, RemoteError
-from lightning_clip.errors import InputError, existing_path
 
 __all__ = ["LocalShards", "RemoteShards", "Shards"]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError
 from lightning_clip.data.shards.files import open_files
-from lightning_clip.errors import InputError
-from lightning_clip.whole import beside
 
 __all__ = ["IMAGE_EXTENSIONS", "TEXT_EXTENSIONS", "IndexHeader", "Member", "TarIndex", "build_index", "split_name"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from lightning_clip.core.errors import existing_path
 from lightning_clip.data.shards.files import open_files
 from lightning_clip.data.shards.index import IndexHeader, Member, TarIndex, build_index, split_name
-from lightning_clip.errors import existing_path
 
 __all__ = ["TarReader", "cache_folder", "index_path", "open_index", "warn_of_fault"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 
 __all__ = ["DiskError", "Remote", "RemoteError", "file_system"]
 

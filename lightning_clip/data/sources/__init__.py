@@ -4,7 +4,7 @@ from lightning_clip.data.sources.base import PairSource, Subset, pair_sources, r
 from lightning_clip.data.sources.chinese_clip import ChineseClipSource
 from lightning_clip.data.sources.folders import ClassFolders
 from lightning_clip.data.sources.huggingface import HuggingFaceSource
-from lightning_clip.data.sources.mix import MixedSource
+from lightning_clip.data.sources.mixed import MixedSource
 from lightning_clip.data.sources.shards import ShardSource
 from lightning_clip.data.sources.tables import TableSource
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.registry import Registry
+from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order, Shuffled
-from lightning_clip.errors import InputError, existing_path
-from lightning_clip.registry import Registry
-from lightning_clip.types import Pair
 
 __all__ = ["PairSource", "Subset", "pair_sources", "readable_captions", "recognises"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from rich.progress import open as open_with_progress
 
+from lightning_clip.core.errors import InputError, existing_path, nearest
+from lightning_clip.core.types import Pair
 from lightning_clip.data.shards.files import open_files
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.data.sources.rows import Rows
-from lightning_clip.errors import InputError, existing_path, nearest
-from lightning_clip.types import Pair
 
 __all__ = ["ChineseClipSource"]
 

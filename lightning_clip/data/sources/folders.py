@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.types import Pair
 from lightning_clip.data.shards import IMAGE_EXTENSIONS
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
-from lightning_clip.errors import InputError, existing_path
-from lightning_clip.types import Pair
 
 __all__ = ["ClassFolders"]
 

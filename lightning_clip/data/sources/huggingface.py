@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.types import Pair
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
-from lightning_clip.data.sources.cells import caption_columns, captions_of, image_of, texts
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.types import Pair
+from lightning_clip.data.sources.columns import caption_columns, captions_of, image_of, texts
 
 __all__ = ["HuggingFaceSource"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import TEACHERS, Pair
 from lightning_clip.data.order import Order, Windowed
 from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand_shards, is_url
 from lightning_clip.data.shards.collection import LocalShards, RemoteShards, Shards
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
-from lightning_clip.errors import InputError
-from lightning_clip.types import TEACHERS, Pair
 
 __all__ = ["ShardSource", "pair_of_members"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from lightning_clip.core.errors import InputError, existing_path, nearest
+from lightning_clip.core.types import Pair
 from lightning_clip.data.images import ImageStore
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
-from lightning_clip.data.sources.cells import CaptionColumns, caption_columns, captions_of, cell, image_of
+from lightning_clip.data.sources.columns import CaptionColumns, caption_columns, captions_of, cell, image_of
 from lightning_clip.data.sources.rows import TABLE_EXTENSIONS, Rows, read_table
-from lightning_clip.errors import InputError, existing_path, nearest
-from lightning_clip.types import Pair
 
 __all__ = ["TableSource"]
 

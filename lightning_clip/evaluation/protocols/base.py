@@ -11,10 +11,10 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor
 
+from lightning_clip.core.registry import Registry
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.report import Section
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
-from lightning_clip.registry import Registry
+from lightning_clip.reporting.html import Section
 
 __all__ = ["Protocol", "Result", "Subject", "protocols"]
 

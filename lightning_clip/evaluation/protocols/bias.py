@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.evaluation.groups import Rate, group_rates, joined_rows, largest_gap, read_groups
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section, Table
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.prompts.templates import resolve_templates
+from lightning_clip.reporting.html import Section, Table
 
 __all__ = ["Bias"]
 

@@ -8,13 +8,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_clip.errors import InputError, nearest
-from lightning_clip.evaluation.figures import contact_sheet
-from lightning_clip.evaluation.pictures import wrapped
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.evaluation.hard_negatives import TWINS, TwinScores, make_twins, twin_scores
+from lightning_clip.evaluation.image_grids import wrapped
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section, Table
-from lightning_clip.evaluation.twins import TWINS, TwinScores, make_twins, twin_scores
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.plots import contact_sheet
 
 __all__ = ["Compositional"]
 

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lightning_clip.data.shots import draw_shots
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
+from lightning_clip.data.few_shot import draw_shots
 from lightning_clip.evaluation.probe import fit_probe, search_strength
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.evaluation.protocols.linear_probe import accuracy
-from lightning_clip.evaluation.report import Section, Table
 from lightning_clip.evaluation.tip_adapter import TipAdapter, tune_keys
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section, Table
 
 __all__ = ["FewShot", "draw_shots", "equivalent_shots"]
 

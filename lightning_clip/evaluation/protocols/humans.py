@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_clip.errors import InputError
-from lightning_clip.evaluation.people import agreement, correlation, divergence, entropy, ranked, read_answers
-from lightning_clip.evaluation.people_figures import agreement_bars, class_scatter, difference_sheet
+from lightning_clip.core.errors import InputError
+from lightning_clip.evaluation.human_answers import agreement, correlation, divergence, entropy, ranked, read_answers
+from lightning_clip.evaluation.human_figures import agreement_bars, class_scatter, difference_sheet
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section, Table
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section, Table
 
 __all__ = ["Humans"]
 

@@ -10,14 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources import PairSource, pair_sources
-from lightning_clip.errors import InputError
-from lightning_clip.evaluation.copies import Copies, hashes, nearest_copies, overlap_statistics
-from lightning_clip.evaluation.figures import contact_sheet
-from lightning_clip.evaluation.pictures import picture, wrapped
+from lightning_clip.evaluation.image_grids import picture, wrapped
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section, Table
+from lightning_clip.evaluation.train_test_overlap import Copies, hashes, nearest_copies, overlap_statistics
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.plots import contact_sheet
 
 __all__ = ["Overlap"]
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lightning_clip.errors import InputError
-from lightning_clip.evaluation.figures import contact_sheet
-from lightning_clip.evaluation.pictures import picture, wrapped
+from lightning_clip.core.errors import InputError
+from lightning_clip.evaluation.image_grids import picture, wrapped
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section
 from lightning_clip.metrics import retrieval_chance
 from lightning_clip.metrics.ranking import retrieval_scores
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section
+from lightning_clip.reporting.plots import contact_sheet
 
 __all__ = ["RetrievalProtocol"]
 

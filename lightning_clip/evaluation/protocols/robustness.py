@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.corruptions import CORRUPTIONS, parse_corruption
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section, Table
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section, Table
 
 __all__ = ["Robustness"]
 

@@ -10,14 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.evaluation.corruptions import parse_corruption
+from lightning_clip.evaluation.effective_robustness import Line, fit_line, read_reference
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.lines import Line, fit_line, read_reference
 from lightning_clip.evaluation.probe import fit_probe
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section, Table
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section, Table
 
 __all__ = ["Shift"]
 

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multilabel_average_precision
 
-from lightning_clip.errors import InputError
-from lightning_clip.evaluation.figures import confusion_figure
-from lightning_clip.evaluation.pictures import prediction_sheet
+from lightning_clip.core.errors import InputError
+from lightning_clip.evaluation.image_grids import prediction_sheet
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.report import Section, Table
 from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.plots import confusion_figure
 
 __all__ = ["ZeroShot", "calibration_error", "class_accuracies", "mean_average_precision"]
 

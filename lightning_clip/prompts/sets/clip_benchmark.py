@@ -20,15 +20,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order
 from lightning_clip.data.shards import IMAGE_EXTENSIONS, TarReader, is_url
 from lightning_clip.data.shards.remote import Remote, RemoteError
 from lightning_clip.data.sources import PairSource, pair_sources
-from lightning_clip.errors import InputError, existing_path
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
 from lightning_clip.prompts.sets.lazy import LazySource
 from lightning_clip.prompts.sets.user_files import chosen_prompts
-from lightning_clip.types import Pair
 
 __all__ = ["CaptionLines", "LabelVectors", "clip_benchmark"]
 

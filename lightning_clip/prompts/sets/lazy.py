@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order
 from lightning_clip.data.sources import PairSource
-from lightning_clip.types import Pair
 
 __all__ = ["LazySource"]
 

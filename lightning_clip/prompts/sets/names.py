@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lightning_clip.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest
 
 __all__ = ["CALTECH101", "CLASS_NAME_SETS", "class_names", "plain"]
 

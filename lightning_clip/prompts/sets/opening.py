@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lightning_clip.errors import InputError
+from lightning_clip.core.errors import InputError
 from lightning_clip.prompts.sets.names import plain
 
 __all__ = ["TorchvisionSet", "opened"]

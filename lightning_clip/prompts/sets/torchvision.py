@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair
 from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.sources import PairSource
-from lightning_clip.errors import InputError
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
 from lightning_clip.prompts.sets.lazy import LazySource
 from lightning_clip.prompts.sets.names import CALTECH101, CLASS_NAME_SETS, class_names, plain
 from lightning_clip.prompts.sets.opening import TorchvisionSet, opened
-from lightning_clip.prompts.sets.pieces import drawn, labels_in_order
+from lightning_clip.prompts.sets.splits import drawn, labels_in_order
 from lightning_clip.prompts.sets.templates import SET_TEMPLATES
 from lightning_clip.prompts.sets.user_files import chosen_prompts
-from lightning_clip.types import Pair
 
 __all__ = ["TorchvisionSource", "datasets_folder"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.errors import InputError, existing_path, nearest
+from lightning_clip.core.errors import InputError, existing_path, nearest
 from lightning_clip.prompts.templates import resolve_templates
 
 __all__ = ["chosen_prompts", "read_prompt_file"]

@@ -1,0 +1,62 @@
+"""Whether weights fit a model: two sets of tensors arrive, nothing or one error that lists the differences in groups leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from lightning_clip.core.errors import InputError
+
+__all__ = ["check_fit", "groups"]
+
+_SHOWN = 6
+
+
+_PRETRAINED = (
+    "They belong to another architecture or to other settings: name the architecture that they were trained with, and leave "
+    "out what changes the towers"
+)
+
+
+def check_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], remedy: str = _PRETRAINED) -> None:
+    """Compares names and shapes.
+
+    Args:
+        name: of the weights, for the message.
+        wanted: what the model has.
+        given: what the source has.
+        remedy: the end of the message.
+
+    Raises:
+        InputError: weights that are missing, left over, or of another shape.
+    """
+    parts = []
+    shapes = {key: value.shape for key, value in given.items() if key in wanted and wanted[key].shape != value.shape}
+    if shapes:
+        key = next(iter(shapes))
+        example = f"{key} is {tuple(shapes[key])}, not {tuple(wanted[key].shape)}"
+        parts.append(f"{len(shapes)} of another shape: {groups(shapes)} ({example})")
+    if missing := wanted.keys() - given.keys():
+        parts.append(f"{len(missing)} missing: {groups(missing)}")
+    if unexpected := given.keys() - wanted.keys():
+        parts.append(f"{len(unexpected)} unexpected: {groups(unexpected)}")
+    if parts:
+        raise InputError(f"the weights of {name!r} do not fit: {'; '.join(parts)}. {remedy}")
+
+
+def groups(keys: Iterable[str]) -> str:
+    """Names of weights with layers counted instead of listed.
+
+    Examples:
+        >>> groups([f"blocks.{layer}.{part}.bias" for layer in range(12) for part in ("norm1", "norm2")] + ["cls_token"])
+        'blocks.*.norm1.bias (12), blocks.*.norm2.bias (12), cls_token'
+    """
+    counts: dict[str, int] = {}
+    for key in sorted(keys):
+        pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", key)
+        counts[pattern] = counts.get(pattern, 0) + 1
+    listed = [f"{pattern} ({count})" if count > 1 else pattern for pattern, count in counts.items()]
+    more = f" and {len(listed) - _SHOWN} more kinds" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more

@@ -1,0 +1,128 @@
+"""Which class wrote a checkpoint, and what can go wrong when it is read, in one line each."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_clip.core.errors import InputError, existing_path
+
+__all__ = [
+    "CLASS_KEY",
+    "class_of_checkpoint",
+    "class_path",
+    "explain_loading",
+    "is_deepspeed_checkpoint",
+    "is_in_parts",
+    "is_ours",
+]
+
+CLASS_KEY = "lightning_clip_class"
+
+
+def class_path(cls: type) -> str:
+    """The shortest dotted name under which a class can be imported: checkpoints keep it when files move.
+
+    Examples:
+        >>> from lightning_clip.model.clip import ClipModel
+        >>> class_path(ClipModel)
+        'lightning_clip.ClipModel'
+    """
+    parts = cls.__module__.split(".")
+    rooms = [".".join(parts[:length]) for length in range(1, len(parts))]
+    short = (room for room in rooms if getattr(sys.modules.get(room), cls.__qualname__, None) is cls)
+    return f"{next(short, cls.__module__)}.{cls.__qualname__}"
+
+
+def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
+    """The class that wrote `path`, if it is `asked` or one of its subclasses.
+
+    Only modules of this package are imported for it; a subclass of the user's own must be imported already.
+
+    Raises:
+        InputError: another class wrote it, or one that is not imported.
+    """
+    import torch
+
+    written = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True).get(CLASS_KEY)
+    if written is None or written == class_path(asked):
+        if written is None:
+            raise InputError(
+                f"checkpoint {str(path)!r} was not written by {asked.__name__}: give one written by `lightning-clip fit` "
+                "or a Trainer that fitted a ClipModule"
+            )
+        return asked
+    module, _, name = written.rpartition(".")
+    if module.partition(".")[0] == "lightning_clip":
+        importlib.import_module(module)
+    found = getattr(sys.modules.get(module), name, None)
+    if found is None:
+        raise InputError(f"checkpoint {str(path)!r} was written by {written}: import {module} first, then load it again")
+    if not issubclass(found, asked):
+        raise InputError(f"checkpoint {str(path)!r} was written by {written}, not by {asked.__name__}: load it with {name}")
+    return found  # type: ignore[no-any-return]
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a `ClipModule` wrote the file, whatever it is called."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # another kind of file, which its own reader explains
+        return False
+    return isinstance(content, dict) and CLASS_KEY in content
+
+
+def is_in_parts(path: Path) -> bool:
+    """Whether the ranks of a sharding strategy wrote `path`, each its own files."""
+    return (path / ".metadata").is_file() or is_deepspeed_checkpoint(path)
+
+
+def is_deepspeed_checkpoint(path: Path) -> bool:
+    """Whether `path` is a folder that DeepSpeed wrote for Lightning."""
+    return any((path / "checkpoint").glob("*model_states.pt"))
+
+
+@contextmanager
+def explain_loading(path: Any, wanted: type) -> Iterator[None]:
+    """Turns the errors of loading `path` as `wanted` into an `InputError` with the remedy."""
+    local = isinstance(path, str | Path) and "://" not in str(path)
+    if local and existing_path(path, "checkpoint").is_dir():
+        if is_in_parts(Path(path).expanduser()):
+            raise InputError(
+                f"checkpoint {str(path)!r} is a folder of parts that ranks wrote: make one file of it with "
+                f"lightning-clip checkpoint consolidate {path} --output FILE.ckpt"
+            )
+        raise InputError(f"checkpoint {str(path)!r} is a folder: name the .ckpt file in it")
+    try:
+        yield
+    except InputError:
+        raise
+    except (EOFError, OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"checkpoint {str(path)!r} {_explanation(error, wanted)}") from error
+
+
+def _explanation(error: Exception, wanted: type) -> str:
+    text = str(error)
+    if "state_dict" in text:
+        details = [line.strip() for line in text.splitlines()[1:]]
+        mismatch = next((line for line in details if "size mismatch" in line), details[0] if details else text)
+        return (
+            f"does not fit {wanted.__name__}: {re.sub(r'[.]$', '', mismatch)[:200]} "
+            "It was written by another class or with other arguments: load it with the class that wrote it, and no arguments."
+        )
+    if isinstance(error, RuntimeError | EOFError | OSError):
+        return "is no complete checkpoint (truncated, or another kind of file): give one written by `lightning-clip fit`"
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "holds Python objects that cannot be loaded safely, or is no checkpoint: if you trust its author, "
+            "load it in Python with weights_only=False"
+        )
+    return f"does not fit {wanted.__name__} ({type(error).__name__}: {text[:120]})"

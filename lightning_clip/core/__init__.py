@@ -1,0 +1,1 @@
+"""What every room uses: types, errors, names, settings, files, ranks."""

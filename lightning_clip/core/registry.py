@@ -1,0 +1,121 @@
+"""Names for pluggable things: what arrives is a name, a mapping or an instance, what leaves is an instance."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import check_kinds, declared
+
+__all__ = ["Registry", "Spec"]
+
+T = TypeVar("T")
+Factory = Callable[..., Any]
+Spec = str | Mapping[str, Any]
+_LIVE = "live object"
+
+
+class Registry(Generic[T]):
+    """One kind of pluggable thing, by name.
+
+    Args:
+        kind: what it holds, as it reads in an error ("loss", "image encoder").
+        fallback: asked for names that are not registered; returns a factory or None (any timm name, `hf:` names).
+
+    Examples:
+        >>> losses: Registry[object] = Registry("loss")
+        >>> @losses.register("constant")
+        ... class Constant:
+        ...     def __init__(self, value: float = 1.0) -> None:
+        ...         self.value = value
+        >>> losses.build({"name": "constant", "value": 2.0}).value
+        2.0
+        >>> losses.describe(losses.build("constant"))
+        {'name': 'constant', 'value': 1.0}
+    """
+
+    def __init__(self, kind: str, fallback: Callable[[str], Factory | None] | None = None) -> None:
+        self.kind = kind
+        self.fallback = fallback
+        self._factories: dict[str, Factory] = {}
+
+    def register(self, name: str) -> Callable[[Factory], Factory]:
+        """Decorates a class or function so that `name` builds it."""
+
+        def decorate(factory: Factory) -> Factory:
+            if name in self._factories and self._factories[name] is not factory:
+                raise InputError(f"{self.kind} {name!r} is already registered: choose another name")
+            self._factories[name] = factory
+            return factory
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """The registered names, sorted."""
+        return sorted(self._factories)
+
+    def factory(self, name: str) -> Factory:
+        """The class or function behind a name.
+
+        Raises:
+            InputError: nothing has that name; the message lists the known ones and the nearest.
+        """
+        if name in self._factories:
+            return self._factories[name]
+        found = self.fallback(name) if self.fallback else None
+        if found is None:
+            raise InputError(f"unknown {self.kind} {name!r}: {nearest(name, self._factories)}")
+        return found
+
+    def build(self, spec: Any, **defaults: Any) -> T:
+        """Turns a name, a mapping with "name" and settings, or an instance into an instance.
+
+        Args:
+            spec: what the user gave. An instance is handed back untouched.
+            **defaults: settings used where the mapping does not give them and the factory takes them.
+
+        Raises:
+            InputError: unknown name or setting, a mapping without "name", or a checkpoint that held a live object.
+        """
+        if not isinstance(spec, str | Mapping):
+            return spec  # type: ignore[no-any-return]
+        settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+        if _LIVE in settings:
+            argument = self.kind.replace(" ", "_")
+            raise InputError(
+                f"the checkpoint was written with a live {settings[_LIVE]} as {argument}, which it cannot hold: "
+                f"pass it again, load_from_checkpoint(path, {argument}=...), or register the class under a name"
+            )
+        name = settings.pop("name", None)
+        if not isinstance(name, str):
+            raise InputError(f"{self.kind} {dict(spec)!r} has no 'name': give one of {', '.join(self.names())}")  # type: ignore[arg-type]
+        factory = self.factory(name)
+        accepted = _parameters(factory)
+        if accepted is not None:
+            defaults = {key: value for key, value in defaults.items() if key in accepted}
+            for key in settings:
+                if key not in accepted:
+                    raise InputError(f"{self.kind} {name!r} has no setting {key!r}: {nearest(key, accepted)}")
+        check_kinds(settings, declared(factory), f"{self.kind} {name!r}")
+        return factory(**{**defaults, **settings})  # type: ignore[no-any-return]
+
+    def describe(self, item: Any) -> dict[str, Any]:
+        """A plain mapping that builds `item` again, for checkpoints.
+
+        Registered classes keep their constructor's arguments as attributes of the same name. Anything else is described
+        by its class only, and `build` then asks the user to pass it again.
+        """
+        for name, factory in self._factories.items():
+            if type(item) is factory:
+                return {"name": name, **{key: getattr(item, key) for key in _parameters(factory) or ()}}
+        return {_LIVE: type(item).__name__}
+
+
+def _parameters(factory: Factory) -> list[str] | None:
+    """Names a factory takes, or None if it takes any."""
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]

@@ -1,0 +1,93 @@
+"""Effective robustness: accuracies of standard models on a set and under shift arrive, what a model has beyond them leaves."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_clip.core.errors import InputError, existing_path, nearest
+
+__all__ = ["Line", "fit_line", "logit", "read_reference"]
+
+_EDGE = 1e-4  # accuracies of 0 and 1 have no logit
+
+
+def logit(share: float) -> float:
+    """log(p / (1 - p)), p kept within 1e-4 of 0 and 1.
+
+    Examples:
+        >>> logit(0.5), round(logit(0.75), 3)
+        (0.0, 1.099)
+    """
+    inside = min(1 - _EDGE, max(_EDGE, share))
+    return math.log(inside / (1 - inside))
+
+
+class Line(NamedTuple):
+    """logit(shifted accuracy) = slope logit(accuracy) + intercept."""
+
+    slope: float
+    intercept: float
+
+    def expected(self, accuracy: float) -> float:
+        """The accuracy under shift that a standard model of this accuracy has, in (0, 1)."""
+        return 1 / (1 + math.exp(-(self.slope * logit(accuracy) + self.intercept)))
+
+    def effective(self, accuracy: float, shifted: float) -> float:
+        """Effective robustness: the accuracy under shift beyond the expected one (Taori et al. 2020, section 3)."""
+        return shifted - self.expected(accuracy)
+
+
+def fit_line(points: Sequence[tuple[float, float]]) -> Line:
+    """Least squares on logits, as Taori et al. (2020) and Radford et al. (2021, figure 13) fit standard models.
+
+    Args:
+        points: (accuracy, accuracy under shift) of at least two models.
+
+    Raises:
+        InputError: fewer than two points, or all of the same accuracy.
+
+    Examples:
+        >>> line = fit_line([(0.2, 0.2), (0.5, 0.5), (0.9, 0.9)])
+        >>> round(line.effective(0.6, 0.7), 3)
+        0.1
+    """
+    x, y = (np.array([logit(point[axis]) for point in points]) for axis in (0, 1))
+    if len(points) < 2 or float(np.ptp(x)) < 1e-9:
+        raise InputError(f"a reference line needs two models of different accuracy, and got {len(points)} of {sorted(set(x))}")
+    slope, intercept = np.polyfit(x, y, 1)
+    return Line(float(slope), float(intercept))
+
+
+def read_reference(path: str, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """Accuracies of standard models, for each shifted set.
+
+    Args:
+        path: csv with a row a model, a column `reference` with its accuracy on the set itself, and one for each shifted set;
+            shares in [0, 1]. Empty cells are left out.
+        names: of the shifted sets.
+
+    Raises:
+        InputError: a missing file or column, or a cell that is no share.
+    """
+    with existing_path(path, "reference accuracies").open(newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    for name in ("reference", *names):
+        if not rows or name not in rows[0]:
+            known = nearest(name, rows[0]) if rows else "the table is empty"
+            raise InputError(f"reference accuracies {path!r} have no column {name!r}: {known}")
+    return {name: [(_share(path, row["reference"]), _share(path, row[name])) for row in rows if row[name]] for name in names}
+
+
+def _share(path: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(f"reference accuracies {path!r}: {cell!r} is no share in [0, 1]; 76.2 % is 0.762")
+    return value

@@ -1,0 +1,164 @@
+"""A model with one set: what protocols ask for arrives, features leave, each computed once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lightning_clip.core.errors import InputError
+from lightning_clip.data.sources import PairSource
+from lightning_clip.evaluation.extraction import Images
+from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.interface import EvaluatedModel
+from lightning_clip.prompts.classifier import template_vectors
+from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
+
+__all__ = ["LiveSubject", "ModelSubject", "class_vectors"]
+
+Extract = Callable[[Images, "int | None"], Features]
+
+
+class ModelSubject(ABC):
+    """A `Subject` made of a model and a set.
+
+    Args:
+        model: what is evaluated.
+        dataset: on what.
+        name: of the set.
+
+    Attributes:
+        extracted: names of the features that were computed, not found.
+    """
+
+    def __init__(self, model: EvaluatedModel, dataset: EvaluationSet, name: str) -> None:
+        self.model, self.dataset, self.name = model, dataset, name
+        self.extracted: list[str] = []
+        self._features: dict[tuple[str, str | None], Features] = {}
+        self._vectors: dict[tuple[tuple[str, ...], str], Tensor] = {}
+
+    @property
+    def scale(self) -> float:
+        """The model's inverse temperature."""
+        return self.model.scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def features(self, split: str = "test", corruption: str | None = None) -> Features:
+        """See `Subject`.
+
+        Raises:
+            InputError: the set has no such split, or its features cannot be evaluated.
+        """
+        key = (split, corruption)
+        if key not in self._features:
+            source = {"test": self.dataset.source, "train": self.dataset.train, "val": self.dataset.val}[split]
+            if source is None:
+                raise InputError(f"{self.name} has no {split} split, which this protocol needs: give {split}= a source")
+            self._features[key] = self._read(source, split, corruption)
+        return self._features[key]
+
+    def classifier(self, class_names: Sequence[Any] | None = None, templates: Sequence[str] | None = None) -> Tensor:
+        """See `Subject`; several names of a class are averaged like templates."""
+        names = list(self.dataset.class_names if class_names is None else class_names)
+        patterns = list(self.dataset.templates if templates is None else templates)
+        if not names:
+            raise InputError(f"{self.name} has no class names: give class_names, in the order of its labels")
+        return normalize(self.template_vectors(names, patterns).sum(dim=0), dim=-1).T
+
+    def template_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
+        """Unit features float32 (T, C, D) of each template with each class; several names of a class are averaged."""
+        names = tuple(map(str, class_names))
+        missing = [pattern for pattern in dict.fromkeys(templates) if (names, pattern) not in self._vectors]
+        if missing:
+            found = self._class_vectors(class_names, missing)
+            self._vectors |= {(names, pattern): found[row] for row, pattern in enumerate(missing)}
+        return torch.stack([self._vectors[names, pattern] for pattern in templates])
+
+    @abstractmethod
+    def other(self, name: str, spec: Any) -> ModelSubject:
+        """See `Subject`."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit features float32 (B, D)."""
+        return self.model.encode_text(texts)
+
+    def encode_images(self, images: Sequence[Tensor]) -> Tensor:
+        """Unit features float32 (B, D) of uint8 pictures (3, H, W) of any size."""
+        transform, parts = self.model.transform(), []
+        with torch.no_grad():
+            for start in range(0, len(images), 256):
+                pixels = torch.stack([transform(image) for image in images[start : start + 256]])
+                parts.append(self.model.encode_image(pixels.to(self.device))[0].cpu())
+        return torch.cat(parts)
+
+    def _read(self, source: PairSource, split: str, corruption: str | None) -> Features:
+        features = self._made(Images(source, self.model.transform(), corruption), split)
+        return features.checked(f"{self.name} ({split})", len(self.dataset.class_names) or None)
+
+    @abstractmethod
+    def _made(self, images: Images, split: str) -> Features:
+        """Features of images, computed or found."""
+
+    def _classes(self) -> int | None:
+        return len(self.dataset.class_names) if self.dataset.multilabel else None
+
+    def _class_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
+        return class_vectors(self.model.encode_text, class_names, templates)
+
+
+class LiveSubject(ModelSubject):
+    """A `Subject` that holds what it has computed in memory only: a model at work.
+
+    Args:
+        model: what is evaluated.
+        dataset: on what.
+        name: of the set.
+        make: encodes images; of a set with several classes an image it is told their number.
+    """
+
+    def __init__(self, model: EvaluatedModel, dataset: EvaluationSet, name: str, make: Extract) -> None:
+        super().__init__(model, dataset, name)
+        self._make = make
+
+    def other(self, name: str, spec: Any) -> LiveSubject:
+        """See `Subject`."""
+        return LiveSubject(self.model, open_evaluation_set(spec), name, self._make)
+
+    def _made(self, images: Images, split: str) -> Features:
+        self.extracted.append(f"{self.name}-{split}")
+        return self._make(images, self._classes())
+
+
+def class_vectors(encode_text: Callable[[Sequence[str]], Tensor], names: Sequence[Any], templates: Sequence[str]) -> Tensor:
+    """Unit vectors (T, C, D) of each template with each class; a class with several names is the mean of theirs, normalised.
+
+    All prompts go through the text tower in one call: each distinct one once, with others of similar length.
+
+    Args:
+        encode_text: strings -> features.
+        names: of each class one, or a list.
+        templates: with {}.
+
+    Raises:
+        InputError: no class, an empty class or name, or a wrong template.
+    """
+    several = [[name] if isinstance(name, str) else list(name) for name in names]
+    for number, own in enumerate(several):
+        if not own:
+            raise InputError(f"class {number} has no name: give at least one")
+    flat = [name for own in several for name in own]
+    distinct = list(dict.fromkeys(flat))
+    vectors = template_vectors(encode_text, distinct, templates, batch_size=1 << 30)
+    if len(distinct) == len(several) == len(flat):
+        return vectors
+    column = {name: number for number, name in enumerate(distinct)}
+    means = [vectors[:, [column[name] for name in own]].mean(dim=1) for own in several]
+    return normalize(torch.stack(means, dim=1), dim=-1)

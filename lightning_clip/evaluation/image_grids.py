@@ -1,0 +1,50 @@
+"""Pictures of a set with what a model said about them: places in a source arrive, contact sheets leave."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_clip.data.decoding import decode
+from lightning_clip.data.sources import PairSource
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.reporting.plots import contact_sheet
+
+__all__ = ["picture", "prediction_sheet", "wrapped"]
+
+
+def picture(source: PairSource, place: int) -> Tensor | None:
+    """uint8 (3, H, W), or None if it cannot be read."""
+    try:
+        return decode(source[place].image)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def wrapped(text: str, width: int = 24, lines: int = 3) -> str:
+    """Text in a few short lines, of which the last says if it is not all."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+
+
+def prediction_sheet(dataset: EvaluationSet, examples: Sequence[Sequence[float]]) -> Figure | None:
+    """Pictures with true class, answer and its probability; None if there is none to show.
+
+    Args:
+        dataset: where they are.
+        examples: [place, true class, answer, probability] each.
+    """
+    pictures, texts, colours = [], [], []
+    for place, true, answer, probability in examples:
+        pixels = picture(dataset.source, int(place))
+        if pixels is None:
+            continue
+        names = dataset.names
+        right = int(true) == int(answer)
+        text = f"{names[int(answer)]} {100 * probability:.0f} %" + ("" if right else f" (is {names[int(true)]})")
+        pictures.append(pixels)
+        texts.append(wrapped(text))
+        colours.append("good" if right else "bad")
+    return contact_sheet(pictures, texts, colours) if pictures else None

@@ -1,0 +1,173 @@
+"""Running a suite: models arrive, results leave, each kept so that nothing is measured twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError
+from lightning_clip.evaluation.cached_features import CachedSubject, set_fingerprint
+from lightning_clip.evaluation.extraction import extract
+from lightning_clip.evaluation.feature_provider import ModelSubject
+from lightning_clip.evaluation.interface import EvaluatedModel
+from lightning_clip.evaluation.protocols import Protocol, Result
+from lightning_clip.evaluation.suite import Suite, built_protocols
+from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
+
+__all__ = ["Failure", "Outcome", "run_suite", "suite_subject"]
+
+log = logging.getLogger(__name__)
+_FORMAT = 1  # of kept results
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What could not be measured, and why."""
+
+    model: str
+    dataset: str
+    protocol: str
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """All results of a suite.
+
+    Attributes:
+        results: set -> protocol -> model -> result, in the order of the suite.
+        datasets: set -> what it is.
+        protocols: set -> protocol -> the object that measured.
+        failures: what could not be measured.
+        extracted: files of features that were made by this run; empty where all were there.
+        images: set -> images of its test split.
+    """
+
+    results: dict[str, dict[str, dict[str, Result]]] = field(default_factory=dict)
+    datasets: dict[str, EvaluationSet] = field(default_factory=dict)
+    protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    extracted: list[str] = field(default_factory=list)
+    images: dict[str, int] = field(default_factory=dict)
+
+
+Subjects = Callable[[EvaluatedModel, EvaluationSet, str, Any], ModelSubject]
+
+
+def run_suite(
+    suite: Suite,
+    models: Sequence[EvaluatedModel],
+    progress: Callable[[str], None] = lambda text: None,
+    subjects: Subjects | None = None,
+) -> Outcome:
+    """Measures all models on all sets; what fails is listed, the rest goes on.
+
+    Features and results are kept under the model's identity: a second run reads them, an interrupted one goes on.
+
+    Args:
+        suite: what is measured.
+        models: each with a name of its own.
+        progress: told in a few words what is done next.
+        subjects: model, set, its name and settings -> a subject; None keeps features and results on disk.
+
+    Raises:
+        InputError: two models of one name.
+    """
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise InputError(f"two models are called {max(names, key=names.count)!r}: give them names, NAME=PATH")
+    make = subjects or partial(suite_subject, suite)
+    outcome = Outcome()
+    for name, spec in suite.sets.items():
+        settings = dict(spec)
+        wanted = dict(built_protocols(settings.pop("protocols")))
+        try:
+            dataset = open_evaluation_set(settings)
+        except (InputError, OSError) as error:
+            progress(f"{name}: {error}")
+            outcome.failures += [Failure(model, name, label, str(error)) for model in names for label in wanted]
+            continue
+        outcome.datasets[name], outcome.protocols[name] = dataset, wanted
+        outcome.images[name] = len(dataset.source)
+        for model in models:
+            subject = make(model, dataset, name, settings)
+            for label, protocol in wanted.items():
+                progress(f"{model.name}: {name}, {label}")
+                result = _measured(suite, subject, label, protocol, outcome)
+                if result is not None:
+                    outcome.results.setdefault(name, {}).setdefault(label, {})[model.name] = result
+            outcome.extracted += subject.extracted
+    return outcome
+
+
+def suite_subject(suite: Suite, model: EvaluatedModel, dataset: EvaluationSet, name: str, settings: Any) -> CachedSubject:
+    """A model with a set of the suite, its features kept in the suite's cache.
+
+    Args:
+        suite: whose Trainer, loader and cache are used.
+        model: what is evaluated.
+        dataset: on what.
+        name: of the set.
+        settings: of the set as the suite has them, without its protocols; they tell its features from others.
+    """
+    cache = Path(suite.cache) if suite.cache else Path(suite.output) / "features"
+    options = {"trainer": suite.trainer, "batch_size": suite.batch_size, "num_workers": suite.num_workers}
+    return CachedSubject(
+        model,
+        dataset,
+        name,
+        cache,
+        spec=settings,
+        keep=lambda images, path, classes: extract(model, images, path, num_classes=classes, **options),  # type: ignore[arg-type]
+    )
+
+
+def _measured(suite: Suite, subject: ModelSubject, label: str, protocol: Protocol, outcome: Outcome) -> Result | None:
+    """The kept result or a new one; None if it failed, which is noted."""
+    names = (subject.model.name, subject.name, label)
+    if not isinstance(subject, CachedSubject):
+        return _tried(protocol, subject, names, outcome)
+    key = {
+        "format": _FORMAT,
+        "model": subject.model.identity,
+        "set": set_fingerprint(subject.dataset.source, subject.spec),
+        "protocol": type(protocol).__name__,
+        "settings": {name: value for name, value in vars(protocol).items() if not name.startswith("_")},
+    }
+    path = Path(suite.output) / "results" / ("--".join(map(_plain, names)) + ".json")
+    if (kept := _kept(path, key)) is not None:
+        return kept
+    if (result := _tried(protocol, subject, names, outcome)) is None:
+        return None
+    with beside(path) as place:
+        place.write_text(json.dumps({"key": key, "result": asdict(result)}, ensure_ascii=False, default=str))
+    return _kept(path, key)
+
+
+def _tried(protocol: Protocol, subject: ModelSubject, names: tuple[str, str, str], outcome: Outcome) -> Result | None:
+    try:
+        return protocol.evaluate(subject)
+    except Exception as error:  # a long suite goes on with what is left
+        if not isinstance(error, InputError | OSError):
+            log.warning("%s on %s: %s failed", *names, exc_info=True)
+        outcome.failures.append(Failure(*names, str(error) or type(error).__name__))
+        return None
+
+
+def _kept(path: Path, key: Mapping[str, Any]) -> Result | None:
+    try:
+        stored = json.loads(path.read_text())
+        same = stored["key"] == json.loads(json.dumps(key, default=str))
+        return Result(**stored["result"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, or half of one: measured anew
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

@@ -1,0 +1,1 @@
+"""How a run trains: optimizer, micro-batches, guards, seeds."""

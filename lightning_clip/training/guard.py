@@ -1,0 +1,77 @@
+"""What keeps a run from going on with NaN, and ranks from waiting for one that stopped: losses arrive, a verdict leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+
+from lightning_clip.core.distributed import agree, on_any_rank
+from lightning_clip.core.errors import InputError
+
+__all__ = ["FiniteGuard", "check_even", "drop_gradients", "gradient_norm"]
+
+
+class FiniteGuard:
+    """Watches the loss of each step, the same verdict on every rank.
+
+    Args:
+        policy: "stop" raises, "skip" reports that the step is to be skipped, "ignore" does nothing.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+        self.skipped = 0
+        self._before: Tensor | None = None
+
+    def watch(self, loss: Tensor, step: int) -> bool:
+        """Whether the step is to be skipped.
+
+        Raises:
+            InputError: under "stop", if this loss is not finite; on an accelerator, if the one before was not, so that
+                no step waits for the device.
+        """
+        if self.policy == "ignore":
+            return False
+        found = on_any_rank(~loss.detach().isfinite())
+        if self.policy == "skip":
+            bad = bool(found)
+            self.skipped += bad
+            return bad
+        delayed = found.device.type != "cpu"
+        asked, self._before = (self._before, found) if delayed else (found, None)
+        if asked is not None and bool(asked):
+            raise InputError(
+                f"the loss of step {step - delayed} is not finite on some rank: lower optimizer.lr, clip gradients "
+                "(trainer.gradient_clip_val), or set execution.non_finite to 'skip'. The last checkpoint is untouched."
+            )
+        return False
+
+
+def check_even(count: int, device: torch.device) -> None:
+    """Refuses batches of different size where every pass through a tower is a collective, before ranks wait for each other.
+
+    Raises:
+        InputError: on every rank, with the sizes.
+    """
+    counts = [found for (found,) in agree(None, [count], device)]
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"under this strategy all ranks need batches of one size, they have {counts}: mend or remove the samples that "
+            "were skipped, or use strategy 'ddp', which takes any"
+        )
+
+
+def drop_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Leaves an optimizer nothing to do: parameters and its moments stay as they are."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The Euclidean norm () of all gradients together, whole also where they are sharded."""
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,0 +1,144 @@
+"""Parameter groups and the learning-rate schedule: a model and settings arrive, an optimizer and a scheduler leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import built, mapping
+from lightning_clip.encoders.new_tokens import new_token_names
+
+__all__ = ["OptimizerSettings", "Rate", "build_optimizer", "build_scheduler", "undecayed_names", "warmup_cosine"]
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay; the defaults are the paper's for ViT (section 2.5, table 18).
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: not applied to gains, biases and the temperature.
+        betas: decay of the two moments.
+        eps: added to the denominator.
+        warmup_steps: optimizer steps of linear warm-up; None takes 2,000 but at most a tenth of the run.
+        schedule: "cosine" to `final_lr`, or "constant" after the warm-up.
+        final_lr: learning rate at the end of the cosine.
+    """
+
+    lr: float = 5e-4
+    weight_decay: float = 0.2
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    warmup_steps: int | None = None
+    schedule: str = "cosine"
+    final_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise InputError(f"lr {self.lr} must be > 0 and weight_decay {self.weight_decay} >= 0")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise InputError(f"warmup_steps {self.warmup_steps} must be >= 0")
+        if self.schedule not in ("cosine", "constant"):
+            raise InputError(f"unknown schedule {self.schedule!r}: {nearest(self.schedule, ('cosine', 'constant'))}")
+
+    @classmethod
+    def of(cls, value: OptimizerSettings | Mapping[str, Any] | None) -> OptimizerSettings:
+        """Settings from settings, a mapping, or None for the defaults."""
+        if isinstance(value, cls):
+            return value
+        return built(cls, mapping(value, "optimizer"), "optimizer")
+
+
+def undecayed_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay leaves alone: gains, biases, temperature, rows of new tokens beside old ones.
+
+    Those rows stand beside vectors that do not decay, and many batches have no gradient for them: decay would make them ever
+    smaller than the tower knows words to be. Decided before a strategy wraps the model: afterwards shapes may be flattened,
+    names stay.
+    """
+    return {name for name, parameter in model.named_parameters() if parameter.ndim < 2} | new_token_names(model)
+
+
+class Rate(NamedTuple):
+    """Peak learning rate and weight decay of a parameter."""
+
+    lr: float
+    weight_decay: float
+
+
+def build_optimizer(
+    model: nn.Module,
+    settings: OptimizerSettings,
+    undecayed: Collection[str],
+    fused: bool = True,
+    rates: Mapping[str, Rate] | None = None,
+) -> Optimizer:
+    """AdamW over the trainable parameters in a decayed and an undecayed group, or in a group for each rate.
+
+    Groups depend on names alone, which strategies keep: an optimizer's state goes from one strategy to another by name.
+
+    Args:
+        model: its parameters, wherever they are now.
+        settings: rates and decay.
+        undecayed: names of parameters without decay.
+        fused: one kernel for all parameters where the device has it.
+        rates: by name, of all parameters that are ever trained, some of which may be locked now; None takes one learning rate
+            and the parameters that are trainable now.
+    """
+    if rates is None:
+        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        decayed, rest = Rate(settings.lr, settings.weight_decay), Rate(settings.lr, 0.0)
+        rates = {name: rest if name in undecayed else decayed for name in trainable}
+        kinds = [decayed, rest]
+    else:
+        kinds = list(dict.fromkeys(rates[name] for name, _ in model.named_parameters() if name in rates))
+    named = [(rates[name], parameter) for name, parameter in model.named_parameters() if name in rates]
+    groups = [{"params": [value for rate, value in named if rate == kind], **kind._asdict()} for kind in dict.fromkeys(kinds)]
+    fused = fused and all(parameter.device.type in ("cpu", "cuda") for _, parameter in named)
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: float, final_ratio: float = 0.0) -> float:
+    """Learning rate at optimizer step `step` (0-based) as a share of the peak.
+
+    Examples:
+        >>> [round(warmup_cosine(step, 2, 6), 3) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if math.isinf(total_steps):
+        return 1.0
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build_scheduler(optimizer: Optimizer, settings: OptimizerSettings, total_steps: float) -> LambdaLR:
+    """The schedule over a run of `total_steps` optimizer steps.
+
+    Raises:
+        InputError: the warm-up does not end before the run does, or a cosine has no end to fall to.
+    """
+    warmup = settings.warmup_steps
+    if warmup is None:
+        warmup = 2000 if math.isinf(total_steps) else min(2000, int(total_steps) // 10)
+    if warmup >= total_steps:
+        raise InputError(
+            f"warmup_steps {warmup} is not shorter than the run of {int(total_steps)} optimizer steps: "
+            f"set optimizer.warmup_steps below {int(total_steps)} or raise max_steps / max_epochs"
+        )
+    if settings.schedule == "constant":
+        total_steps = math.inf
+    elif math.isinf(total_steps):
+        raise InputError("a cosine schedule needs an end: set max_steps or max_epochs, or optimizer.schedule 'constant'")
+    factor = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps, final_ratio=settings.final_lr / settings.lr)
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,131 @@
+"""Files of weights of any library: a path arrives, tensors by name leave; nothing is executed unless it is allowed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_clip.core.errors import InputError
+
+__all__ = ["TRUST", "is_openai", "plain_names", "read_file", "read_weights", "unreachable"]
+
+TRUST = "allow_pickle=True, or write it anew once with lightning-clip export --allow-pickle --format safetensors"
+
+_OPENAI = ("input_resolution", "context_length", "vocab_size")
+
+
+def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    """The content of a .ckpt, .pt, .bin or .safetensors file.
+
+    Raises:
+        InputError: a truncated file, another kind of file, or one with Python objects or code while `allow_pickle` is off.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise _broken(path) from error
+    if _is_archive(path):
+        if not allow_pickle:
+            raise InputError(
+                f"pretrained {str(path)!r} is a TorchScript archive, which holds code: if you trust its author, set {TRUST}"
+            )
+        try:
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise _broken(path) from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except pickle.UnpicklingError as error:
+        if not allow_pickle and (zipfile.is_zipfile(path) or _is_pickle(path)):
+            raise InputError(
+                f"pretrained {str(path)!r} holds Python objects, and reading them may run code: if you trust its author, "
+                f"set {TRUST}"
+            ) from error
+        raise _broken(path) from error
+    except (ImportError, AttributeError) as error:  # only while pickles are allowed: theirs name what is not here
+        raise InputError(
+            f"pretrained {str(path)!r} holds objects of a class that is not here ({error}): install the package that wrote it, "
+            "or save its state dict alone there"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise _broken(path) from error
+    if isinstance(content, torch.nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, dict):
+        raise InputError(f"pretrained {str(path)!r} holds a {type(content).__name__}, not weights by name")
+    return content
+
+
+def read_weights(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """The tensors of a file, taken out of what trainers put around them.
+
+    Raises:
+        InputError: as `read_file`, or a file without tensors.
+    """
+    content = read_file(path, allow_pickle)
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content.get(key), Mapping):
+            content = dict(content[key])
+            break
+    weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise InputError(f"pretrained {str(path)!r} holds no weights by name: give a state dict of a model")
+    return weights
+
+
+def is_openai(weights: Mapping[str, Tensor]) -> bool:
+    """Whether OpenAI's code wrote these weights: it keeps three sizes among them."""
+    return all(any(key.endswith(name) for key in weights) for name in _OPENAI)
+
+
+def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what wrappers put in front (`module.`, `_orig_mod.`), and without OpenAI's three sizes.
+
+    Examples:
+        >>> sorted(plain_names({"module._orig_mod.visual.proj": torch.ones(1), "module.vocab_size": torch.ones(1)}))
+        ['visual.proj']
+    """
+    named = {re.sub(r"(^|(?<=\.))(module|_orig_mod)\.", "", key): value for key, value in weights.items()}
+    return {key: value for key, value in named.items() if key not in _OPENAI}
+
+
+def unreachable(what: str, error: Exception) -> InputError:
+    """The error for something that could not be had from the network or a library."""
+    reason = " ".join(str(error).split())[:240]
+    remedy = (
+        "Is the folder complete, with settings that its library understands, and does it name nothing of the network?"
+        if Path(re.sub(r"^.*?(hf|local-dir):", "", what)).is_dir()
+        else "Without network give a folder or a file on disk in its place: a folder that open_clip or transformers wrote, "
+        "hf:FOLDER, or open_clip:NAME/FILE"
+    )
+    return InputError(f"{what} cannot be loaded ({type(error).__name__}: {reason}). {remedy}")
+
+
+def _is_archive(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(1) == b"\x80"
+
+
+def _broken(path: Path) -> InputError:
+    return InputError(
+        f"pretrained {str(path)!r} is no complete file of weights (truncated, or another kind of file): download or "
+        "write it again"
+    )

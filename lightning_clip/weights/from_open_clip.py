@@ -1,0 +1,231 @@
+"""open_clip's models: a name with weights, or a folder, arrives; open_clip builds and reads it, `Pretrained` leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_clip.checkpoints.fit import check_fit
+from lightning_clip.core.errors import InputError, existing_path, nearest
+from lightning_clip.data.tokenizers import from_transformers
+from lightning_clip.model.clip import CLIP_MEAN, CLIP_STD
+from lightning_clip.weights.files import is_openai, plain_names, read_weights, unreachable
+from lightning_clip.weights.open_clip_texts import text_tower
+from lightning_clip.weights.open_clip_towers import image_tower, openai_config
+from lightning_clip.weights.source import Pretrained, Source
+from lightning_clip.weights.towers import assemble
+
+__all__ = ["open_open_clip", "open_openai"]
+
+_RESIZES = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+
+
+@dataclass
+class _Found:
+    """A model of open_clip before it is built: its name there, settings, and where its weights are."""
+
+    name: str
+    config: dict[str, Any]
+    file: Path
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+def open_open_clip(name: str, source: Source) -> Pretrained:
+    """Opens NAME/TAG, NAME/FILE, hf-hub:REPOSITORY or local-dir:FOLDER.
+
+    Raises:
+        InputError: unknown name or tag, no network, or weights that do not fit.
+    """
+    import open_clip
+
+    label = f"open_clip:{name}"
+    with _explained(label):
+        found = _folder(name) if name.startswith("local-dir:") else _hub(name) if name.startswith("hf-hub:") else _named(name)
+    weights = _read(found.file, source.allow_pickle)
+    if is_openai(weights):
+        found.config["quick_gelu"] = True  # all of OpenAI's weights were trained so, whatever name they are given
+    with _explained(label), _quiet():
+        options = {"force_quick_gelu": bool(found.config.get("quick_gelu"))}
+        model = open_clip.create_model(found.name, load_weights=False, pretrained_text=False, **options).eval()
+    _load(model, weights, found.file, label)
+    tokens, problem = _tokenizer(found, label)
+    preprocess = open_clip.get_model_preprocess_cfg(model) | found.preprocess
+    translated = _translated(model, found.config, tokens, preprocess, source, label)
+    translated.problem = problem
+    return translated
+
+
+def open_openai(weights: dict[str, Tensor], source: Source, label: str) -> Pretrained:
+    """OpenAI's own weights, whose sizes tell the architecture."""
+    from open_clip import get_tokenizer
+    from open_clip.model import CLIP
+
+    weights = plain_names(weights)
+    config = openai_config(weights)
+    model = CLIP(**config).eval()
+    _load(model, weights, Path(label), label)
+    size = config["vision_cfg"]["image_size"]
+    preprocess = {"size": size, "mean": CLIP_MEAN, "std": CLIP_STD}
+    return _translated(model, config, _tokenizer_mapping(get_tokenizer("ViT-B-32"), label), preprocess, source, label)
+
+
+def _translated(
+    model: Any, config: dict[str, Any], tokens: dict[str, Any] | None, preprocess: dict[str, Any], source: Source, label: str
+) -> Pretrained:
+    image = image_tower(model, config, source.image_size, label)
+    text, length = text_tower(model, config, tokens, source.context_length)
+    tokens = None if tokens is None else {**tokens, "context_length": length}
+    scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
+    width = int(config["embed_dim"])
+    return assemble(label, (image, text), scale, embed_dim=width, tokenizer=tokens, transform=_transform(preprocess))
+
+
+def _named(name: str) -> _Found:
+    import open_clip
+
+    model_name, _, pretrained = name.partition("/")
+    if not pretrained:
+        raise InputError(f"pretrained 'open_clip:{name}' must be open_clip:NAME/WEIGHTS, such as open_clip:ViT-B-32/openai")
+    if model_name not in (known := open_clip.list_models()):
+        raise InputError(f"open_clip has no model {model_name!r}: {nearest(model_name, known)}")
+    config = deepcopy(open_clip.get_model_config(model_name))
+    if (file := Path(pretrained).expanduser()).is_file() or file.suffix or "/" in pretrained:  # no tag has a dot or a slash
+        return _Found(model_name, config, existing_path(file, f"the file of {model_name}'s weights"))
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    if pretrained not in tags:
+        raise InputError(f"open_clip has no weights {pretrained!r} of {model_name}: {nearest(pretrained, tags)}, or a file")
+    settings = open_clip.get_pretrained_cfg(model_name, pretrained)
+    # Weights that tell their activation know it: open_clip itself only warns where name and tag disagree.
+    config["quick_gelu"] = bool(settings.get("quick_gelu", config.get("quick_gelu", False)))
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    preprocess = {key: settings[key] for key in keys if settings.get(key) is not None}
+    return _Found(model_name, config, Path(open_clip.download_pretrained(settings)), preprocess)
+
+
+def _hub(name: str) -> _Found:
+    from open_clip.factory import _get_hf_config, download_pretrained_from_hf
+
+    config = _get_hf_config(name.removeprefix("hf-hub:"))
+    return _Found(name, config["model_cfg"], Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"))))
+
+
+def _folder(name: str) -> _Found:
+    from open_clip.factory import _find_checkpoint_in_dir
+
+    folder = existing_path(name.removeprefix("local-dir:"), "folder")
+    config = json.loads((folder / "open_clip_config.json").read_text("utf-8"))
+    if (file := _find_checkpoint_in_dir(folder)) is None:
+        raise InputError(f"folder {str(folder)!r} has open_clip's configuration but no weights: open_clip_model.safetensors")
+    return _Found(f"local-dir:{folder}", config["model_cfg"], Path(file))
+
+
+def _read(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    return {} if file.suffix in (".npz", ".npy") else read_weights(file, allow_pickle)
+
+
+def _load(model: Any, weights: dict[str, Tensor], file: Path, label: str) -> None:
+    """Fills open_clip's model by open_clip's own conversions of older and foreign names."""
+    from open_clip.convert import convert_state_dict, load_big_vision_weights
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    if not weights:
+        try:
+            load_big_vision_weights(model, str(file))
+        except Exception as error:  # numpy's, or of a tower that SigLIP's weights have no place in
+            raise InputError(
+                f"{str(file)!r} does not fit {label} ({type(error).__name__}: {error}): .npz files hold big_vision's weights "
+                "of SigLIP, name the architecture that they were trained with"
+            ) from error
+        return
+    weights = convert_state_dict(model, plain_names(weights))
+    if hasattr(model, "positional_embedding"):
+        weights = {key.removeprefix("text."): value for key, value in weights.items()}
+    elif "positional_embedding" in weights:
+        weights = convert_to_custom_text_state_dict(weights)
+    own = model.state_dict()
+    for key in ("logit_scale", "logit_bias"):
+        if key in own and key in weights:
+            weights[key] = weights[key].reshape(own[key].shape)
+    if "logit_bias" in own and "logit_bias" not in weights:
+        weights["logit_bias"] = torch.zeros_like(own["logit_bias"])
+    derived = ("attn_mask", "position_ids")  # older versions stored what follows from the settings
+    weights = {key: value for key, value in weights.items() if key in own or not key.endswith(derived)}
+    check_fit(label, own, weights)
+    model.load_state_dict(weights)
+
+
+def _tokenizer(found: _Found, label: str) -> tuple[dict[str, Any] | None, InputError | None]:
+    """The tokenizer as a mapping of ours, or why there is none."""
+    import open_clip
+
+    settings = found.config["text_cfg"]
+    # open_clip passes on what a configuration says, and so would run code that came with the weights.
+    safe = {"trust_remote_code": False} if settings.get("hf_tokenizer_name") else {}
+    try:
+        with _quiet():
+            live = open_clip.get_tokenizer(found.name, **safe)
+        return _tokenizer_mapping(live, label), None
+    except InputError as error:
+        return None, error
+    except Exception as error:  # of several libraries
+        clean = settings.get("tokenizer_kwargs", {}).get("clean", "whitespace")  # open_clip's default
+        return None, InputError(
+            f"the tokenizer of {label} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:160]}): pass "
+            f"one that belongs to these weights, tokenizer={{'name': 'hf:NAME_OR_FOLDER', 'clean': {clean!r}, "
+            f"'context_length': {settings.get('context_length', 77)}}}"
+        )
+
+
+def _tokenizer_mapping(live: Any, label: str) -> dict[str, Any]:
+    """open_clip's tokenizer as a mapping of ours with the same ids."""
+    length = int(live.context_length)
+    if not hasattr(live, "tokenizer"):
+        if live.clean_fn.__name__ != "_clean_lower" or live.reduction_fn is not None:
+            raise InputError(f"{label} cleans or shortens captions in a way that is not supported: pass a tokenizer of yours")
+        return {"name": "clip", "context_length": length}
+    if getattr(live, "tokenizer_mode", "") or getattr(live, "strip_sep_token", False):
+        raise InputError(f"{label} changes the ids of its tokenizer in a way that is not supported: pass a tokenizer of yours")
+    clean = getattr(live, "clean_fn", None)
+    cleaning = clean.__name__.removeprefix("_clean_") if clean else "canonicalize"  # the latter in SigLipTokenizer
+    return from_transformers(live.tokenizer, label, length, clean=cleaning).to_mapping()
+
+
+def _transform(settings: Mapping[str, Any]) -> dict[str, Any]:
+    interpolation = settings.get("interpolation", "bicubic").replace("random", "bicubic")
+    mode = settings.get("resize_mode", "shortest")
+    if mode not in _RESIZES:
+        raise InputError(f"unknown resize_mode {mode!r} in open_clip's preprocessing: {nearest(mode, _RESIZES)}")
+    resize = _RESIZES[mode]
+    borders = {"fill": int(settings.get("fill_color", 0))} if resize == "pad" else {}
+    colours = {"mean": list(settings["mean"]), "std": list(settings["std"])}
+    return {"resize": resize, "interpolation": interpolation, **borders, **colours}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's warnings, of weights that it does not load among others: they are loaded right after."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _explained(label: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of several libraries
+        raise unreachable(label, error) from error

@@ -1,0 +1,87 @@
+"""Where weights come from, and what was found there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_clip.checkpoints.fit import check_fit
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import built, in_range
+
+__all__ = ["Pretrained", "Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from; the argument `pretrained` of `ClipModule`, as text or as a mapping.
+
+    Args:
+        source: `open_clip:NAME/TAG_OR_FILE`, `hf:NAME_OR_FOLDER`, a folder that open_clip, transformers or `export` wrote, a
+            checkpoint of ours, or a file of weights.
+        image_size: side in pixels, where it differs from the source's: position embeddings are resized.
+        context_length: the most tokens of a caption, likewise.
+        allow_pickle: read files that may run code. Only for files whose author you trust.
+    """
+
+    source: str
+    image_size: int | None = None
+    context_length: int | None = None
+    allow_pickle: bool = False
+
+    @classmethod
+    def of(cls, value: str | Path | Mapping[str, Any] | Source) -> Source:
+        """A source from its text, a mapping with "source", or itself.
+
+        Raises:
+            InputError: a setting that sources do not have, or a size below 1.
+        """
+        if isinstance(value, cls):
+            return value
+        settings: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"source": str(value)}
+        settings.setdefault("source", "")
+        found = built(cls, settings, "pretrained")
+        if not found.source:
+            raise InputError(f"pretrained {value!r} has no 'source': give a name, a folder or a file")
+        for key in ("image_size", "context_length"):
+            if (number := getattr(found, key)) is not None:
+                in_range(f"pretrained.{key}", number, 1, whole=True)
+        return found
+
+
+@dataclass
+class Pretrained:
+    """What a source holds.
+
+    Attributes:
+        name: of the source, for messages.
+        arguments: of `ClipModule`: towers, projection, embed_dim, loss, tokenizer, transform.
+        weights: of `ClipModel`, by our names.
+        problem: why the source's tokenizer could not be had, if so; the user must give one.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    weights: dict[str, Tensor]
+    problem: InputError | None = None
+    _replaced: tuple[str, ...] = field(default=(), repr=False)
+
+    def load_into(self, model: nn.Module) -> None:
+        """Copies the weights; what the user replaced keeps its random start.
+
+        Raises:
+            InputError: weights that are missing, left over, or of another shape, listed in groups.
+        """
+        state = model.state_dict()
+        # How pixels are normalised is a setting, and so is whether the loss has a bias: there the user's word counts.
+        optional = {"mean", "std"} | ({"logit_bias"} if ("logit_bias" in state) != ("logit_bias" in self.weights) else set())
+        wanted = {key: value for key, value in state.items() if key not in optional and not key.startswith(self._replaced)}
+        weights = {key: value for key, value in self.weights.items() if key not in optional}
+        check_fit(self.name, wanted, weights)
+        if any(value.is_meta for value in wanted.values()):  # a rank that receives its shard from the first one
+            return
+        model.load_state_dict(weights, strict=False)

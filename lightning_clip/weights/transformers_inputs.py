@@ -1,0 +1,102 @@
+"""How transformers prepares texts and pictures: a hub name or folder arrives, mappings of our tokenizer and transform leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_clip.core.errors import InputError
+from lightning_clip.data.tokenizers import from_transformers
+from lightning_clip.weights.files import unreachable
+
+__all__ = ["read_tokenizer", "read_transform", "room_of"]
+
+_COMMON_FORM = "SentencePiece's form alone is not read: put its tokenizer.json beside the weights, or "
+_PROBES = ["a photo of 2 Dogs, on the beach!", "Tom's cat_1  (grey)"]
+_RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+
+def room_of(tower: Any) -> int:
+    """How many tokens a text tower takes; RoBERTa's kind loses the positions up to that of padding."""
+    length = int(tower.config.max_position_embeddings)
+    padding = getattr(getattr(getattr(tower, "embeddings", None), "position_embeddings", None), "padding_idx", None)
+    roberta = "roberta" in type(tower).__name__.lower() or tower.config.model_type in ("altclip_text_model", "camembert")
+    return length - (padding if padding is not None else tower.config.pad_token_id) - 1 if roberta else length
+
+
+def read_tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | None, InputError | None]:
+    """The tokenizer as a mapping of ours, or why there is none."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    live: Any = None
+    remedy = ""
+    try:
+        live = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a library that it needs may be missing, or the folder may lack it
+        if "sentencepiece" in str(error).lower():
+            remedy = _COMMON_FORM
+    try:
+        slow = live if live is not None and not live.is_fast else None
+        if live is None or slow is not None:  # SigLIP's class reads its own format, beside which there may be the common one
+            remedy = remedy if live is None else _COMMON_FORM
+            live = PreTrainedTokenizerFast.from_pretrained(name)
+        if slow is not None and (slow(_PROBES)["input_ids"] != live(_PROBES)["input_ids"]):
+            raise ValueError(f"its tokenizer.json gives other ids than {type(slow).__name__}")
+        length = min(live.model_max_length, room_of(model.text_model), 512)
+        if len(live) < 0.5 * model.text_model.config.vocab_size:  # transformers makes up an empty one where files are missing
+            raise ValueError(f"it has {len(live)} ids, and the text tower {model.text_model.config.vocab_size}")
+        return from_transformers(live, label, length).to_mapping(), None
+    except InputError as error:
+        return None, error
+    except Exception as error:  # of several libraries
+        return None, InputError(
+            f"the tokenizer of {label} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:160]}): "
+            f"{remedy}pass one that belongs to these weights, tokenizer='hf:NAME_OR_FOLDER'"
+        )
+
+
+def read_transform(name: str, label: str) -> dict[str, Any]:
+    """Settings of the image processor.
+
+    Raises:
+        InputError: no processor, or one that does something else than resize, crop and normalise.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except Exception as error:  # of several libraries
+        raise unreachable(f"the image processor of {label}", error) from error
+    for step in ("do_resize", "do_rescale"):
+        if not getattr(processor, step, True):
+            raise InputError(f"the image processor of {label} has {step} off: only those that resize and rescale are supported")
+    resize = _resize(processor, label)
+    if abs(float(processor.rescale_factor) - 1 / 255) > 1e-9:
+        raise InputError(f"{label} rescales pixels by {processor.rescale_factor}: only 1/255 is supported")
+    colours = {"mean": _channels(processor.image_mean), "std": _channels(processor.image_std)}
+    if not getattr(processor, "do_normalize", True):
+        colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    resample = int(processor.resample)
+    if resample not in _RESAMPLES:
+        raise InputError(f"{label} resizes with PIL's filter {resample}: only bilinear and bicubic are supported")
+    return {"resize": resize, "interpolation": _RESAMPLES[resample], **colours}
+
+
+def _resize(processor: Any, label: str) -> str:
+    """Which of our ways to a square a processor goes."""
+    size = _sizes(processor.size)
+    crop = _sizes(processor.crop_size) if getattr(processor, "do_center_crop", False) else {}
+    equal = len({*size.values(), *crop.values()}) == 1
+    if size.keys() == {"shortest_edge"} and crop and equal:
+        return "floor_crop"
+    if size.keys() == {"height", "width"} and equal:
+        return "squash"
+    raise InputError(f"{label} resizes to {size} and crops to {crop or 'nothing'}: only equal sizes are supported")
+
+
+def _sizes(value: Any) -> dict[str, Any]:
+    return {key: side for key, side in dict(value or {}).items() if side is not None}
+
+
+def _channels(value: Any) -> list[float]:
+    """Per channel; one number stands for all of them."""
+    return [float(value)] * 3 if isinstance(value, int | float) else list(value)

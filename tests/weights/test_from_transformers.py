@@ -1,0 +1,297 @@
+"""transformers' two-tower models here and there: the same features, tokens and pixels for every family."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import (
+    AltCLIPConfig,
+    AutoTokenizer,
+    BertConfig,
+    ChineseCLIPConfig,
+    ChineseCLIPImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    MetaClip2Config,
+    Siglip2Config,
+    SiglipConfig,
+    SiglipImageProcessor,
+    VisionTextDualEncoderConfig,
+    ViTConfig,
+)
+from weights.families import CAPTIONS, bert_tokenizer, pictures, transformers_folder
+
+from lightning_clip import ClipModule, InputError
+from lightning_clip.encoders import ClipTextTransformer, TimmImageEncoder
+
+VISION = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 112,
+    "image_size": 32,
+    "patch_size": 8,
+}
+CLIP_TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+BERT_TEXT = {**CLIP_TEXT, "vocab_size": 45, "max_position_embeddings": 40, "pad_token_id": 0}
+ENDS = {"bos_token_id": 49406, "eos_token_id": 49407}
+XLM = {**BERT_TEXT, "project_dim": 24, "max_position_embeddings": 40}
+
+
+def config(kind: str) -> tuple[Any, str, Any]:
+    """Configuration, tokenizer and image processor of a small model."""
+    crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    square = {"size": {"height": 32, "width": 32}}
+    clip = CLIPImageProcessor(**crop)
+    if kind == "clip":
+        return CLIPConfig(text_config={**CLIP_TEXT, **ENDS}, vision_config=VISION, projection_dim=48), "clip", clip
+    if kind == "clip_legacy":  # the ids of OpenAI's repositories, where the end of a text is the largest id
+        texts = {**CLIP_TEXT, "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu"}
+        return CLIPConfig(text_config=texts, vision_config={**VISION, "hidden_act": "gelu"}, projection_dim=48), "clip", clip
+    if kind == "clip_odd":  # what the native towers cannot hold
+        texts = {**CLIP_TEXT, **ENDS, "layer_norm_eps": 1e-6}
+        return CLIPConfig(text_config=texts, vision_config={**VISION, "layer_norm_eps": 1e-6}, projection_dim=48), "clip", clip
+    if kind == "metaclip_2":
+        texts = {**CLIP_TEXT, "vocab_size": 45, "eos_token_id": 3, "max_position_embeddings": 32}
+        return MetaClip2Config(text_config=texts, vision_config=VISION, projection_dim=48), "bert", clip
+    if kind == "siglip":
+        texts = {**CLIP_TEXT, "vocab_size": 45, "max_position_embeddings": 16, "projection_size": 64, "pad_token_id": 0}
+        return SiglipConfig(text_config=texts, vision_config=VISION), "bert", SiglipImageProcessor(**square)
+    if kind == "chinese_clip":
+        processor = ChineseCLIPImageProcessor(**square, do_center_crop=False)
+        return ChineseCLIPConfig(text_config=BERT_TEXT, vision_config=VISION, projection_dim=48), "bert", processor
+    if kind == "altclip":
+        return AltCLIPConfig(text_config=XLM, vision_config=VISION, projection_dim=48), "bert", clip
+    texts, images = BertConfig(**BERT_TEXT), ViTConfig(**VISION)
+    return VisionTextDualEncoderConfig.from_vision_text_configs(images, texts, projection_dim=48), "bert", clip
+
+
+KINDS = ["clip", "clip_legacy", "clip_odd", "metaclip_2", "siglip", "chinese_clip", "altclip", "dual"]
+
+
+def features(model: Any, folder: Path, module: ClipModule) -> tuple[Tensor, Tensor]:
+    """By transformers."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pixels = (pictures(module.image_size).float() / 255 - module.model.mean) / module.model.std
+    siglip = model.config.model_type == "siglip"
+    padding = {"padding": "max_length", "max_length": 16, "return_attention_mask": False} if siglip else {"padding": True}
+    ids = tokenizer(CAPTIONS, truncation=True, return_tensors="pt", **padding)
+    with torch.no_grad():
+        image, text = model.get_image_features(pixel_values=pixels), model.get_text_features(**ids)
+    image, text = (value if isinstance(value, Tensor) else value.pooler_output for value in (image, text))
+    return normalize(image, dim=-1), normalize(text, dim=-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_features(kind: str, tmp_path: Path) -> None:
+    model = transformers_folder(tmp_path, *config(kind))
+    module = ClipModule.from_pretrained(f"hf:{tmp_path}")
+    image, text = features(model, tmp_path, module)
+    torch.testing.assert_close(module.encode_image(pictures()), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
+    assert module.model.logit_scale.item() == model.logit_scale.item()
+    assert module.to_mapping()["loss"]["name"] == ("sigmoid" if kind == "siglip" else "softmax")
+    assert len(module.model.text_encoder.blocks()) == len(module.model.image_encoder.blocks()) == 2
+    assert (type(module.model.text_encoder) is ClipTextTransformer) == (kind in ("clip", "clip_legacy"))
+    assert (type(module.model.image_encoder) is TimmImageEncoder) == (kind not in ("clip_odd", "siglip", "dual"))
+    tokens, mask = module.tokenizer(CAPTIONS)
+    assert module.model.text_encoder.forward_tokens(tokens, mask).ndim == 3
+    assert module.model.image_encoder.forward_tokens(torch.zeros(1, 3, 32, 32)).shape == (1, 16 if kind == "siglip" else 17, 64)
+    again = ClipModule(**module.to_mapping())
+    again.configure_model()
+    again.model.load_state_dict(module.model.state_dict())
+    assert torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "chinese_clip"])
+def test_same_pixels(kind: str, tmp_path: Path) -> None:
+    _, _, processor = config(kind)
+    transformers_folder(tmp_path, *config(kind))
+    module = ClipModule.from_pretrained(tmp_path)
+    for size in ((53, 71), (80, 40), (39, 47), (64, 43)):
+        noise = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+        picture = Image.fromarray(noise.permute(1, 2, 0).numpy())
+        expected = processor(picture, return_tensors="pt")["pixel_values"]
+        ours = module.image_transform(train=False)(noise)
+        difference = (ours.float() / 255 - module.model.mean) / module.model.std - expected
+        assert (difference * module.model.std).abs().max() < 1.01 / 255
+
+
+@pytest.mark.parametrize("kind", ["clip", "clip_odd", "siglip", "chinese_clip"])
+def test_other_sizes(kind: str, tmp_path: Path) -> None:
+    transformers_folder(tmp_path, *config(kind))
+    module = ClipModule.from_pretrained(tmp_path, image_size=48, context_length=12)
+    assert module.image_size == 48 and module.encode_image(pictures(48)).shape[0] == 3
+    assert module.tokenizer.context_length == 12 and module.tokenizer(["dog " * 30])[0].shape == (1, 12)
+    assert module.encode_text(["dog " * 30]).isfinite().all()
+    if kind != "siglip":  # which attends to its padding, so that another length is another feature
+        short = ["a dog"]
+        torch.testing.assert_close(module.encode_text(short), ClipModule.from_pretrained(tmp_path).encode_text(short))
+    if kind == "chinese_clip":
+        with pytest.raises(InputError, match="context_length 41 exceeds what .* takes, 40"):
+            ClipModule.from_pretrained(tmp_path, context_length=41)
+
+
+class TestMistakes:
+    def test_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(
+            InputError, match="hf:openai/clip-vit-base-patch32 cannot be loaded .*Without network give a folder"
+        ):
+            ClipModule(pretrained="hf:openai/clip-vit-base-patch32")
+
+    def test_another_family(self, tmp_path: Path) -> None:
+        BertConfig(**BERT_TEXT).save_pretrained(tmp_path)
+        with pytest.raises(
+            InputError, match="is a 'bert' model, and only these families of transformers map exactly: .*chinese_clip"
+        ):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_incomplete_weights(self, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("chinese_clip"))
+        weights = load_file(tmp_path / "model.safetensors")
+        del weights["visual_projection.weight"]
+        save_file({**weights, "odd": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(
+            InputError, match="do not fit its config.json: 1 missing: visual_projection.weight; 1 unexpected: odd"
+        ):
+            ClipModule(pretrained=str(tmp_path))
+        content = (tmp_path / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(content[:1000])
+        with pytest.raises(InputError, match="cannot be loaded .SafetensorError"):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_another_architecture(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """Listed in one line, without transformers' table and its advice."""
+        transformers_folder(tmp_path, *config("clip"))
+        settings = json.loads((tmp_path / "config.json").read_text())
+        settings["vision_config"]["intermediate_size"] = 56
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        expected = r"do not fit its config.json: 6 of another shape: vision_model.encoder.layers.\*.mlp.fc1.bias \(2\)"
+        with pytest.raises(InputError, match=expected):
+            ClipModule(pretrained=str(tmp_path))
+        assert "MISMATCH" not in "".join(capfd.readouterr())
+
+    def test_python_objects(self, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("chinese_clip"))
+        weights = load_file(tmp_path / "model.safetensors")
+        (tmp_path / "model.safetensors").unlink()
+        wrapped = {key: torch.nn.Parameter(value) for key, value in weights.items()}
+        torch.save({**wrapped, "odd": argparse.Namespace()}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(InputError, match="the weights of hf:.* hold Python objects.* set allow_pickle=True"):
+            ClipModule(pretrained=str(tmp_path))
+        asked: dict[str, Any] = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("transformers.AutoModel.from_pretrained", lambda *_, **options: asked.update(options))
+            with pytest.raises(InputError):
+                ClipModule(pretrained={"source": f"hf:{tmp_path}", "allow_pickle": True})
+        assert asked["weights_only"] is False
+
+    def test_names_of_folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Are not asked of the hub, and may begin at home."""
+        with pytest.raises(InputError, match="folder '.*nothing' does not exist"):
+            ClipModule(pretrained=f"hf:{tmp_path}/nothing")
+        transformers_folder(tmp_path / "model", *config("chinese_clip"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert ClipModule(pretrained="hf:~/model").embed_dim == 48
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"do_resize": False}, "has do_resize off"),
+            ({"do_rescale": False}, "has do_rescale off"),
+            ({"size": {"longest_edge": 32}}, "only equal sizes are supported"),
+            ({"crop_size": {"height": 32, "width": 48}}, "only equal sizes are supported"),
+            ({"size": {"height": 48, "width": 48}}, "resizes to .*48.* and crops to .*32.*: only equal sizes"),
+            ({"size": {"height": 32, "width": 48}, "do_center_crop": False}, "only equal sizes are supported"),
+        ],
+    )
+    def test_processors_that_do_something_else(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("clip"))
+        path = tmp_path / "preprocessor_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+        with pytest.raises(InputError, match=message):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_tokenizers(self, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("chinese_clip"))
+        bert_tokenizer(tmp_path / "same")
+        module = ClipModule(pretrained=str(tmp_path), tokenizer=f"hf:{tmp_path / 'same'}")
+        assert module.tokenizer.vocab_size == 45
+        with pytest.raises(InputError, match="the tokenizer has 49408 ids but the text tower of .* was trained with 45"):
+            ClipModule(pretrained=str(tmp_path), tokenizer="clip")
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            (tmp_path / name).unlink(missing_ok=True)
+        with pytest.raises(
+            InputError, match="the tokenizer of .* cannot be read .*5 ids.*: pass one that belongs to these weights"
+        ):
+            ClipModule(pretrained=str(tmp_path))
+        assert ClipModule(pretrained=str(tmp_path), tokenizer=f"hf:{tmp_path / 'same'}").tokenizer.vocab_size == 45
+
+    def test_a_class_that_is_not_installed(self, tmp_path: Path) -> None:
+        """SigLIP's class needs a package of its own: the common form beside it does."""
+        transformers_folder(tmp_path, *config("siglip"))
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "SiglipTokenizer"}))
+        module = ClipModule(pretrained=str(tmp_path))
+        ids = bert_tokenizer(tmp_path / "same")
+        assert module.tokenizer.encode(CAPTIONS) == ids(CAPTIONS, truncation=True, max_length=16)["input_ids"]
+
+    @pytest.mark.parametrize("same", [True, False])
+    def test_two_forms_of_a_tokenizer(self, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slow class and a tokenizer.json beside it: they must agree, or features would silently be others."""
+        transformers_folder(tmp_path, *config("siglip"))
+        ids = AutoTokenizer.from_pretrained(tmp_path)
+
+        class Slow:
+            is_fast = False
+
+            def __call__(self, texts: list[str]) -> Any:
+                return ids(texts if same else [text.lower().replace("!", "") for text in texts])
+
+        monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: Slow())
+        if same:
+            assert ClipModule(pretrained=str(tmp_path)).tokenizer.vocab_size == 45
+            return
+        with pytest.raises(InputError, match="cannot be read .ValueError: its tokenizer.json gives other ids than Slow"):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_sentencepiece_alone(self, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("siglip"))
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "SiglipTokenizer"}))
+        for name in ("tokenizer.json", "vocab.txt"):
+            (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "spiece.model").write_bytes(b"")
+        with pytest.raises(InputError, match="cannot be read .*SentencePiece's form alone is not read: put its tokenizer.json"):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_naflex(self, tmp_path: Path) -> None:
+        Siglip2Config().save_pretrained(tmp_path)
+        with pytest.raises(InputError, match=r"variable size \(NaFlex\).*fixed size, such as hf:google/siglip2-base"):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_sizes_and_processors(self, tmp_path: Path) -> None:
+        transformers_folder(tmp_path, *config("clip"))
+        with pytest.raises(InputError, match="image_size 50 is not a multiple of the tower's patch size 8"):
+            ClipModule.from_pretrained(tmp_path, image_size=50)
+        settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+        settings["size"] = {"shortest_edge": 40}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+        with pytest.raises(InputError, match="resizes to .*40.* and crops to .*: only equal sizes are supported"):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        transformers_folder(tmp_path / "weights", *config("clip"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        module = ClipModule.from_pretrained("hf:~/weights", tokenizer="hf:~/weights")
+        assert torch.equal(module.encode_text(["a"]), ClipModule.from_pretrained(tmp_path / "weights").encode_text(["a"]))
