@@ -1,24 +1,125 @@
-"""The encoder seam: pixels or tokens arrive, one feature vector per sample leaves, before any projection."""
+"""Towers: one feature vector per sample from any column of a batch, before any projection into the shared space."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
 
-__all__ = ["ImageEncoder", "TextEncoder", "image_encoders", "text_encoders"]
+__all__ = ["ImageEncoder", "TextEncoder", "Tower", "image_encoders", "stack_values", "text_encoders", "towers"]
 
 
-class _Encoder(nn.Module, ABC):
-    """What both towers share."""
+def stack_values(values: Sequence[Any], keep: Sequence[torch.dtype] = ()) -> Tensor:
+    """Numbers, arrays or tensors of one shape, one per sample, as one tensor.
 
-    def __init__(self, output_dim: int) -> None:
+    Args:
+        values: B of them; floats of any width become float32, integers and booleans int64.
+        keep: kinds of tensors that stay as they are.
+
+    Returns:
+        (B, ...); (0,) for no values.
+
+    Raises:
+        InputError: values of different shapes, or what is no number.
+
+    Examples:
+        >>> stack_values([(48.9, 2.4), (52.5, 13.4)]).shape
+        torch.Size([2, 2])
+    """
+    try:
+        tensors = [torch.as_tensor(value) for value in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+        raise InputError(
+            f"values of type {kinds} cannot be stacked ({error}): give numbers or arrays of one shape, or override the tower's "
+            "collate()"
+        ) from error
+    shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in tensors))
+    if len(shapes) > 1:
+        named = ", ".join(str(shape) for shape in shapes[:4]) + (", ..." if len(shapes) > 4 else "")
+        raise InputError(
+            f"values of one batch have different shapes {named}: bring them to one shape in the source, or pad them in the "
+            "tower's collate()"
+        )
+    if not tensors:
+        return torch.empty(0)
+    stacked = torch.stack(tensors)
+    if stacked.dtype in keep:
+        return stacked
+    return stacked.float() if stacked.is_floating_point() else stacked.long()
+
+
+class Tower(nn.Module, ABC):
+    """One modality's encoder: what the framework asks of it, with defaults for all but `forward`.
+
+    Args:
+        output_dim: width W of its features.
+        column: what of a sample it reads; None keeps the class attribute `column`.
+
+    Examples:
+        >>> class Coordinates(Tower):
+        ...     column = "gps"
+        ...     def __init__(self, width: int = 32) -> None:
+        ...         super().__init__(output_dim=width)
+        ...         self.layer = nn.Linear(2, width)
+        ...     def forward(self, gps: Tensor) -> Tensor:
+        ...         return self.layer(gps)
+        >>> tower = Coordinates()
+        >>> tower(tower.collate([(48.9, 2.4), (52.5, 13.4), (41.9, 12.5)])).shape
+        torch.Size([3, 32])
+    """
+
+    # What of a sample the tower reads; empty where whoever holds the tower names its column.
+    column: str = ""
+
+    def __init__(self, output_dim: int, column: str | None = None) -> None:
         super().__init__()
         self.output_dim = output_dim
+        if column is not None:
+            self.column = column
+
+    @staticmethod
+    def collate(values: list[Any]) -> Any:
+        """The column's values of B samples as what `forward` takes; runs in the data loader's workers.
+
+        Args:
+            values: one per sample. By default numbers or arrays of one shape, which `stack_values` stacks.
+
+        Returns:
+            A tensor (B, ...), or a tuple of tensors where `forward` takes several.
+
+        Raises:
+            InputError: values of different shapes, or what is no number.
+        """
+        return stack_values(values)
+
+    @abstractmethod
+    def forward(self, *value: Any, **named: Any) -> Tensor:
+        """What `collate` gave, on the device -> features (B, output_dim)."""
+
+    def forward_tokens(self, *value: Any, **named: Any) -> Tensor:
+        """What `forward` takes -> (B, L, W), where the tower has tokens.
+
+        Raises:
+            InputError: this tower has none.
+        """
+        raise self._no_tokens()
+
+    def forward_both(self, *value: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        """What `forward` takes -> features (B, output_dim) and tokens (B, L, W).
+
+        By default two passes, each with its own dropout; towers that have both at once override it with one pass.
+
+        Raises:
+            InputError: this tower has no tokens.
+        """
+        return self(*value, **named), self.forward_tokens(*value, **named)
 
     def blocks(self) -> list[nn.Module]:
         """The repeated layers in order, first to last; sharding, checkpointing and freezing by depth ask for them."""
@@ -30,17 +131,45 @@ class _Encoder(nn.Module, ABC):
         Raises:
             InputError: this tower cannot.
         """
-        raise InputError(f"{type(self).__name__} cannot checkpoint its activations: leave it out of execution.checkpoint")
+        raise InputError(f"{type(self).__name__} cannot checkpoint its activations: omit it from execution.checkpoint")
+
+    def token_table(self) -> nn.Module:
+        """The table of token vectors through which all tokens pass: learned prompts are inserted after it, and new tokens of a
+        frozen tower get rows beside it.
+
+        Raises:
+            InputError: this tower has none.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no token_table(), which learned prompts and new tokens of a frozen tower need: add "
+            "the method"
+        )
+
+    def grow(self, vocab_size: int, context_length: int) -> None:
+        """Takes at least `vocab_size` token ids and `context_length` tokens; those there were keep their embeddings exactly.
+
+        New ones begin as a function of the old ones, without a random draw, so that growing again gives the same.
+
+        Raises:
+            InputError: this tower cannot.
+        """
+        raise self._no_growth(vocab_size, context_length)
 
     def to_mapping(self) -> dict[str, Any] | None:
-        """A plain mapping that builds this encoder again with no file at hand, or None to use the user's own spec."""
+        """A plain mapping that builds this tower again with no file at hand, or None to use the user's own spec."""
         return None
 
     def _no_tokens(self) -> InputError:
         return InputError(f"{type(self).__name__} gives one vector per sample and has no token output")
 
+    def _no_growth(self, vocab_size: int, context_length: int) -> InputError:
+        return InputError(
+            f"{type(self).__name__} cannot be grown to {vocab_size} tokens and a context of {context_length}: omit new_tokens "
+            "and context_length from adapt.text"
+        )
 
-class ImageEncoder(_Encoder):
+
+class ImageEncoder(Tower):
     """An image tower.
 
     Args:
@@ -48,66 +177,75 @@ class ImageEncoder(_Encoder):
         image_size: side in pixels of the square images it takes.
     """
 
+    column = "image"
+
     def __init__(self, output_dim: int, image_size: int) -> None:
         super().__init__(output_dim)
         self.image_size = image_size
+
+    @staticmethod
+    def collate(values: list[Any]) -> Tensor:
+        """Pixels (3, H, W) of B samples -> (B, 3, H, W); uint8 stays uint8, which the model normalises on the device.
+
+        Raises:
+            InputError: images of different sizes.
+        """
+        return stack_values(values, keep=[torch.uint8])
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """Normalised float pixels (B, 3, H, W) -> (B, output_dim)."""
 
     def forward_tokens(self, image: Tensor) -> Tensor:
-        """Normalised float pixels (B, 3, H, W) -> (B, L, output_dim), where the tower has tokens."""
+        """Normalised float pixels (B, 3, H, W) -> (B, L, W), where the tower has tokens."""
         raise self._no_tokens()
 
+    def forward_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised float pixels (B, 3, H, W) -> features (B, output_dim) and tokens (B, L, W)."""
+        return self(image), self.forward_tokens(image)
 
-class TextEncoder(_Encoder):
+
+class TextEncoder(Tower):
     """A text tower.
 
     Args:
         output_dim: width of its features.
         context_length: the most tokens it takes.
+
+    Attributes:
+        vocab_size: the number of token ids it embeds; None where it does not say.
     """
+
+    column = "text"
+    vocab_size: int | None = None
 
     def __init__(self, output_dim: int, context_length: int) -> None:
         super().__init__(output_dim)
         self.context_length = context_length
 
     def grow(self, vocab_size: int, context_length: int) -> None:
-        """Takes as many tokens of as many kinds at least; what is there already keeps its embeddings exactly.
-
-        New ones begin as a function of the old ones, without a draw, so that growing again gives the same.
+        """Takes at least `vocab_size` token ids and `context_length` tokens; those there were keep their embeddings exactly.
 
         Raises:
             InputError: this tower cannot.
         """
-        if vocab_size > (getattr(self, "vocab_size", None) or vocab_size) or context_length > self.context_length:
-            raise InputError(
-                f"{type(self).__name__} cannot be grown to {vocab_size} tokens and a context of {context_length}: leave "
-                "new_tokens and context_length out of adapt.text"
-            )
+        if (self.vocab_size is not None and vocab_size > self.vocab_size) or context_length > self.context_length:
+            raise self._no_growth(vocab_size, context_length)
 
     @abstractmethod
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim)."""
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Token ids int64 (B, L) and mask bool (B, L) -> (B, L, output_dim), where the tower has tokens."""
+        """Token ids int64 (B, L) and mask bool (B, L) -> (B, L, W), where the tower has tokens."""
         raise self._no_tokens()
 
-    def token_table(self) -> nn.Module:
-        """The table of token vectors, through which all tokens pass: learned prompts take their place behind it, new tokens of
-        a tower that is still get rows beside it.
-
-        Raises:
-            InputError: this tower has none.
-        """
-        raise InputError(
-            f"{type(self).__name__} has no token_table(), which learned prompts need, and new tokens in a locked tower: add "
-            "the method"
-        )
+    def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W)."""
+        return self(tokens, mask), self.forward_tokens(tokens, mask)
 
 
-# Names that are not registered are looked up in timm (images) and behind "hf:" (texts) by the fallbacks set there.
+# What a name means that is not registered is said in `names`.
 image_encoders: Registry[ImageEncoder] = Registry("image encoder")
 text_encoders: Registry[TextEncoder] = Registry("text encoder")
+towers: Registry[Tower] = Registry("tower")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lightning_clip.core.errors import InputError, nearest
-from lightning_clip.core.settings import expanded
 from lightning_clip.encoders.base import TextEncoder, text_encoders
 from lightning_clip.encoders.huggingface_towers import describe, load
 from lightning_clip.encoders.text_transformer import last_text_position
@@ -64,6 +62,8 @@ class HuggingFaceTextEncoder(TextEncoder):
         torch.Size([2, 16])
     """
 
+    vocab_size: int
+
     def __init__(
         self,
         path: str | None = None,
@@ -88,14 +88,20 @@ class HuggingFaceTextEncoder(TextEncoder):
         self.vocab_size = int(model.config.vocab_size)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        if self.pooling == _OWN:
-            pooled: Tensor = self._outputs(tokens, mask).pooler_output
-            return pooled
-        return POOLINGS[self.pooling](self.forward_tokens(tokens, mask), mask)
+        return self._pooled(self._outputs(tokens, mask), mask)
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         hidden: Tensor = self._outputs(tokens, mask).last_hidden_state
         return hidden
+
+    def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self._outputs(tokens, mask)
+        return self._pooled(outputs, mask), outputs.last_hidden_state
+
+    def _pooled(self, outputs: Any, mask: Tensor) -> Tensor:
+        own = self.pooling == _OWN
+        pooled: Tensor = outputs.pooler_output if own else POOLINGS[self.pooling](outputs.last_hidden_state, mask)
+        return pooled  # (B, L, W) -> (B, W)
 
     def token_table(self) -> nn.Module:
         table: nn.Module = self.model.get_input_embeddings()
@@ -118,7 +124,7 @@ class HuggingFaceTextEncoder(TextEncoder):
             enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         except ValueError as error:
-            raise InputError(f"{error} Leave 'text' out of execution.checkpoint.") from error
+            raise InputError(f"{error} Omit 'text' from execution.checkpoint.") from error
 
     def grow(self, vocab_size: int, context_length: int) -> None:
         """New tokens begin as the mean of the old ones; how many tokens a caption has is the model's own affair."""
@@ -137,10 +143,3 @@ class HuggingFaceTextEncoder(TextEncoder):
     def to_mapping(self) -> dict[str, Any]:
         padding = {} if self.pad_id is None else {"pad_id": self.pad_id}
         return {"name": "hf", "pooling": self.pooling, "config": describe(self.model), **padding}
-
-
-def _by_hub_name(name: str) -> Callable[..., HuggingFaceTextEncoder] | None:
-    return partial(HuggingFaceTextEncoder, expanded(name.removeprefix("hf:"))) if name.startswith("hf:") else None
-
-
-text_encoders.fallback = _by_hub_name

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError, nearest
-from lightning_clip.core.settings import expanded
 from lightning_clip.encoders.base import ImageEncoder, image_encoders
 from lightning_clip.encoders.huggingface_towers import describe, load
-from lightning_clip.encoders.timm_image import TimmImageEncoder
+from lightning_clip.encoders.timm_image import tokens_of
 
 __all__ = ["HuggingFaceImageEncoder"]
 
@@ -66,8 +64,11 @@ class HuggingFaceImageEncoder(ImageEncoder):
         return _POOLINGS[self.pooling](self.model(pixel_values=image))
 
     def forward_tokens(self, image: Tensor) -> Tensor:
-        tokens: Tensor = self.model(pixel_values=image).last_hidden_state
-        return tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens
+        return tokens_of(self.model(pixel_values=image).last_hidden_state)
+
+    def forward_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.model(pixel_values=image)
+        return _POOLINGS[self.pooling](outputs), tokens_of(outputs.last_hidden_state)
 
     def blocks(self) -> list[nn.Module]:
         lists = [list(layers) for layers in self.model.modules() if isinstance(layers, nn.ModuleList)]
@@ -79,15 +80,7 @@ class HuggingFaceImageEncoder(ImageEncoder):
             enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         except ValueError as error:
-            raise InputError(f"{error} Leave 'image' out of execution.checkpoint.") from error
+            raise InputError(f"{error} Omit 'image' from execution.checkpoint.") from error
 
     def to_mapping(self) -> dict[str, Any]:
         return {"name": "hf", "pooling": self.pooling, "config": describe(self.model)}
-
-
-def _by_name(name: str) -> Callable[..., ImageEncoder]:
-    hub = partial(HuggingFaceImageEncoder, expanded(name.removeprefix("hf:")))
-    return hub if name.startswith("hf:") else partial(TimmImageEncoder, name)
-
-
-image_encoders.fallback = _by_name

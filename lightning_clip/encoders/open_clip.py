@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder, image_encoders, text_encoders
+from lightning_clip.encoders.timm_image import tokens_of
 
 __all__ = ["OpenClipImageEncoder", "OpenClipTextEncoder"]
 
@@ -54,23 +55,24 @@ class OpenClipImageEncoder(ImageEncoder):
         return features
 
     def forward_tokens(self, image: Tensor) -> Tensor:
-        if trunk := getattr(self.model, "trunk", None):
-            tokens: Tensor = trunk.forward_features(image)
-            return tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens
-        if not hasattr(self.model, "output_tokens"):
+        if self._trunk is not None:
+            return tokens_of(self._trunk.forward_features(image))
+        return self.forward_both(image)[1]
+
+    def forward_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        model: Any = self.model
+        if self._trunk is not None:
+            hidden = self._trunk.forward_features(image)
+            return model.head(self._trunk.forward_head(hidden)), tokens_of(hidden)
+        if not hasattr(model, "output_tokens"):  # open_clip's ResNets
             raise self._no_tokens()
-        before, self.model.output_tokens = self.model.output_tokens, True
-        try:
-            tokens = self.model(image)[1]
-        finally:
-            self.model.output_tokens = before
-        return tokens
+        return _with_tokens(model, image)
 
     def blocks(self) -> list[nn.Module]:
         model: Any = self.model
         if hasattr(model, "transformer"):
             return list(model.transformer.resblocks)
-        trunk = getattr(model, "trunk", model)
+        trunk = model if self._trunk is None else self._trunk
         layers = getattr(trunk, "blocks", None) or getattr(trunk, "stages", None)
         return list(layers) if layers is not None else [part for name, part in trunk.named_children() if "layer" in name]
 
@@ -80,6 +82,11 @@ class OpenClipImageEncoder(ImageEncoder):
     def to_mapping(self) -> dict[str, Any]:
         settings = {"embed_dim": self.embed_dim, "config": self.config, "quick_gelu": self.quick_gelu}
         return {"name": "open_clip", **settings}
+
+    @property
+    def _trunk(self) -> Any:
+        """Timm's model inside of open_clip's, or None."""
+        return getattr(self.model, "trunk", None)
 
 
 @text_encoders.register("open_clip")
@@ -117,12 +124,11 @@ class OpenClipTextEncoder(TextEncoder):
         return features
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        before, self.model.output_tokens = self.model.output_tokens, True
-        try:
-            features: Tensor = self.model(self._padded(tokens, mask))[1]
-        finally:
-            self.model.output_tokens = before
-        return features[:, : tokens.shape[1]]
+        return self.forward_both(tokens, mask)[1]
+
+    def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        features, hidden = _with_tokens(self.model, self._padded(tokens, mask))
+        return features, hidden[:, : tokens.shape[1]]  # (B, context_length, W) -> (B, L, W)
 
     def blocks(self) -> list[nn.Module]:
         model: Any = self.model
@@ -140,6 +146,16 @@ class OpenClipTextEncoder(TextEncoder):
         if room < 0:
             raise InputError(f"tokens of length {tokens.shape[1]} exceed the text tower's context_length {self.context_length}")
         return pad(tokens.masked_fill(~mask, self.pad_id), (0, room), value=self.pad_id)
+
+
+def _with_tokens(model: Any, value: Tensor) -> tuple[Tensor, Tensor]:
+    """One pass of a tower of open_clip that hands out its tokens only when it is told to: (B, ...) -> (B, W), (B, L, W')."""
+    before, model.output_tokens = model.output_tokens, True
+    try:
+        features, tokens = model(value)
+    finally:
+        model.output_tokens = before
+    return features, tokens
 
 
 def _build(function: str, embed_dim: int, config: Mapping[str, Any], quick_gelu: bool) -> Any:

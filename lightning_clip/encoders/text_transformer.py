@@ -45,6 +45,8 @@ class ClipTextTransformer(TextEncoder):
         torch.Size([3, 32])
     """
 
+    vocab_size: int
+
     def __init__(
         self,
         width: int = 512,
@@ -85,14 +87,16 @@ class ClipTextTransformer(TextEncoder):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        hidden = self._hidden(tokens)
-        rows = torch.arange(tokens.shape[0], device=tokens.device)  # len() would fix the size in an export
-        features: Tensor = self.final_norm(hidden[rows, last_text_position(mask)])
+        features: Tensor = self.final_norm(_at_the_end(self._hidden(tokens), mask))
         return features
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         features: Tensor = self.final_norm(self._hidden(tokens))
         return features
+
+    def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        normed = self.forward_tokens(tokens, mask)
+        return _at_the_end(normed, mask), normed
 
     def token_table(self) -> nn.Module:
         return self.token_embedding
@@ -141,6 +145,11 @@ def last_text_position(mask: Tensor) -> Tensor:
         tensor([1, 0])
     """
     return mask.sum(dim=1).clamp(min=1) - 1
+
+
+def _at_the_end(hidden: Tensor, mask: Tensor) -> Tensor:
+    rows = torch.arange(hidden.shape[0], device=hidden.device)  # len() would fix the size in an export
+    return hidden[rows, last_text_position(mask)]  # (B, L, W) -> (B, W)
 
 
 for _name, (_width, _layers, _heads) in CLIP_TEXT_WIDTHS.items():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError, nearest
-from lightning_clip.encoders.base import ImageEncoder, image_encoders
+from lightning_clip.encoders.base import ImageEncoder
 
 __all__ = ["TimmImageEncoder"]
 
@@ -57,8 +55,13 @@ class TimmImageEncoder(ImageEncoder):
 
     def forward_tokens(self, image: Tensor) -> Tensor:
         model: Any = self.model
-        features: Tensor = model.forward_features(image)
-        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+        return tokens_of(model.forward_features(image))
+
+    def forward_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        model: Any = self.model
+        hidden: Tensor = model.forward_features(image)
+        features: Tensor = model.forward_head(hidden)  # without a classifier: `num_classes` is 0
+        return features, tokens_of(hidden)
 
     def blocks(self) -> list[nn.Module]:
         for name in _BLOCK_ATTRIBUTES:
@@ -72,11 +75,16 @@ class TimmImageEncoder(ImageEncoder):
             self.model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
             raise InputError(
-                f"timm's {self.architecture!r} cannot checkpoint its activations: leave 'image' out of execution.checkpoint"
+                f"timm's {self.architecture!r} cannot checkpoint its activations: omit 'image' from execution.checkpoint"
             ) from error
 
     def to_mapping(self) -> dict[str, Any]:
         return {"name": self.architecture, "image_size": self.image_size, **self.options}
+
+
+def tokens_of(hidden: Tensor) -> Tensor:
+    """What comes before a tower's pooling as tokens: a map (B, W, rows, columns), or tokens (B, L, W) -> (B, L, W)."""
+    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
 
 
 def _create(architecture: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -96,10 +104,3 @@ def _create(architecture: str, image_size: int | None, pretrained: bool, options
 def _nearest_timm(name: str) -> str:
     matches = nearest(name, timm.list_models()).split(" Known:")[0]
     return matches if matches.startswith("did you mean") else "timm.list_models() lists them all"
-
-
-def _by_timm_name(name: str) -> Callable[..., TimmImageEncoder]:
-    return partial(TimmImageEncoder, name)
-
-
-image_encoders.fallback = _by_timm_name

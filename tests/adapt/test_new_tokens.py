@@ -353,5 +353,5 @@ class TestRefused:
                 return torch.zeros(len(tokens), 8)
 
         module = small_module(text_encoder=Bag(8, 24), adapt=adapt(LOCK))
-        with pytest.raises(InputError, match=r"Bag has no token_table\(\), which .* new tokens in a locked tower: add the"):
+        with pytest.raises(InputError, match=r"Bag has no token_table\(\), which .* new tokens of a frozen tower need: add the"):
             module.configure_model()
