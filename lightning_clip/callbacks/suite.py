@@ -20,7 +20,7 @@ from lightning_clip.evaluation.models import ModuleModel
 from lightning_clip.evaluation.run_suite import Outcome, run_suite
 from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
-from lightning_clip.model.inference import evaluating
+from lightning_clip.model.predictor import evaluating
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 

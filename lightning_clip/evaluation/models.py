@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.loading import is_name, open_module
-from lightning_clip.model.inference import encode_texts
+from lightning_clip.model.predictor import encode_texts
 from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["ModuleModel", "open_model"]

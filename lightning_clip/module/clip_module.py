@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.losses import ContrastiveLoss, caption_ids, losses
 from lightning_clip.model.build import build_model, default_tokenizer
 from lightning_clip.model.clip import ClipModel
-from lightning_clip.model.inference import Inference
+from lightning_clip.model.predictor import ImageInput, Predictor
 from lightning_clip.model.presets import preset
 from lightning_clip.module.adapting import Adapted
 from lightning_clip.module.checkpointing import Stored
@@ -38,7 +39,7 @@ from lightning_clip.weights.opening import start_from
 __all__ = ["ClipModule"]
 
 
-class ClipModule(Inference, Adapted, Stored):
+class ClipModule(Adapted, Stored):
     """Contrastive image-text learning as a LightningModule.
 
     Subclasses change a domain's particulars in five hooks and nothing else: `encode`, `compute_loss`, `image_transform`,
@@ -161,6 +162,30 @@ class ClipModule(Inference, Adapted, Stored):
         module = cls(pretrained={"source": str(source), **sizes}, **arguments)
         module.configure_model()
         return module.eval()
+
+    # -- use, see `Predictor` -----------------------------------------------------------------------------------------
+
+    @property
+    def predictor(self) -> Predictor:
+        """What uses this module: encodes images and texts in evaluation mode; builds the towers on first use."""
+        return Predictor(self._built(), self.tokenizer, self.image_transform(train=False))
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the images in pixels."""
+        return self._built().image_encoder.image_size
+
+    def encode_image(self, images: ImageInput, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D), see `Predictor.encode_image`."""
+        return self.predictor.encode_image(images, batch_size)
+
+    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D), see `Predictor.encode_text`."""
+        return self.predictor.encode_text(texts, batch_size)
+
+    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
+        """Class embeddings (D, C), see `Predictor.zero_shot_classifier`."""
+        return self.predictor.zero_shot_classifier(class_names, templates)
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def zero_shot_classifier(
 
     Args:
         encode_text: strings -> features (B, D), of any length.
-        class_names: one name per class, all different; braces in them are left alone.
+        class_names: one name per class; braces in them are left alone.
         templates: a set's name, one template or several, each with {} where the class name goes.
         batch_size: prompts encoded at a time, at least 1.
 
@@ -35,7 +35,7 @@ def zero_shot_classifier(
         (D, num_classes), unit columns, of the dtype and on the device of the features; averaged in float32 or better.
 
     Raises:
-        InputError: no class, an empty or repeated class name, a wrong template, or an encoder whose output does not
+        InputError: no class, an empty class name, a wrong template, or an encoder whose output does not
             fit.
 
     Examples:

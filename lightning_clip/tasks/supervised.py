@@ -22,7 +22,7 @@ from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.sources import PairSource
 from lightning_clip.metrics import ZeroShotAccuracy
-from lightning_clip.model.inference import evaluating
+from lightning_clip.model.predictor import evaluating
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
 

@@ -1,0 +1,249 @@
+"""`Predictor`: a trained model in use. Images and strings of any kind -> unit features, zero-shot classifiers and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lightning_clip.core.errors import InputError
+from lightning_clip.data.decoding import from_pil
+from lightning_clip.data.tokenizers import Tokenizer, checked
+from lightning_clip.model.clip import ClipModel
+from lightning_clip.prompts import zero_shot_classifier
+
+__all__ = ["ImageInput", "Predictor", "encode_texts", "evaluating", "pixel_batches", "token_batches"]
+
+ImageInput = Tensor | Image.Image | Sequence[Image.Image]
+
+
+class Predictor:
+    """Encodes images and texts with a trained model, in evaluation mode and without gradients.
+
+    What uses a model (evaluation, callbacks, export, applications) takes a `Predictor` and nothing of Lightning;
+    `ClipModule.predictor` is one. It holds no weights of its own: it sees whatever the model has learned by the time of a call,
+    on whatever device the model is by then, and leaves each layer in the mode in which it was.
+
+    Args:
+        model: towers, heads and temperature.
+        tokenizer: of the text tower.
+        transform: of evaluation: uint8 (3, H, W) of any size -> uint8 (3, S, S).
+
+    Examples:
+        >>> from lightning_clip.data.tokenizers import tokenizers
+        >>> from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
+        >>> model = ClipModel(
+        ...     {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 1},
+        ...     {"name": "clip_text", "width": 32, "layers": 1, "heads": 2},
+        ...     embed_dim=16,
+        ... )
+        >>> predictor = Predictor(model, tokenizers.build("clip"), evaluation_transform(32, ImageTransformSettings()))
+        >>> predictor.encode_text(["a cat", "a dog"]).shape
+        torch.Size([2, 16])
+        >>> predictor.scores(Image.new("RGB", (48, 40)), ["cat", "dog", "bird"]).shape
+        torch.Size([1, 3])
+    """
+
+    def __init__(self, model: ClipModel, tokenizer: Tokenizer, transform: nn.Module) -> None:
+        self.model, self.tokenizer, self.transform = model, tokenizer, transform
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and tokens are sent, as of now."""
+        # Of a buffer: strategies that keep weights on the CPU leave buffers where the towers compute.
+        return self.model.mean.device
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the images in pixels."""
+        return self.model.image_encoder.image_size
+
+    def scale(self) -> Tensor:
+        """The inverse temperature (1,), without gradient."""
+        return self.model.scale()
+
+    def encode_image(self, images: ImageInput, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) of images.
+
+        Args:
+            images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
+            batch_size: images encoded at a time, at least 1.
+
+        Raises:
+            InputError: a tensor of another shape or type, or no image in a list.
+        """
+        with evaluating(self.model):
+            return torch.cat([self.model.encode_image(pixels) for pixels in self._pixels(images, batch_size)])
+
+    def encode_image_with_backbone(self, images: ImageInput, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+        """Unit features (B, D), and the image tower's (B, W) before the projection, which linear probes read.
+
+        Args:
+            images: as for `encode_image`.
+            batch_size: images encoded at a time, at least 1.
+
+        Raises:
+            InputError: as `encode_image`.
+        """
+        features, backbones = [], []
+        with evaluating(self.model):
+            for pixels in self._pixels(images, batch_size):
+                backbones.append(self.model.image_backbone(pixels))  # (B, 3, S, S) -> (B, W)
+                features.append(normalize(self.model.image_projection(backbones[-1]), dim=-1))  # -> (B, D)
+        return torch.cat(features), torch.cat(backbones)
+
+    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) of texts.
+
+        Args:
+            texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id`.
+            batch_size: texts encoded at a time, at least 1.
+
+        Raises:
+            InputError: what is no string, or no text in a list.
+        """
+
+        def encode(tokens: Tensor, mask: Tensor) -> Tensor:
+            return self.model.encode_text(tokens.to(self.device), mask.to(self.device))  # (B, L) -> (B, D)
+
+        with evaluating(self.model):
+            if isinstance(texts, Tensor):
+                return torch.cat([encode(*batch) for batch in token_batches(texts, self.tokenizer.pad_id, batch_size)])
+            return encode_texts([texts] if isinstance(texts, str) else texts, self.tokenizer, batch_size, encode)
+
+    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
+        """Class embeddings (D, C), the mean over templates: unit image features times it are cosine similarities.
+
+        Args:
+            class_names: C names.
+            templates: a set's name, one template or several, each with {} where the class name goes.
+
+        Raises:
+            InputError: no class, an empty class name, or a wrong template.
+        """
+        # All prompts at once: `encode_text` makes the batches, of equal length.
+        return zero_shot_classifier(self.encode_text, class_names, templates, batch_size=1 << 30)
+
+    def scores(
+        self,
+        images: ImageInput,
+        class_names: Sequence[str],
+        templates: str | Sequence[str] = "simple",
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Logits (B, C) of images against classes; their softmax are the probabilities of the classes.
+
+        Args:
+            images: as for `encode_image`.
+            class_names: as for `zero_shot_classifier`.
+            templates: as for `zero_shot_classifier`.
+            batch_size: images encoded at a time, at least 1.
+
+        Raises:
+            InputError: as `encode_image` and `zero_shot_classifier`.
+        """
+        return self.scorer(class_names, templates, batch_size)(images)
+
+    def scorer(
+        self, class_names: Sequence[str], templates: str | Sequence[str] = "simple", batch_size: int = 256
+    ) -> Callable[[ImageInput], Tensor]:
+        """`scores` for many calls: the classes are encoded once.
+
+        Args:
+            class_names: as for `zero_shot_classifier`.
+            templates: as for `zero_shot_classifier`.
+            batch_size: images encoded at a time, at least 1.
+
+        Returns:
+            Images as for `encode_image` -> logits (B, C).
+        """
+        classifier, scale = self.zero_shot_classifier(class_names, templates), self.scale()
+        return lambda images: scale * self.encode_image(images, batch_size) @ classifier  # (B, D) @ (D, C) -> (B, C)
+
+    def text_settings(self) -> dict[str, Any]:
+        """What besides the weights decides about text features: the tokenizer, as a mapping."""
+        return self.tokenizer.to_mapping()
+
+    def _pixels(self, images: ImageInput, batch_size: int) -> Iterator[Tensor]:
+        device = self.device
+        for pixels in pixel_batches(images, self.transform, self.image_size, batch_size):
+            yield pixels.to(device)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each submodule is in the mode in which it was."""
+    training = [layer for layer in model.modules() if layer.training]
+    if training:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for layer in training:
+            layer.training = True
+
+
+def pixel_batches(images: ImageInput, transform: nn.Module, size: int, batch_size: int) -> Iterator[Tensor]:
+    """Images as uint8 (B, 3, size, size) in batches.
+
+    Args:
+        images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
+        transform: brings other sizes to `size`.
+        size: side in pixels; tensors of that size are taken as they are.
+        batch_size: the largest B, at least 1.
+
+    Raises:
+        InputError: a tensor of another shape or type, or an empty list.
+    """
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.dtype != torch.uint8:
+            raise InputError(
+                f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}: give pixels of 0 to 255 as they "
+                "were decoded; the model normalises them"
+            )
+        for part in torch.split(images, batch_size):
+            yield part if part.shape[-2:] == (size, size) else transform(part)
+        return
+    pictures = [images] if isinstance(images, Image.Image) else images
+    if not len(pictures):
+        raise InputError("images is an empty list: give at least one image")
+    for start in range(0, len(pictures), batch_size):
+        yield torch.stack([transform(from_pil(picture)) for picture in pictures[start : start + batch_size]])
+
+
+def token_batches(tokens: Tensor, pad_id: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids int64 (B, L), padded on the right, with their mask bool (B, L), in batches."""
+    for part in torch.split(tokens, batch_size):
+        # True up to the last token that is no padding: the id of padding may also occur inside a text.
+        yield part, (part != pad_id).flip(1).cumsum(1).flip(1) > 0
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, batch_size: int, encode: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Features (B, D) in the order of the texts: each distinct one once, among others of its length and cut to it.
+
+    Args:
+        texts: strings.
+        tokenizer: of the text tower.
+        batch_size: texts encoded at a time, at least 1.
+        encode: tokens int64 (B, L) and mask bool (B, L) -> features (B, D).
+
+    Raises:
+        InputError: what is no string, or no text at all.
+    """
+    distinct = list(dict.fromkeys(checked(texts)))
+    if not distinct:
+        raise InputError("texts is an empty list: give at least one text")
+    rows = dict(zip(distinct, tokenizer.encode(distinct), strict=True))
+    order = sorted(distinct, key=lambda text: len(rows[text]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    features = torch.cat([encode(*tokenizer.padded([rows[text] for text in batch])) for batch in batches])
+    place = {text: number for number, text in enumerate(order)}
+    return features[torch.tensor([place[text] for text in texts], device=features.device)]
