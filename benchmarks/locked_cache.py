@@ -57,7 +57,13 @@ class Side:
         torch.manual_seed(0)
         adapt = {"image": {"lock": True, **({"cache": str(self.cache)} if self.cache else {})}}
         optimizer = {"lr": 1e-4, "warmup_steps": 0, "schedule": "constant"}
-        module = ClipModule(IMAGE, TEXT, embed_dim=256, transform={"augment": False}, optimizer=optimizer, adapt=adapt)
+        module = ClipModule(
+            IMAGE,
+            TEXT,
+            embed_dim=256,
+            towers={"image": {"transform": {"augment": False}}},
+            training={"optimizer": optimizer, "adapt": adapt},
+        )
         watch = Watch()
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
         trainer = pl.Trainer(accelerator="cpu", max_epochs=len(self.epochs) + 1, callbacks=[watch], **quiet)

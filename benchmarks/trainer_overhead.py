@@ -37,7 +37,7 @@ class Timed(pl.Callback):
 
 def module() -> ClipModule:
     torch.manual_seed(0)
-    built = ClipModule(IMAGE, TEXT, embed_dim=128, optimizer={"warmup_steps": 1})
+    built = ClipModule(IMAGE, TEXT, embed_dim=128, training={"optimizer": {"warmup_steps": 1}})
     built.configure_model()
     return built
 

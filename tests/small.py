@@ -15,15 +15,47 @@ IMAGE = {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16, "de
 TEXT = {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}
 
 
+def arguments_of(
+    *,
+    loss: Any = None,
+    projection: Any = None,
+    transform: Any = None,
+    optimizer: Any = None,
+    micro_batch_size: int | None = None,
+    execution: Any = None,
+    adapt: Any = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Arguments of `ClipModule` from its settings by their short names, which tests would otherwise nest again and again."""
+    found = dict(others)
+    if loss is not None:
+        found["objective"] = {"name": "pairs", "loss": loss}
+    heads = projection if isinstance(projection, dict) and "name" not in projection else None
+    towers: dict[str, Any] = {column: dict(spec) for column, spec in (others.get("towers") or {}).items()}
+    for column in ("image", "text"):
+        own = {"projection": heads[column] if heads else projection} if projection is not None else {}
+        if column == "image" and transform is not None:
+            own["transform"] = transform
+        if own:
+            towers[column] = {**towers.get(column, {}), **own}
+    if towers:
+        found["towers"] = towers
+    settings = {"optimizer": optimizer, "micro_batch_size": micro_batch_size, "execution": execution, "adapt": adapt}
+    given = {key: value for key, value in settings.items() if value is not None}
+    if given:
+        found["training"] = {**(others.get("training") or {}), **given}
+    return found
+
+
 def small_module(**arguments: Any) -> ClipModule:
-    """A ClipModule of some 1.6 million parameters, nearly all of them CLIP's vocabulary."""
+    """A ClipModule of some 1.6 million parameters, nearly all of them CLIP's vocabulary; settings as for `arguments_of`."""
     settings: dict[str, Any] = {
         "embed_dim": 16,
         "tokenizer": {"name": "clip", "context_length": 24},
         "optimizer": {"lr": 1e-3, "warmup_steps": 1},
         **arguments,
     }
-    return ClipModule(settings.pop("image_encoder", IMAGE), settings.pop("text_encoder", TEXT), **settings)
+    return ClipModule(settings.pop("image_encoder", IMAGE), settings.pop("text_encoder", TEXT), **arguments_of(**settings))
 
 
 def small_data(size: int = 64, batch: int = 16, **arguments: Any) -> ClipDataModule:

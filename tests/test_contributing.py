@@ -58,7 +58,7 @@ def test_encoder(example: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", ["loss"], indirect=True)
 def test_loss(example: ModuleType, tmp_path: Path) -> None:
-    module = ClipModule(IMAGE, TEXT, embed_dim=16, loss="distance", optimizer={"warmup_steps": 0})
+    module = ClipModule(IMAGE, TEXT, embed_dim=16, objective="distance", training={"optimizer": {"warmup_steps": 0}})
     small_trainer(tmp_path).fit(module, small_data())
     assert type(module.loss).__name__ == "DistanceLoss"
 

@@ -33,7 +33,7 @@ def run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in BLOCKS[block].strip().splitlines():
         arguments = shlex.split(command)[1:]
         if arguments[0] == "fit":
-            arguments += ["--trainer.max_epochs=1", "--model.optimizer.warmup_steps=1", "--trainer.accelerator=cpu"]
+            arguments += ["--trainer.max_epochs=1", "--model.training.optimizer.warmup_steps=1", "--trainer.accelerator=cpu"]
         assert main(arguments) == 0, command
 
 

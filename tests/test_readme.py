@@ -41,7 +41,7 @@ def test_recipe_on_a_folder_of_pairs(tmp_path: Path) -> None:
     """As it stands, for one epoch in the place of all."""
     write_folder(tmp_path / "my_pairs", count=40)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    done = shell(BLOCKS["fit"].strip() + " --trainer.max_epochs=1 --model.optimizer.warmup_steps=1", tmp_path)
+    done = shell(BLOCKS["fit"].strip() + " --trainer.max_epochs=1 --model.training.optimizer.warmup_steps=1", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/flickr8k/last.ckpt").exists()
 

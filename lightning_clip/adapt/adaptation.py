@@ -12,19 +12,22 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_clip.adapt.base import Base
+from lightning_clip.adapt.cache import Cached, FeatureCache
 from lightning_clip.adapt.locking import Locks
 from lightning_clip.adapt.lora import add_adapters
 from lightning_clip.adapt.rates import DepthRates
 from lightning_clip.adapt.settings import AdaptSettings
 from lightning_clip.checkpoints.trained_only import TrainedOnly
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import PairBatch
+from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.encoders.new_tokens import has_new_tokens, new_token_names, without_new_tokens
 from lightning_clip.training.optim import OptimizerSettings, Rate
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from lightning_clip.model.clip import ClipModel
+    from lightning_clip.model.space import SharedSpace
 
 __all__ = ["NEVER_LEARNED", "Adaptation"]
 
@@ -50,7 +53,7 @@ class Adaptation:
     """
 
     def __init__(
-        self, model: ClipModel, settings: AdaptSettings, strategy: Strategy | None = None, base: Base | None = None
+        self, model: SharedSpace, settings: AdaptSettings, strategy: Strategy | None = None, base: Base | None = None
     ) -> None:
         if settings.stages and isinstance(strategy, DeepSpeedStrategy):
             raise InputError(
@@ -72,9 +75,23 @@ class Adaptation:
             base = base or Base()
             self.partial = self._partial(model, base, training=strategy is not None)
             self.base_arguments = base.arguments
+        self.cache: FeatureCache | None = None
         self.locks.enter(model, 0)
         if not settings.ordinary:
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # of Lightning: here it is meant
+
+    def open_cache(self, module: Cached) -> FeatureStore | None:
+        """Where training keeps features of a locked image tower; None where it does not (adapt.image.cache)."""
+        if (folder := self.settings.image.cache) is None:
+            return None
+        if self.cache is not None:
+            self.cache.store.flush()
+        self.cache = FeatureCache(module, folder)
+        return self.cache.store
+
+    def fill(self, batch: PairBatch, model: SharedSpace, slice_size: int | None) -> PairBatch:
+        """The batch with kept features in the place of pixels, where they are kept."""
+        return batch if self.cache is None else self.cache.fill(batch, model, slice_size)
 
     def rates(self, optimizer: OptimizerSettings, undecayed: Collection[str]) -> Mapping[str, Rate] | None:
         """Of every parameter that is ever trained; None where one rate serves all."""
@@ -82,7 +99,7 @@ class Adaptation:
             return None
         return self._rates.of(self.locks.ever_trained(), optimizer, undecayed)
 
-    def forget(self, model: ClipModel) -> Adaptation:
+    def forget(self, model: SharedSpace) -> Adaptation:
         """That of an ordinary training, for a model whose adapters were merged into its weights."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self._learning)
@@ -126,7 +143,7 @@ class Adaptation:
                         optimizer.state.pop(parameter, None)
         _wrap_again(trainer.strategy)
 
-    def _partial(self, model: ClipModel, base: Base, training: bool) -> TrainedOnly:
+    def _partial(self, model: SharedSpace, base: Base, training: bool) -> TrainedOnly:
         """What checkpoints leave out: what is never trained and comes from a source, or from none at all."""
         trained = self.locks.ever_trained()
         parameters = {name for name, _ in model.named_parameters()}

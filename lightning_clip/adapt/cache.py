@@ -12,15 +12,14 @@ from torch import nn
 
 from lightning_clip.checkpoints.trained_only import fingerprint
 from lightning_clip.core.errors import InputError
-from lightning_clip.core.types import PairBatch
+from lightning_clip.core.types import KeptFeatures, PairBatch
 from lightning_clip.data.feature_store import FeatureStore
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from lightning_clip.adapt.settings import AdaptSettings
     from lightning_clip.data.transforms import ImageTransformSettings
-    from lightning_clip.model.clip import ClipModel
+    from lightning_clip.model.space import SharedSpace
 
 __all__ = ["Cached", "FeatureCache"]
 
@@ -28,9 +27,14 @@ __all__ = ["Cached", "FeatureCache"]
 class Cached(Protocol):
     """What the cache asks of a `ClipModule`."""
 
-    model: ClipModel
-    transform_settings: ImageTransformSettings
-    adapt_settings: AdaptSettings
+    @property
+    def model(self) -> SharedSpace: ...
+
+    @property
+    def transform_settings(self) -> ImageTransformSettings: ...
+
+    @property
+    def adaptation(self) -> Any: ...
 
     @property
     def trainer(self) -> pl.Trainer: ...
@@ -72,22 +76,22 @@ class FeatureCache:
         strategy.barrier()
         self.store.refresh()
 
-    def fill(self, batch: PairBatch, model: ClipModel, slice_size: int | None) -> PairBatch:
+    def fill(self, batch: PairBatch, model: SharedSpace, slice_size: int | None) -> PairBatch:
         """The batch with features in the place of pixels; new ones are kept."""
-        if batch.image.ndim == 2 or batch.digests is None:
+        if isinstance(batch.image, KeptFeatures) or batch.image is None or batch.digests is None:
             return batch
         with torch.no_grad():
             parts = [model.image_backbone(part) for part in torch.split(batch.image, slice_size or len(batch.image))]
         features = torch.cat(parts).float()
         self.store.add(batch.digests, features)
-        return batch._replace(image=features)
+        return batch._replace(image=KeptFeatures(features))
 
 
 def check_augmentation(module: Cached) -> None:
     """Raises an InputError if training pictures are not those of evaluation, which are the same each time."""
     if repr(module.image_transform(train=True)) != repr(module.image_transform(train=False)):
         raise InputError(
-            f"adapt.image.cache {module.adapt_settings.image.cache!r} needs the same pixels in every epoch, but training "
+            f"adapt.image.cache {module.adaptation.settings.image.cache!r} needs the same pixels in every epoch, but training "
             "augments them: set transform: {augment: false}, or leave the cache out"
         )
 
@@ -95,12 +99,12 @@ def check_augmentation(module: Cached) -> None:
 def _about(module: Cached) -> dict[str, Any]:
     """All that the features depend on beside the picture."""
     model = module.model
-    tower: nn.Module = model.image_encoder
+    tower = model.tower("image")
     settings = module.transform_settings
     return {
         "format": 1,
         "tower": type(tower).__name__,
-        "settings": model.image_encoder.to_mapping(),
+        "settings": tower.to_mapping(),
         "weights": fingerprint({**tower.state_dict(), "mean": model.mean, "std": model.std}),
         "transform": repr(module.image_transform(train=False)),
         "pixels": [module.image_size, settings.resize, settings.interpolation, settings.scaled_decoding],

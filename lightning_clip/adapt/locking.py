@@ -14,11 +14,10 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.new_tokens import new_token_names
 
 if TYPE_CHECKING:
-    from lightning_clip.model.clip import ClipModel
+    from lightning_clip.model.space import SharedSpace
 
 __all__ = ["Locks"]
 
-_TOWERS = ("image", "text")
 _TEMPERATURE = ("logit_scale", "logit_bias")
 
 
@@ -33,13 +32,14 @@ class Locks:
         InputError: `unlock_last` beyond the blocks, or a stage in which nothing but the temperature would be trained.
     """
 
-    def __init__(self, model: ClipModel, settings: AdaptSettings) -> None:
+    def __init__(self, model: SharedSpace, settings: AdaptSettings) -> None:
         self.settings = settings
         self.stage = 0
         self._stilled: set[str] = set()  # layers that this object put into evaluation mode
         self._trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._new_tokens = new_token_names(model)
-        encoders = {tower: getattr(model, f"{tower}_encoder") for tower in _TOWERS}
+        check_columns(model, settings)
+        encoders = {tower: model.tower(tower) for tower in settings.towers if tower in model.own_columns}
         self._blocks = {tower: len(block_names(encoder)) for tower, encoder in encoders.items()}
         self._depths = {tower: parameter_depths(encoder) for tower, encoder in encoders.items()}
         self._layers = {tower: layer_depths(encoder) for tower, encoder in encoders.items()}
@@ -74,8 +74,8 @@ class Locks:
 
     def always_still(self, name: str) -> bool:
         """Whether a value that is no parameter (statistics of normalisation) stays as it is in all stages."""
-        tower, _, kind = name.partition(".")[0].partition("_")
-        if tower not in _TOWERS or kind != "encoder":
+        tower, _, kind = name.partition(".")[0].rpartition("_")
+        if tower not in self._blocks or kind != "encoder":
             return False
         locks = [self.lock_of(tower, stage) for stage in range(len(self.settings.stages) + 1)]
         return self.settings.towers[tower].lora is not None or all(lock.lock and not lock.unlock_last for lock in locks)
@@ -101,8 +101,8 @@ class Locks:
 
     def _is_still(self, name: str, layer: nn.Module) -> bool:
         part, _, rest = name.partition(".")
-        tower, _, kind = part.partition("_")
-        if tower not in _TOWERS:
+        tower, _, kind = part.rpartition("_")
+        if tower not in self._blocks:
             return False
         lock = self.lock_of(tower)
         if kind == "projection":
@@ -115,8 +115,8 @@ class Locks:
 
     def _is_locked(self, name: str, stage: int) -> bool:
         part, _, rest = name.partition(".")
-        tower, _, kind = part.partition("_")
-        if tower not in _TOWERS or name in self._new_tokens:
+        tower, _, kind = part.rpartition("_")
+        if tower not in self._blocks or name in self._new_tokens:
             return False
         lock = self.lock_of(tower, stage)
         if kind == "projection":
@@ -130,7 +130,7 @@ class Locks:
 
     def _check(self, stage: int) -> None:
         where = f"adapt.stages[{stage}]" if stage < len(self.settings.stages) else "adapt"
-        for tower in _TOWERS:
+        for tower in self._blocks:
             lock, blocks = self.lock_of(tower, stage), self._blocks[tower]
             if lock.unlock_last > blocks:
                 raise InputError(
@@ -138,4 +138,14 @@ class Locks:
                     f"use at most {blocks}, or leave lock out to train the whole tower"
                 )
         if self._trainable and not self.trained(stage) - set(_TEMPERATURE):
-            raise InputError(f"{where} locks both towers with their heads: nothing but the temperature would be trained")
+            raise InputError(f"{where} locks all towers with their heads: nothing but the temperature would be trained")
+
+
+def check_columns(model: SharedSpace, settings: AdaptSettings) -> None:
+    """Raises an InputError where settings name a tower that was not built."""
+    for column, tower in settings.towers.items():
+        if column not in model.own_columns and tower != type(tower)():
+            raise InputError(
+                f"adapt.{column} is set, but the model has no tower for column {column!r} (it has "
+                f"{', '.join(model.own_columns)}): omit it"
+            )

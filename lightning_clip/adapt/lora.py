@@ -18,12 +18,12 @@ from lightning_clip.adapt.towers import LoraSettings
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder
 from lightning_clip.encoders.new_tokens import has_new_tokens, new_token_names
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 
 __all__ = ["add_adapters", "has_parts", "layers_to_adapt"]
 
 
-def add_adapters(model: ClipModel, settings: AdaptSettings) -> None:
+def add_adapters(model: SharedSpace, settings: AdaptSettings) -> None:
     """Puts adapters into the towers whose settings have `lora`, in place; all else of those towers is frozen but new tokens.
 
     Raises:
@@ -36,7 +36,7 @@ def add_adapters(model: ClipModel, settings: AdaptSettings) -> None:
             raise InputError(f'adapt.{tower}.lora needs peft, which is not installed: pip install "lightning-clip[adapt]"')
         from peft import LoraConfig, inject_adapter_in_model
 
-        encoder = getattr(model, f"{tower}_encoder")
+        encoder = model.tower(tower)
         config = LoraConfig(
             r=adapt.lora.rank,
             lora_alpha=adapt.lora.alpha,  # type: ignore[arg-type]  # any number will do

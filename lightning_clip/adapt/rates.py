@@ -11,7 +11,7 @@ from lightning_clip.encoders.new_tokens import new_token_names
 from lightning_clip.training.optim import OptimizerSettings, Rate
 
 if TYPE_CHECKING:
-    from lightning_clip.model.clip import ClipModel
+    from lightning_clip.model.space import SharedSpace
 
 __all__ = ["DepthRates"]
 
@@ -40,11 +40,13 @@ class DepthRates:
         [0.125, 0.5, 1.0]
     """
 
-    def __init__(self, model: ClipModel, settings: AdaptSettings) -> None:
+    def __init__(self, model: SharedSpace, settings: AdaptSettings) -> None:
         self.settings = settings
         self._from_top: dict[str, int] = {}
         for tower in settings.towers:
-            encoder = getattr(model, f"{tower}_encoder")
+            if tower not in model.own_columns:
+                continue
+            encoder = model.tower(tower)
             top = len(block_names(encoder)) + 1
             new = new_token_names(encoder)
             for name, depth in parameter_depths(encoder).items():
@@ -61,7 +63,7 @@ class DepthRates:
         """
         found = {}
         for name in names:
-            tower = self.settings.towers.get(name.partition("_")[0])
+            tower = self.settings.towers.get(name.partition(".")[0].rpartition("_")[0])
             lr, decay = optimizer.lr, optimizer.weight_decay
             if tower is not None:
                 lr = optimizer.lr if tower.lr is None else tower.lr

@@ -84,8 +84,11 @@ def options_with_base(path: Any, options: dict[str, Any]) -> dict[str, Any]:
         return options
     if noted is None:
         raise InputError(f"checkpoint {str(path)!r} holds all of its weights: load it without pretrained")
-    towers = {"image_encoder": None, "text_encoder": None} if noted["source"] is None else {}
-    return {**towers, **options}
+    if noted["source"] is not None:
+        return options
+    stored = content["hyper_parameters"]["towers"]
+    heads = {column: {key: spec[key] for key in ("projection", "transform") if key in spec} for column, spec in stored.items()}
+    return {"towers": heads, **options}
 
 
 def _check_in_place(path: Any, pretrained: Any) -> None:

@@ -92,11 +92,11 @@ def _attempt(trainer: pl.Trainer, module: ClipModule, batch: PairBatch, device: 
 
 def _train_once(trainer: pl.Trainer, module: ClipModule, batch: PairBatch, size: int, device: torch.device) -> None:
     trial = copy.deepcopy(module).to(device).train()
-    optimizer = build_optimizer(trial.model, trial.optimizer_settings, set())
-    pairs = take(batch, torch.arange(size) % len(batch.image))
+    optimizer = build_optimizer(trial.model, trial.training_settings.optimizer, set())
+    pairs = take(batch, torch.arange(size) % batch.size)
     pairs = move_data_to_device(pairs, device)
     with trainer.precision_plugin.forward_context():
-        output = encode_in_slices(trial.encode, pairs, trial.micro_batch_size or size)
+        output = encode_in_slices(trial.encoded_rows, pairs, trial.micro_batch_size or size)
         loss = trial.compute_loss(output, pairs)["loss"]
     torch.autograd.backward(loss)
     optimizer.step()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_clip.core.types import Pair, PairBatch, Skipped
+from lightning_clip.core.types import KeptFeatures, Pair, PairBatch, Skipped
 from lightning_clip.data.captions import ChooseCaption
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.feature_store import FeatureStore, digest_of
@@ -121,7 +121,7 @@ class PairCollator:
         tokens, mask = self.tokenizer([sample.caption for sample in good])
         labels = [-1 if sample.pair.label is None else sample.pair.label for sample in good]
         return PairBatch(
-            image=torch.stack([sample.image for sample in good]) if good else torch.empty(0, 3, 1, 1, dtype=torch.uint8),
+            image=_together([sample.image for sample in good]),
             tokens=tokens,
             mask=mask,
             label=torch.tensor(labels, dtype=torch.long),
@@ -134,3 +134,11 @@ class PairCollator:
             teachers=stacked([sample.teachers for sample in good]),
             digests=[sample.digest or b"" for sample in good] if good and good[0].digest else None,
         )
+
+
+def _together(images: Sequence[Tensor]) -> Tensor | KeptFeatures:
+    """Pixels uint8 (B, 3, S, S), or the features (B, W) that were kept of them."""
+    if not images:
+        return torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    stacked = torch.stack(list(images))
+    return KeptFeatures(stacked) if images[0].ndim == 1 else stacked

@@ -40,9 +40,8 @@ class ModuleModel(EvaluatedModel):
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         model = self.module.model
-        normalised = (image.to(model.mean.dtype) / 255 - model.mean) / model.std
-        backbone = model.image_encoder(normalised.contiguous(memory_format=model.memory_format))
-        return normalize(model.image_projection(backbone), dim=-1).float(), backbone.float()
+        backbone = model.image_backbone(image)
+        return normalize(model.head("image")(backbone), dim=-1).float(), backbone.float()
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         def encode(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def _what(module: ClipModule, run: Run) -> str:
         "image tower": f"{image}, {counts[0]:,} parameters, {module.image_size} x {module.image_size} pixels",
         "text tower": f"{text}, {counts[1]:,} parameters, up to {module.tokenizer.context_length} tokens",
         "shared width": str(module.embed_dim),
-        "loss": type(module.loss).__name__,
+        "objective": type(module.objective).__name__,
         "weights from": run.source,
     }
     lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())

@@ -17,7 +17,7 @@ from lightning_clip.export.card import Run, model_card
 from lightning_clip.export.formats import formats, refusal
 from lightning_clip.merging.merged import whole
 from lightning_clip.module.clip_module import ClipModule
-from lightning_clip.weights.own import PARTS
+from lightning_clip.weights.own import parts_of
 
 __all__ = ["Exported", "export", "push_to_hub"]
 
@@ -69,20 +69,23 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
     module = whole(module)
-    beside_towers = [name for name, _ in module.model.named_children() if name not in PARTS]
-    with _without(module, beside_towers if towers else module.training_parts):
+    with _without(module, list(module.model.parts()) if towers else module.objective.training_parts):
         return _exported(module, format, target, run or Run("a live module"))
 
 
 def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Exported:
     writer = formats.build(format)
-    if others := sorted({key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - PARTS):
+    if others := sorted(
+        {key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - parts_of(module.recipe)
+    ):
         raise InputError(
-            f"this {type(module).__name__} has weights beside its two towers ({', '.join(others)}), which no format holds: "
+            f"this {type(module).__name__} has weights beside its towers ({', '.join(others)}), which no format holds: "
             "export its towers alone (--towers, towers=True), or keep the checkpoint"
         )
     if (kind := module.model.logit_scale.dtype) != torch.float32:
-        raise InputError(f"the weights of this module are {kind}, and exports are written and compared in float32: float() it")
+        raise InputError(
+            f"the weights of this module are {kind}, and exports are written and compared in float32: call module.float() first"
+        )
     training = [layer for layer in module.modules() if layer.training]
     device = module.device
     module.eval().cpu()
@@ -92,7 +95,7 @@ def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Export
         with beside(target, folder=True) as folder:
             writer.write(module, folder)
             pixels = _pixels(module.image_size)
-            texts = [*_TEXTS, *(f"a photo of {word}" for word in module.adapt_settings.text.new_tokens)]
+            texts = [*_TEXTS, *(f"a photo of {word}" for word in module.training_settings.adapt.text.new_tokens)]
             features = writer.features(module, folder, pixels, texts)
             differences = (
                 _difference(features[0], module.encode_image(pixels)),

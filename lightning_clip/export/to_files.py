@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_clip.export.formats import Format, formats
 from lightning_clip.module.clip_module import ClipModule
-from lightning_clip.weights.own import ARGUMENTS, SETTINGS_FILE, WEIGHTS_FILE
+from lightning_clip.weights.own import RECIPE_KEYS, SETTINGS_FILE, WEIGHTS_FILE
 
 __all__ = ["SafetensorsFormat"]
 
@@ -29,14 +29,14 @@ module.encode_text(["a dog"])
 
     def reason(self, module: ClipModule) -> str | None:
         settings = module.to_mapping()
-        live = [key for key in ARGUMENTS if isinstance(settings[key], dict) and "live object" in settings[key]]
-        return f"its {live[0]} is an object of your own without a registered name" if live else None
+        live = [key for key in RECIPE_KEYS if "live object" in json.dumps(settings[key])]
+        return f"its {live[0]} hold an object of your own without a registered name" if live else None
 
     def write(self, module: ClipModule, folder: Path) -> None:
         from safetensors.torch import save_file
 
         settings = module.to_mapping()
-        content = json.dumps({key: settings[key] for key in ARGUMENTS}, ensure_ascii=False, indent=1)
+        content = json.dumps({key: settings[key] for key in RECIPE_KEYS}, ensure_ascii=False, indent=1)
         (folder / SETTINGS_FILE).write_text(content, encoding="utf-8")
         weights = {key: value.detach().cpu().clone().contiguous() for key, value in module.model.state_dict().items()}
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})

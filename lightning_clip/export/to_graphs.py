@@ -23,8 +23,8 @@ from torch.nn.functional import normalize
 from lightning_clip.core.errors import InputError
 from lightning_clip.export.formats import Format, formats
 from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.recipe import plain_settings
 from lightning_clip.module.clip_module import ClipModule
-from lightning_clip.weights.own import ARGUMENTS
 
 __all__ = ["OnnxFormat", "TorchExportFormat", "exported_towers"]
 
@@ -84,7 +84,8 @@ class _Graphs(Format):
 
     def write(self, module: ClipModule, folder: Path) -> None:
         settings = module.to_mapping()
-        kept = {key: settings[key] for key in ARGUMENTS if key in ("tokenizer", "transform", "embed_dim")}
+        kept = {"tokenizer": settings["tokenizer"], "embed_dim": settings["embed_dim"]}
+        kept["transform"] = plain_settings(module.transform_settings)
         content = {**kept, "image_size": module.image_size, "scale": float(module.model.scale())}
         (folder / _SETTINGS).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
         if (tokenizer := kept["tokenizer"]).get("content"):

@@ -14,7 +14,7 @@ from lightning_clip.encoders import HuggingFaceTextEncoder
 from lightning_clip.export.formats import Format, formats
 from lightning_clip.export.to_open_clip_texts import text_config, text_part
 from lightning_clip.export.to_open_clip_towers import Part, image_part
-from lightning_clip.model.clip import CLIP_MEAN, CLIP_STD
+from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.weights import layouts
 from lightning_clip.weights.rules import to_ours, to_theirs

@@ -15,7 +15,7 @@ from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer
 from lightning_clip.encoders import ClipTextTransformer
 from lightning_clip.export.formats import Format, formats
 from lightning_clip.export.to_transformers_towers import LEGACY_END, Plan, plan
-from lightning_clip.model.clip import CLIP_MEAN, CLIP_STD
+from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.weights.rules import to_theirs
 from lightning_clip.weights.tokenizer_files import swapped, transformers_tokenizer, with_cleaning

@@ -37,9 +37,11 @@ def merged(module: Module) -> Module:
             "checkpoints hold everything: its weights are whole as they are"
         )
     ordinary = _copied(module)
-    for encoder in (ordinary.model.image_encoder, ordinary.model.text_encoder):
-        _unwrap(encoder)
-    join_new_tokens(ordinary.model.text_encoder)
+    model = ordinary.model
+    for column in model.own_columns:
+        _unwrap(model.tower(column))
+    if "text" in model.own_columns:
+        join_new_tokens(model.tower("text"))
     ordinary.forget_adaptation()
     return ordinary.train(module.training)
 

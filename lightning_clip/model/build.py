@@ -1,48 +1,69 @@
-"""Putting a `ClipModel` together from what a user named, and naming what it was made of, for checkpoints."""
+"""A recipe's model: towers, heads and temperature, built."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import Registry
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.data.transforms import ImageTransformSettings
-from lightning_clip.encoders import TextEncoder, image_encoders, text_encoders
-from lightning_clip.losses import ContrastiveLoss
-from lightning_clip.model.clip import CLIP_MEAN, CLIP_STD, ClipModel
+from lightning_clip.encoders import TextEncoder, image_encoders, projections, text_encoders
+from lightning_clip.encoders.base import Tower
+from lightning_clip.encoders.base import towers as tower_registry
+from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.recipe import Recipe
+from lightning_clip.model.space import CLIP_MEAN, CLIP_STD, SharedSpace
 
-__all__ = ["build_model", "default_tokenizer", "plain_settings", "plain_spec"]
+__all__ = ["Temperature", "build_model", "default_tokenizer"]
+
+_REGISTRIES: dict[str, Registry[Any]] = {"image": image_encoders, "text": text_encoders}
 
 
-def build_model(
-    image_encoder: Any,
-    text_encoder: Any,
-    *,
-    embed_dim: int,
-    projection: Any,
-    loss: ContrastiveLoss,
-    tokenizer: Tokenizer,
-    transform: ImageTransformSettings,
-) -> ClipModel:
-    """The model with the loss' temperature and the transform's normalisation.
+class Temperature(NamedTuple):
+    """How the logits' scale begins.
+
+    Attributes:
+        scale: inverse temperature.
+        bias: of the logits, or None for no bias.
+        learned: whether the scale has a gradient.
+    """
+
+    scale: float = 1 / 0.07
+    bias: float | None = None
+    learned: bool = True
+
+
+def build_model(recipe: Recipe, tokenizer: Tokenizer | None, temperature: Temperature) -> SharedSpace:
+    """The model; a `ClipModel` where there is an image and a text tower and nothing else.
 
     Raises:
         InputError: an unknown name or setting, or a tokenizer that the text encoder cannot read.
     """
-    texts = text_encoders.build(text_encoder, vocab_size=tokenizer.vocab_size, context_length=tokenizer.context_length)
-    _check_tokenizer(tokenizer, texts)
-    model = ClipModel(
-        image_encoders.build(image_encoder),
-        texts,
-        embed_dim=embed_dim,
-        projection=projection,
-        initial_scale=loss.initial_scale,
-        initial_bias=loss.initial_bias,
-        mean=transform.mean or CLIP_MEAN,
-        std=transform.std or CLIP_STD,
-    )
-    model.logit_scale.requires_grad_(loss.learn_scale)
+    own = {column: spec for column, spec in recipe.towers.items() if spec.share is None}
+    # Texts first and images next, so that a seed draws the weights it always drew.
+    order = sorted(own, key=lambda column: {"text": 0, "image": 1}.get(column, 2))
+    built = {column: _tower(column, own[column].tower, tokenizer) for column in order}
+    transform = recipe.transform
+    pixels: dict[str, Any] = {"mean": transform.mean or CLIP_MEAN, "std": transform.std or CLIP_STD}
+    start: dict[str, Any] = {"initial_scale": temperature.scale, "initial_bias": temperature.bias}
+    heads = {column: spec.projection for column, spec in own.items()}
+    if set(own) == {"image", "text"} and not recipe.share:
+        model: SharedSpace = ClipModel(
+            built["image"], built["text"], embed_dim=recipe.embed_dim, projection=heads, **start, **pixels
+        )
+    else:
+        model = SharedSpace(
+            {column: built[column] for column in own},
+            {
+                column: projections.build(spec, input_dim=built[column].output_dim, embed_dim=recipe.embed_dim)
+                for column, spec in heads.items()
+            },
+            share=recipe.share,
+            **start,
+            **pixels,
+        )
+    model.logit_scale.requires_grad_(temperature.learned)
     return model
 
 
@@ -55,14 +76,20 @@ def default_tokenizer(text_encoder: Any) -> str:
     return f"hf:{path}" if path else "clip"
 
 
-def plain_spec(spec: Any) -> Any:
-    """A name or mapping as it is; an instance by its class, to be passed again."""
-    return dict(spec) if isinstance(spec, Mapping) else spec if isinstance(spec, str) else image_encoders.describe(spec)
-
-
-def plain_settings(settings: Any) -> dict[str, Any]:
-    """A settings object as a mapping of plain values."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(settings).items()}
+def _tower(column: str, spec: Any, tokenizer: Tokenizer | None) -> Any:
+    """One tower; a text tower is made for the tokenizer."""
+    registry = _REGISTRIES.get(column, tower_registry)
+    if column != "text" or tokenizer is None:
+        tower = registry.build(spec)
+    else:
+        tower = registry.build(spec, vocab_size=tokenizer.vocab_size, context_length=tokenizer.context_length)
+        _check_tokenizer(tokenizer, tower)
+    if not isinstance(tower, Tower):
+        raise InputError(
+            f"the tower of column {column!r} is a {type(tower).__name__}, which is no Tower: subclass "
+            "lightning_clip.encoders.Tower"
+        )
+    return tower
 
 
 def _check_tokenizer(tokenizer: Tokenizer, text_encoder: TextEncoder) -> None:

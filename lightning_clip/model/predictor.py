@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.tokenizers import Tokenizer, checked
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts import zero_shot_classifier
 
 __all__ = ["ImageInput", "Predictor", "encode_texts", "evaluating", "pixel_batches", "token_batches"]
@@ -35,6 +35,7 @@ class Predictor:
         transform: of evaluation: uint8 (3, H, W) of any size -> uint8 (3, S, S).
 
     Examples:
+        >>> from lightning_clip import ClipModel
         >>> from lightning_clip.data.tokenizers import tokenizers
         >>> from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
         >>> model = ClipModel(
@@ -49,19 +50,21 @@ class Predictor:
         torch.Size([1, 3])
     """
 
-    def __init__(self, model: ClipModel, tokenizer: Tokenizer, transform: nn.Module) -> None:
+    def __init__(self, model: SharedSpace, tokenizer: Tokenizer, transform: nn.Module) -> None:
         self.model, self.tokenizer, self.transform = model, tokenizer, transform
 
     @property
     def device(self) -> torch.device:
         """Where images and tokens are sent, as of now."""
         # Of a buffer: strategies that keep weights on the CPU leave buffers where the towers compute.
-        return self.model.mean.device
+        first = next(self.model.buffers(), None)
+        return self.model.logit_scale.device if first is None else first.device
 
     @property
     def image_size(self) -> int:
         """Side S of the images in pixels."""
-        return self.model.image_encoder.image_size
+        size: int = self.model.tower("image").image_size
+        return size
 
     def scale(self) -> Tensor:
         """The inverse temperature (1,), without gradient."""
@@ -94,7 +97,7 @@ class Predictor:
         with evaluating(self.model):
             for pixels in self._pixels(images, batch_size):
                 backbones.append(self.model.image_backbone(pixels))  # (B, 3, S, S) -> (B, W)
-                features.append(normalize(self.model.image_projection(backbones[-1]), dim=-1))  # -> (B, D)
+                features.append(normalize(self.model.head("image")(backbones[-1]), dim=-1))  # -> (B, D)
         return torch.cat(features), torch.cat(backbones)
 
     def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:

@@ -1,108 +1,87 @@
-"""A module and its checkpoints: what it was built of is stored as plain mappings, and read again without arguments."""
+"""A module's checkpoints: what it was built of is stored as plain mappings, and read again without arguments."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
-from typing_extensions import Self
-
-from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache
 from lightning_clip.checkpoints import complete, options_with_base
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.checkpoints.reading import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
-from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.data.transforms import ImageTransformSettings
-from lightning_clip.losses import ContrastiveLoss, losses
-from lightning_clip.model.build import plain_settings, plain_spec
-from lightning_clip.model.clip import ClipModel
-from lightning_clip.training.execution import ExecutionSettings
-from lightning_clip.training.optim import OptimizerSettings
+from lightning_clip.model.recipe import TowerSpec
 
-__all__ = ["Stored"]
+if TYPE_CHECKING:
+    from lightning_clip.module.building import BuiltOnUse
+
+__all__ = ["load_module", "on_load", "on_save", "stored_arguments"]
 
 _GO_ON = (
     "It was written by another class or under other settings: go on with those, or let a new run begin with its towers "
     "(pretrained: FILE.ckpt)"
 )
+_HPARAMS = "hyper_parameters"
+# Lightning's notes on how it recorded hparams for loggers, which are not what builds the module.
+_NOTES = ("hparams_name", "hparams_type")
 
 
-class Stored(pl.LightningModule):
-    """The part of `ClipModule` that writes and reads checkpoints."""
+def stored_arguments(module: BuiltOnUse) -> dict[str, Any]:
+    """Arguments of the constructor that build the module again; live objects are noted by class, to be passed again."""
+    model, base = module.model, module.adaptation.base_arguments
+    towers: dict[str, Any] = {}
+    for column, spec in module.recipe.towers.items():
+        # What `pretrained` brings again is not named, so that it is not taken for a new tower.
+        brought = "pretrained" in base and base.get(f"{column}_encoder", "new") is None
+        if brought:
+            spec = TowerSpec(None, spec.projection, spec.transform)
+        towers[column] = spec.to_mapping(None if brought or spec.share is not None else model.tower(column))
+    again = "pretrained" in base or module.adaptation.new_tokens
+    # What `pretrained` brings again grows again, and so does a table with separate embeddings for new tokens.
+    tokenizer = module._first_tokenizer if again else module.tokenizer
+    return {
+        "towers": towers,
+        "embed_dim": module.embed_dim,
+        "objective": module.objective.to_mapping(),
+        "tokenizer": None if tokenizer is None else tokenizer.to_mapping(),
+        "training": module.training_settings.to_mapping(),
+        **base,
+    }
 
-    model: ClipModel
-    embed_dim: int
-    loss: ContrastiveLoss
-    tokenizer: Tokenizer
-    transform_settings: ImageTransformSettings
-    optimizer_settings: OptimizerSettings
-    execution_settings: ExecutionSettings
-    adapt_settings: AdaptSettings
-    micro_batch_size: int | None
-    _adaptation: Adaptation
-    _cache: FeatureCache | None
-    _first_tokenizer: Tokenizer
-    _image_encoder: Any
-    _text_encoder: Any
-    _projection: Any
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets the locks of the step at which the checkpoint was written."""
-        self._built()
-        complete(checkpoint, self)
-        if self._trainer is not None and self.strict_loading and "state_dict" in checkpoint:  # else said while it is loaded
-            check_fit(str(self.trainer.ckpt_path), self.state_dict(), checkpoint["state_dict"], _GO_ON)
-        self._adaptation.resume(self.model, checkpoint)
+def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
+    """Completes a checkpoint that is about to be written."""
+    checkpoint[_HPARAMS] = module.to_mapping()
+    for note in _NOTES:
+        checkpoint.pop(note, None)
+    checkpoint[CLASS_KEY] = class_path(type(module))
+    adaptation = module.adaptation
+    if adaptation.partial is not None:
+        adaptation.partial.shrink(checkpoint)
+    if adaptation.cache is not None:
+        adaptation.cache.store.flush()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the arguments as names and plain mappings, complete without any file."""
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.to_mapping()
-        checkpoint[CLASS_KEY] = class_path(type(self))
-        if self._adaptation.partial is not None:
-            self._adaptation.partial.shrink(checkpoint)
-        if self._cache is not None:
-            self._cache.store.flush()
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Arguments that build this module again; live objects are noted by class, to be passed again."""
-        model = self._built()
-        image, text = model.image_encoder.to_mapping(), model.text_encoder.to_mapping()
-        again = "pretrained" in self._adaptation.base_arguments or self._adaptation.new_tokens
-        return {
-            "image_encoder": image or plain_spec(self._image_encoder),
-            "text_encoder": text or plain_spec(self._text_encoder),
-            "embed_dim": self.embed_dim,
-            "loss": losses.describe(self.loss),
-            "projection": self._projection,
-            # What `pretrained` brings again grows again, and so does a table with new tokens apart.
-            "tokenizer": (self._first_tokenizer if again else self.tokenizer).to_mapping(),
-            "transform": plain_settings(self.transform_settings),
-            "optimizer": plain_settings(self.optimizer_settings),
-            "micro_batch_size": self.micro_batch_size,
-            "execution": plain_settings(self.execution_settings),
-            "adapt": self.adapt_settings.to_mapping(),
-            **self._adaptation.base_arguments,
-        }
+def on_load(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
+    """Puts weights in place that a checkpoint left out, checks that it fits, sets the locks of its step."""
+    adaptation = module.adaptation
+    complete(checkpoint, module)
+    if module._trainer is not None and module.strict_loading and "state_dict" in checkpoint:  # else said while it is loaded
+        check_fit(str(module.trainer.ckpt_path), module.state_dict(), checkpoint["state_dict"], _GO_ON)
+    adaptation.resume(module.model, checkpoint)
 
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Self:  # type: ignore[override]
-        """As Lightning's, but safe by default (`weights_only=True`), in evaluation mode, as the class that wrote it.
 
-        Args:
-            checkpoint_path: a .ckpt of this class or a subclass.
-            *arguments: Lightning's.
-            **options: Lightning's, and constructor arguments, which replace the stored ones.
+def load_module(asked: type, path: Any, options: Mapping[str, Any], load: Callable[[type, Mapping[str, Any]], Any]) -> Any:
+    """A module from a checkpoint, as the class that wrote it.
 
-        Raises:
-            InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
-        """
-        options = {"weights_only": True, "map_location": "cpu", **options}
-        with explain_loading(checkpoint_path, cls):
-            writer = class_of_checkpoint(checkpoint_path, cls, options["weights_only"])
-            options = options_with_base(checkpoint_path, options)
-            load = super().load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
-            module: Self = load(checkpoint_path, *arguments, **options)
-        return module.eval()
+    Args:
+        asked: the class whose `load_from_checkpoint` was called.
+        path: of the checkpoint.
+        options: Lightning's, and constructor arguments.
+        load: called with the class that wrote the checkpoint and all options.
 
-    def _built(self) -> ClipModel:
-        raise NotImplementedError
+    Raises:
+        InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
+    """
+    given = {"weights_only": True, "map_location": "cpu", **options}
+    with explain_loading(path, asked):
+        writer = class_of_checkpoint(path, asked, given["weights_only"])
+        return load(writer, options_with_base(path, given))

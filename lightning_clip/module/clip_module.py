@@ -1,10 +1,10 @@
-"""`ClipModule`: a `PairBatch` arrives, a loss leaves; it owns tokenizer and preprocessing, so a checkpoint is enough."""
+"""`ClipModule`: the LightningModule over towers, an objective and a tokenizer."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,59 +12,50 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.adapt import Adaptation, AdaptSettings, FeatureCache, grow_tower, grown_tokenizer, known_base
-from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import ClipOutput, Pair, PairBatch
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
-from lightning_clip.data.tokenizers import Tokenizer, tokenizers
-from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform, training_transform
+from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.data.transforms import evaluation_transform, training_transform
 from lightning_clip.encoders import ImageEncoder, TextEncoder
-from lightning_clip.losses import ContrastiveLoss, caption_ids, losses
-from lightning_clip.model.build import build_model, default_tokenizer
-from lightning_clip.model.clip import ClipModel
-from lightning_clip.model.predictor import ImageInput, Predictor
-from lightning_clip.model.presets import preset
-from lightning_clip.module.adapting import Adapted
-from lightning_clip.module.checkpointing import Stored
-from lightning_clip.strategies import check_strategy
-from lightning_clip.training.execution import ExecutionSettings, prepare
+from lightning_clip.losses import ContrastiveLoss
+from lightning_clip.model.recipe import recipe_of
+from lightning_clip.module.building import BuiltOnUse
+from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
+from lightning_clip.module.settings import TrainingSettings
+from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.training.micro_batches import check_micro_batches, encode_in_slices
-from lightning_clip.training.optim import OptimizerSettings, build_optimizer, build_scheduler, undecayed_names
+from lightning_clip.training.optim import build_optimizer, build_scheduler
 from lightning_clip.training.seeding import seed_batch
 from lightning_clip.training.throughput import Throughput
-from lightning_clip.weights.opening import start_from
 
 __all__ = ["ClipModule"]
 
 
-class ClipModule(Adapted, Stored):
-    """Contrastive image-text learning as a LightningModule.
+class ClipModule(BuiltOnUse):
+    """Towers that learn one shared space, as a LightningModule.
 
     Subclasses change a domain's particulars in five hooks and nothing else: `encode`, `compute_loss`, `image_transform`,
-    `choose_caption` and the constructor's defaults. `lightning_clip.variants.convirt` is a worked example.
+    `choose_caption` and `read_data`. `lightning_clip.variants.convirt` is a worked example. The towers are built when they
+    are first asked for, by a Trainer where its strategy wants them.
 
     Args:
-        image_encoder: a registered or timm name, a mapping {"name": ..., settings}, or an `ImageEncoder`; None takes that of
-            `pretrained`, or "vit_base_patch32_clip_224".
-        text_encoder: "clip_text_small|base|large|huge", "hf:NAME_OR_FOLDER", a mapping, or a `TextEncoder`; None takes that of
-            `pretrained`, or "clip_text_base".
+        image_encoder: a registered or timm name, a mapping {"name": ..., settings}, an `ImageEncoder`, or "none"; None takes
+            that of `pretrained`, or "vit_base_patch32_clip_224" if the objective reads images.
+        text_encoder: "clip_text_small|base|large|huge", "hf:NAME_OR_FOLDER", a mapping, a `TextEncoder`, or "none"; None
+            takes that of `pretrained`, or "clip_text_base" if the objective reads texts.
+        towers: column -> its tower, for columns beside "image" and "text" ({"gps": "coordinates"}); and for any column its
+            head and transform: {"image": {"projection": "mlp", "transform": {"flip": 0.5}}}, see `TowerSpec`.
         pretrained: published weights or a checkpoint to start from, see `from_pretrained`: "open_clip:NAME/TAG", "hf:NAME", a
             folder or a file, or a mapping {"source": ..., "image_size": ..., "context_length": ..., "allow_pickle": ...}.
-            They bring towers, heads, loss, tokenizer and preprocessing; a tower that is given beside them starts anew.
+            They bring towers, heads, objective, tokenizer and transform; a tower that is given beside them starts anew.
         embed_dim: width D of the shared space; None takes that of `pretrained`, or 512.
-        loss: "softmax", "sigmoid", a mapping, or a `ContrastiveLoss`; None takes that of `pretrained`, or "softmax".
-        projection: head of both towers ("linear", "mlp", "none"), or {"image": ..., "text": ...}; None takes that of
-            `pretrained`, or "linear".
+        objective: what is learned: "pairs", a loss or its name ("softmax", "sigmoid") for pairs with that loss, a mapping, an
+            `Objective`, or a list of these with weights; None takes that of `pretrained`, or "pairs".
         tokenizer: "clip", "hf:NAME_OR_FOLDER", a path written by `lightning-clip tokenizer train`, or a `Tokenizer`;
             None takes the one of an `hf:` text encoder, otherwise CLIP's.
-        transform: crops, flips and normalisation, see `ImageTransformSettings`.
-        optimizer: learning rate and schedule, see `OptimizerSettings`.
-        micro_batch_size: pairs encoded at a time; memory then holds the activations of so many, for a third more time.
-            The gradient stays that of the whole batch. None encodes the batch at once.
-        execution: compilation, activation checkpointing and other things that change speed only, see `ExecutionSettings`.
-        adapt: what is trained when a trained model is adapted: locks, rates by depth, stages, LoRA, see `AdaptSettings`.
+        training: optimizer, micro-batches, execution and what is adapted, see `TrainingSettings`.
 
     Raises:
         InputError: an unknown name or setting, or parts that do not fit together.
@@ -79,136 +70,45 @@ class ClipModule(Adapted, Stored):
         torch.Size([16, 2])
     """
 
-    model: ClipModel
-    training_parts: frozenset[str] = frozenset()  # of `model`: what only training needs, and exports leave out
-
     def __init__(
         self,
         image_encoder: str | dict[str, Any] | ImageEncoder | None = None,
         text_encoder: str | dict[str, Any] | TextEncoder | None = None,
         *,
+        towers: dict[str, Any] | None = None,
         pretrained: str | dict[str, Any] | None = None,
         embed_dim: int | None = None,
-        loss: str | dict[str, Any] | ContrastiveLoss | None = None,
-        projection: str | dict[str, Any] | None = None,
+        objective: str | dict[str, Any] | list[Any] | Objective | ContrastiveLoss | None = None,
         tokenizer: str | dict[str, Any] | Tokenizer | None = None,
-        transform: dict[str, Any] | ImageTransformSettings | None = None,
-        optimizer: dict[str, Any] | OptimizerSettings | None = None,
-        micro_batch_size: int | None = None,
-        execution: dict[str, Any] | ExecutionSettings | None = None,
-        adapt: dict[str, Any] | AdaptSettings | None = None,
+        training: dict[str, Any] | TrainingSettings | None = None,
     ) -> None:
         super().__init__()
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise InputError(f"micro_batch_size {micro_batch_size} must be at least 1, or None to encode the batch at once")
-        given = {"image_encoder": image_encoder, "text_encoder": text_encoder, "embed_dim": embed_dim, "projection": projection}
-        self._given = {"pretrained": pretrained, **given}
-        parts, self._start = start_from(pretrained, {**given, "loss": loss, "tokenizer": tokenizer, "transform": transform})
-        self._image_encoder, self._text_encoder = parts["image_encoder"], parts["text_encoder"]
-        self.embed_dim: int = parts["embed_dim"]
-        self._projection = parts["projection"]
-        self.loss = losses.build(parts["loss"])
-        self.tokenizer = tokenizers.build(
-            default_tokenizer(self._text_encoder) if parts["tokenizer"] is None else parts["tokenizer"]
-        )
-        self.transform_settings = ImageTransformSettings.of(parts["transform"])
-        self.optimizer_settings = OptimizerSettings.of(optimizer)
-        self.micro_batch_size = micro_batch_size
-        self.execution_settings = ExecutionSettings.of(execution)
-        self.adapt_settings = AdaptSettings.of(adapt)
-        self._first_tokenizer = self.tokenizer
-        self.tokenizer = grown_tokenizer(self.tokenizer, self.adapt_settings.text)
-        self.loss.check_finite = self.execution_settings.non_finite == "stop"
-        self._guard = FiniteGuard(self.execution_settings.non_finite)
+        self.training_settings = TrainingSettings.of(training)
+        given = recipe_of(image_encoder, text_encoder, towers, embed_dim, objective, tokenizer)
+        self._begin(given, pretrained)
+        self._guard = FiniteGuard(self.training_settings.execution.non_finite)
         self._skip_step = False
-        self._undecayed: set[str] = set()
         self._throughput = Throughput()
-        self._cache: FeatureCache | None = None
-
-    @classmethod
-    def from_preset(cls, name: str, **arguments: Any) -> Self:
-        """One of the paper's models ("ViT-B/32", "ViT-L/14@336", "RN50", ...) with random weights.
-
-        Args:
-            name: see `lightning_clip.model.presets.PRESETS`.
-            **arguments: any other argument of the constructor.
-        """
-        return cls(**{**preset(name), **arguments})
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str,
-        *,
-        image_size: int | None = None,
-        context_length: int | None = None,
-        allow_pickle: bool = False,
-        **arguments: Any,
-    ) -> Self:
-        """Published weights, or weights of your own, in evaluation mode, with their tokenizer and preprocessing.
-
-        Args:
-            source: "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/FILE", "hf:openai/clip-vit-base-patch32", a folder that
-                open_clip, transformers or `lightning-clip export` wrote, or a .ckpt of ours.
-            image_size: another side in pixels; position embeddings are resized.
-            context_length: another number of tokens, likewise.
-            allow_pickle: read a file that may run code; only if you trust its author.
-            **arguments: any other argument of the constructor, which wins over what the source brings.
-
-        Raises:
-            InputError: nothing of that name, no network, a broken file, or weights that do not fit.
-        """
-        sizes = {"image_size": image_size, "context_length": context_length, "allow_pickle": allow_pickle}
-        module = cls(pretrained={"source": str(source), **sizes}, **arguments)
-        module.configure_model()
-        return module.eval()
-
-    # -- use, see `Predictor` -----------------------------------------------------------------------------------------
-
-    @property
-    def predictor(self) -> Predictor:
-        """What uses this module: encodes images and texts in evaluation mode; builds the towers on first use."""
-        return Predictor(self._built(), self.tokenizer, self.image_transform(train=False))
-
-    @property
-    def image_size(self) -> int:
-        """Side S of the images in pixels."""
-        return self._built().image_encoder.image_size
-
-    def encode_image(self, images: ImageInput, batch_size: int = 256) -> Tensor:
-        """Unit features (B, D), see `Predictor.encode_image`."""
-        return self.predictor.encode_image(images, batch_size)
-
-    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
-        """Unit features (B, D), see `Predictor.encode_text`."""
-        return self.predictor.encode_text(texts, batch_size)
-
-    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
-        """Class embeddings (D, C), see `Predictor.zero_shot_classifier`."""
-        return self.predictor.zero_shot_classifier(class_names, templates)
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
 
     def encode(self, batch: PairBatch) -> ClipOutput:
-        """Features of a batch; what `compute_loss` receives."""
-        output: ClipOutput = self.model(batch.image, batch.tokens, batch.mask, batch.lengths)
+        """Features of a batch, or of a slice of one; what `compute_loss` receives."""
+        columns = {column: batch.value(column) for column in self.model.columns if column not in ("image", "text")}
+        tokens_of = self.objective.reads_tokens()
+        output: ClipOutput = self.model(batch.image, batch.tokens, batch.mask, batch.lengths, tokens_of=tokens_of, **columns)
         return output
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         """The key "loss" () is minimised; other keys are logged beside it."""
-        assert output.image_features is not None and output.text_features is not None
-        options = {"positives": self.positives(batch)} if self.loss.duplicates else {}
-        return {"loss": self.loss(output.image_features, output.text_features, output.scale, output.bias, **options)}
-
-    def positives(self, batch: PairBatch) -> Tensor:
-        """Ids int64 (B, K) for losses with `duplicates`: rows equal in any column count as pairs of each other.
-
-        Here the image's place in its source, and a hash of the caption's tokens.
-        """
-        return torch.stack([batch.index, caption_ids(batch.tokens, batch.mask)], dim=1)
+        parts: dict[str, Tensor] = self.objective(output, batch)
+        return parts
 
     def image_transform(self, train: bool) -> nn.Module:
-        """uint8 (3, H, W) of any size -> uint8 (3, S, S); runs in the loader's workers, draws from torch's generator."""
+        """uint8 (3, H, W) of any size -> uint8 (3, S, S), or a tuple of such: further ones are columns "view2", "view3", ...
+
+        It runs in the loader's workers and draws from torch's generator.
+        """
         make = training_transform if train else evaluation_transform
         return make(self.image_size, self.transform_settings)
 
@@ -217,64 +117,61 @@ class ClipModule(Adapted, Stored):
         """The text of a pair for this visit; static, so that workers need not receive the model."""
         return random_caption(pair, rng)
 
-    def complete_model(self) -> None:
-        """Adds parts of a subclass's own to `self.model` and says what rests, before locks and strategies see it."""
-
     def read_data(self, data: ClipDataModule) -> None:
         """Takes from the data what the model is made of, where there is no Trainer yet to ask; here nothing."""
 
-    # -- Lightning --------------------------------------------------------------------------------------------------
+    # -- use --------------------------------------------------------------------------------------------------------
 
-    def configure_model(self) -> None:
-        """Builds the towers, once, where the strategy wants them."""
-        if self._trainer is not None:
-            check_strategy(self.trainer.strategy)
-        if hasattr(self, "model"):
-            return
-        self.model = build_model(
-            self._image_encoder,
-            self._text_encoder,
-            embed_dim=self.embed_dim,
-            projection=self._projection,
-            loss=self.loss,
-            tokenizer=self._first_tokenizer,
-            transform=self.transform_settings,
-        )
-        base = known_base(self._given, self._start.weights if self._start else ())
-        if self._start is not None:
-            self._start.load_into(self.model)
-            self._start = None  # a checkpoint holds all of it from now on
-        if self.tokenizer is not self._first_tokenizer:
-            grow_tower(self.model.text_encoder, self._first_tokenizer, self.tokenizer, self.adapt_settings)
-        self.complete_model()
-        strategy = self.trainer.strategy if self._trainer else None
-        self._adaptation = Adaptation(self.model, self.adapt_settings, strategy, base)
-        prepare(self.model, self.execution_settings)
-        self._undecayed = undecayed_names(self.model)
+    def forward(self, *inputs: Any, **columns: Any) -> ClipOutput:
+        """Features of a `PairBatch`, or of images and tokens as `SharedSpace.forward` takes them, with gradient."""
+        if len(inputs) == 1 and isinstance(inputs[0], PairBatch):
+            return self.encode(inputs[0])
+        output: ClipOutput = self.model(*inputs, **columns)
+        return output
+
+    def encoded_rows(self, batch: PairBatch) -> ClipOutput:
+        """`encode`, and what the objective computes for each row; token features end here."""
+        output = self.encode(batch)
+        rows = self.objective.rows(self.model, output, batch)
+        return output._replace(rows={**output.rows, **rows}, tokens={})
+
+    # -- Lightning --------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # A fused step under float16 scaling would rule out clipping by norm.
         fused = self.trainer.precision != "16-mixed"
-        rates = self._adaptation.rates(self.optimizer_settings, self._undecayed)
-        optimizer = build_optimizer(self.model, self.optimizer_settings, self._undecayed, fused, rates)
-        scheduler = build_scheduler(optimizer, self.optimizer_settings, self.trainer.estimated_stepping_batches)
+        settings = self.training_settings.optimizer
+        rates = self.adaptation.rates(settings, self.undecayed)
+        optimizer = build_optimizer(self.model, settings, self.undecayed, fused, rates)
+        scheduler = build_scheduler(optimizer, settings, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         if getattr(self.trainer.strategy, "passes_are_collective", False):
-            check_even(len(batch.image), self.device)
-        if self._cache is not None:
-            batch = self._cache.fill(batch, self.model, self.micro_batch_size)
-        output = encode_in_slices(self.encode, batch, self.micro_batch_size or len(batch.image))
+            check_even(batch.size, self.device)
+        batch = self.adaptation.fill(batch, self.model, self.micro_batch_size)
+        output = encode_in_slices(self.encoded_rows, batch, self.micro_batch_size or batch.size)
         parts = self.compute_loss(output, batch)
         self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
         self.log("train/scale", output.scale.detach())
-        self._throughput.add(len(batch.image))
+        self._throughput.add(batch.size)
         return parts["loss"]
 
+    def on_fit_start(self) -> None:
+        """Trains what was loaded, too: that is in evaluation mode, without dropout and with frozen batch statistics."""
+        if not self.training:
+            self.train()
+
+    def on_train_start(self) -> None:
+        if self.micro_batch_size is not None:
+            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
+            for _ in self.adaptation.each_stage(self.model):
+                check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
+        self._throughput.restart()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._adaptation.proceed(self.trainer, self.model)
+        self.adaptation.proceed(self.trainer, self.model)
         seed_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -285,12 +182,11 @@ class ClipModule(Adapted, Stored):
             if speed:
                 self.log("train/samples_per_second", speed)
 
-    def on_train_start(self) -> None:
-        if self.micro_batch_size is not None:
-            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
-            for _ in self._adaptation.each_stage(self.model):
-                check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
-        self._throughput.restart()
+    def on_train_epoch_end(self) -> None:
+        """Before loaders of any rank begin the next epoch, they can find the kept features of this one."""
+        if self.adaptation.cache is not None:
+            self.adaptation.cache.store.flush()
+            self.trainer.strategy.barrier()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Logs the norm of the gradients before clipping, and drops them where the step is skipped."""
@@ -310,7 +206,7 @@ class ClipModule(Adapted, Stored):
         """Steps, then clamps the scale (Radford et al. 2021, section 2.5)."""
         super().optimizer_step(*arguments, **options)
         with torch.no_grad():
-            self.model.logit_scale.clamp_(max=math.log(self.loss.max_scale))
+            self.model.logit_scale.clamp_(max=math.log(self.objective.max_scale))
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
         """Logs the loss of the batch's own pairs and hands the features to the callbacks."""
@@ -322,17 +218,44 @@ class ClipModule(Adapted, Stored):
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
         return self.encode(batch)
 
-    # -- details ----------------------------------------------------------------------------------------------------
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Arguments that build this module again; live objects are noted by class, to be passed again."""
+        return stored_arguments(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stores the arguments as names and plain mappings, complete without any file."""
+        on_save(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets the locks of the step at which the checkpoint was written."""
+        on_load(self, checkpoint)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Self:  # type: ignore[override]
+        """As Lightning's, but safe by default (`weights_only=True`), in evaluation mode, as the class that wrote it.
+
+        Args:
+            checkpoint_path: a .ckpt of this class or a subclass.
+            *arguments: Lightning's.
+            **options: Lightning's, and constructor arguments, which replace the stored ones.
+
+        Raises:
+            InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
+        """
+
+        def load(writer: type, given: Mapping[str, Any]) -> Any:
+            reader = super(ClipModule, cls).load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
+            return reader(checkpoint_path, *arguments, **given)
+
+        module: Self = load_module(cls, checkpoint_path, options, load)
+        return module.eval()
 
     def _evaluation_step(self, batch: PairBatch, stage: str) -> ClipOutput:
-        output = self.encode(batch)
-        if batch.captions and all(batch.captions):
+        complete = self.objective.is_given(batch)
+        output = self.encoded_rows(batch) if complete else self.encode(batch)
+        if complete:
             parts = self.compute_loss(output, batch)
-            size = len(batch.image)
-            self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=size)
+            self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=batch.size)
         return output
-
-    def _built(self) -> ClipModel:
-        if not hasattr(self, "model"):
-            self.configure_model()
-        return self.model

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.planning.loss import loss_bytes
 from lightning_clip.planning.strategies import Sharding
 from lightning_clip.planning.towers import TowerCost
@@ -89,9 +89,9 @@ class Batch:
     input_bytes: int
 
 
-def state_of(model: ClipModel, optimizer: Optimizer) -> State:
+def state_of(model: SharedSpace, optimizer: Optimizer) -> State:
     """Adds up a model; its tensors may be fake."""
-    blocks = [_numel(block.parameters()) for tower in (model.image_encoder, model.text_encoder) for block in tower.blocks()]
+    blocks = [_numel(block.parameters()) for column in model.own_columns for block in model.tower(column).blocks()]
     parameters = _numel(model.parameters())
     return State(
         weights=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),

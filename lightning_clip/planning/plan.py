@@ -164,13 +164,13 @@ def make_plan(
     fake = fake_clip(module, machines.precision)
     if micro_batch_size is not None:
         check_micro_batches(fake.model, micro_batch_size, local_batch_size)
-    most = fake.model.text_encoder.context_length
+    most = fake.model.tower("text").context_length
     if length > most:
         raise InputError(f"caption_length {length} exceeds the text tower's context_length {most}: give at most that")
-    image_size = fake.model.image_encoder.image_size
+    image_size = fake.model.tower("image").image_size
     towers = measure_towers(fake, image_size, length)
     freeze_unused(fake)
-    optimizer = build_optimizer(fake.model, module.optimizer_settings, undecayed_names(fake.model))
+    optimizer = build_optimizer(fake.model, module.training_settings.optimizer, undecayed_names(fake.model))
     state = state_of(fake.model, optimizer)
     # A pair arrives as uint8 pixels, int64 token ids and a bool mask.
     micro = micro_batch_size if micro_batch_size != local_batch_size else None
@@ -179,7 +179,10 @@ def make_plan(
         machines=machines,
         towers=towers,
         loss=loss_flops(
-            local_batch_size, machines.count, module.embed_dim, twice=not isinstance(module.loss, SigmoidContrastiveLoss)
+            local_batch_size,
+            machines.count,
+            module.embed_dim,
+            twice=not _is_sigmoid(module),
         ),
         memory=_memory(machines, state, towers, batch, module.embed_dim),
         samples=samples,
@@ -197,3 +200,8 @@ def _memory(machines: Machines, state: State, towers: tuple[TowerCost, TowerCost
     sharding = sharding_of(machines.strategy, machines.count)
     mixed = machines.precision.endswith("-mixed")
     return memory_of(state, towers, batch, sharding, embed_dim=embed_dim, mixed=mixed)
+
+
+def _is_sigmoid(module: ClipModule) -> bool:
+    """Whether the loss sums over tiles once, without a pass for maxima first."""
+    return any(isinstance(part, SigmoidContrastiveLoss) for part in module.objective.modules())

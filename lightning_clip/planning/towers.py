@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.planning.flops import FlopCounter, Flops
 
@@ -59,7 +59,7 @@ class TowerCost:
 
 @dataclass(frozen=True)
 class FakeClip:
-    """A ClipModel whose tensors have no memory.
+    """A model whose tensors have no memory.
 
     Args:
         model: the copy.
@@ -67,7 +67,7 @@ class FakeClip:
         mixed: whether it computes under autocast.
     """
 
-    model: ClipModel
+    model: SharedSpace
     mode: FakeTensorMode
     mixed: bool
 
@@ -79,7 +79,7 @@ def fake_clip(module: ClipModule, precision: str = "32-true") -> FakeClip:
         module: built, or not built yet: then it is built on the meta device.
         precision: of the Trainer; "bf16-true" and "16-true" store weights in half.
     """
-    if not hasattr(module, "model"):
+    if not module.is_built:
         with torch.device("meta"):
             module.configure_model()
     bits, _, kind = precision.partition("-")
@@ -115,10 +115,10 @@ def measure_image_tower(fake: FakeClip, image_size: int) -> TowerCost:
 
     def encode(size: int) -> Tensor:
         image = torch.empty(size, 3, image_size, image_size, dtype=model.logit_scale.dtype)
-        features: Tensor = model.image_projection(model.image_encoder(image))
+        features: Tensor = model.head("image")(model.tower("image")(image))
         return features
 
-    return _measure("image", encode, fake, (model.image_encoder, model.image_projection))
+    return _measure("image", encode, fake, (model.tower("image"), model.head("image")))
 
 
 def measure_text_tower(fake: FakeClip, caption_length: int) -> TowerCost:
@@ -127,10 +127,11 @@ def measure_text_tower(fake: FakeClip, caption_length: int) -> TowerCost:
 
     def encode(size: int) -> Tensor:
         tokens = torch.zeros(size, caption_length, dtype=torch.long)
-        features: Tensor = model.text_projection(model.text_encoder(tokens, torch.ones_like(tokens, dtype=torch.bool)))
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        features: Tensor = model.head("text")(model.tower("text")(tokens, mask))
         return features
 
-    return _measure("text", encode, fake, (model.text_encoder, model.text_projection))
+    return _measure("text", encode, fake, (model.tower("text"), model.head("text")))
 
 
 def freeze_unused(fake: FakeClip) -> None:

@@ -88,7 +88,7 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
         if norm is not None and module.trainer.global_step % module.trainer.log_every_n_steps == 0:
             module.log("train/gradient_norm", float(norm))
         if module.model.logit_scale.requires_grad:
-            _clamp(module.model.logit_scale, math.log(module.loss.max_scale))
+            _clamp(module.model.logit_scale, math.log(module.objective.max_scale))
         return result
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -143,13 +143,13 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
             )
 
     def _check_module(self) -> None:
-        settings = getattr(self.lightning_module, "execution_settings", None)
-        if settings is None or not hasattr(self.lightning_module, "model"):
+        settings = getattr(self.lightning_module, "training_settings", None)
+        if settings is None:
             raise InputError(
                 f"clip_deepspeed trains a ClipModule, not {type(self.lightning_module).__name__}: "
                 "for other modules use Lightning's 'deepspeed' strategies"
             )
-        if settings.non_finite == "skip":
+        if settings.execution.non_finite == "skip":
             raise InputError(
                 "execution.non_finite 'skip' needs gradients that can be dropped, and DeepSpeed keeps its own: "
                 "use 'stop' or 'ignore', or strategy 'clip_fsdp2'"

@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.strategies.optimizer_states import named_state, numbered_state, parameter_names
 from lightning_clip.strategies.sharding import gathered_weights, shard_model
 
@@ -148,9 +148,9 @@ class ClipFSDP2Strategy(ModelParallelStrategy):
         self._scatter()
         super().teardown()
 
-    def _clip_model(self) -> ClipModel:
+    def _clip_model(self) -> SharedSpace:
         model = getattr(self.lightning_module, "model", None)
-        if not isinstance(model, ClipModel):
+        if not isinstance(model, SharedSpace):
             raise InputError(
                 f"clip_fsdp2 shards a ClipModule, not {type(self.lightning_module).__name__}: "
                 "for other modules use Lightning's ModelParallelStrategy"

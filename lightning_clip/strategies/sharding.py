@@ -1,4 +1,4 @@
-"""Sharding a two-tower model with FSDP2: a `ClipModel` arrives, its weights leave spread over the ranks, equal to rank 0's."""
+"""Sharding with FSDP2: the weights of a `SharedSpace`, spread over the ranks, equal to rank 0's."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 
 __all__ = ["fill", "gathered_weights", "shard_model"]
 
 
-def shard_model(model: ClipModel, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, cpu_offload: bool) -> None:
-    """Shards each block of both towers, then what is left of the towers and the heads, what a subclass has added to the model
-    (in full precision), then the model, in place.
+def shard_model(model: SharedSpace, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, cpu_offload: bool) -> None:
+    """Shards each block of all towers, then what is left of the towers and the heads, what objectives and
+    subclasses have added (in full precision), then the model, in place.
 
     Ranks other than the first may bring weights on the meta device: they never hold the whole model. All ranks end with
     the first one's weights, as under DDP.
@@ -51,7 +51,7 @@ def shard_model(model: ClipModel, mesh: DeviceMesh, dtype: torch.dtype, device: 
         fully_shard(part, mesh=mesh, mp_policy=precise, offload_policy=offload)
     # The temperature is all that is left: in half precision it would lose its digits.
     fully_shard(model, mesh=mesh, mp_policy=precise, offload_policy=offload)
-    for method in ("encode_image", "encode_text"):
+    for method in ("encode", "encode_image", "encode_text"):
         register_fsdp_forward_method(model, method)
     _materialize(model, torch.device("cpu") if cpu_offload else device)
     _broadcast(model, weights)
@@ -82,20 +82,19 @@ def gathered_weights(model: nn.Module) -> Iterator[None]:
             module.reshard()
 
 
-def _parts(model: ClipModel) -> Iterator[nn.Module]:
+def _parts(model: SharedSpace) -> Iterator[nn.Module]:
     """The units of communication, innermost first."""
-    for tower in (model.image_encoder, model.text_encoder):
+    for tower in (model.tower(column) for column in model.own_columns):
         yield from _without_nesting(tower.blocks())
         yield tower
-    for head in (model.image_projection, model.text_projection):
+    for head in (model.head(column) for column in model.own_columns):
         if any(True for _ in head.parameters()):
             yield head
 
 
-def _others(model: ClipModel) -> Iterator[nn.Module]:
+def _others(model: SharedSpace) -> Iterator[nn.Module]:
     """What a subclass has added, by its parts that are called: lists and mappings of modules have no forward."""
-    known = {id(part) for part in (model.image_encoder, model.text_encoder, model.image_projection, model.text_projection)}
-    waiting = [part for part in model.children() if id(part) not in known]
+    waiting = list(model.parts().values())
     while waiting:
         part = waiting.pop(0)
         if isinstance(part, nn.ModuleList | nn.ModuleDict):

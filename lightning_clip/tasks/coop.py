@@ -78,14 +78,14 @@ class CoopModule(SupervisedModule):
         for row, ids in enumerate(rows):
             tokens[row, : len(ids)] = torch.tensor(ids)
             mask[row, : len(ids)] = True
-        table = self.model.text_encoder.token_table()
+        table = self.model.tower("text").token_table()
         return LearnedPrompt(tokens, mask, torch.tensor(places), table, self.class_specific, isinstance(self.context, int))
 
     def classifier(self) -> Tensor:
         """Columns (D, C) of the learned prompts, with gradient to the vectors."""
-        prompt: Any = self._built().classes
-        features = prompt(self.model.text_encoder)
-        return normalize(self.model.text_projection(features), dim=-1).T
+        prompt: Any = self.model.classes
+        features = prompt(self.model.tower("text"))
+        return normalize(self.model.head("text")(features), dim=-1).T
 
     def class_logits(self, image_features: Tensor) -> Tensor:
         columns = self.classifier() if self._kept is None else self._kept

@@ -11,11 +11,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from lightning_clip.core.errors import InputError, nearest
-from lightning_clip.core.types import ClipOutput, PairBatch, TeacherFeatures
+from lightning_clip.core.types import ClipOutput, KeptFeatures, PairBatch, TeacherFeatures
 from lightning_clip.data import ClipDataModule
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.losses.distillation import DISTANCES, feature_distance, relational_kl
-from lightning_clip.model.build import plain_spec
+from lightning_clip.model.recipe import plain_spec
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.tasks.teachers import STORED, open_teacher, sources_of, width_of
 
@@ -130,7 +130,7 @@ class DistillationModule(ClipModule):
 
     def _asked(self, batch: PairBatch) -> TeacherFeatures:
         texts = batch.texts if batch.texts is not None else [captions[0] for captions in batch.captions]
-        if batch.image.ndim != 4:
+        if isinstance(batch.image, KeptFeatures):
             raise InputError(
                 "live teachers need pictures, which adapt.image.cache leaves out: take stored teachers, or no cache"
             )

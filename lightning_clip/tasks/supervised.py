@@ -89,7 +89,7 @@ class SupervisedModule(ClipModule):
         """Logits (B, C) in evaluation mode, without gradients; images as for `encode_image`."""
         features = self.encode_image(images, batch_size)
         self._started()
-        with evaluating(self._built()):
+        with evaluating(self.model):
             return self.class_logits(features)
 
     # -- training ---------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class SupervisedModule(ClipModule):
         """Image features alone; without gradient where the image tower rests."""
         learns = any(parameter.requires_grad for parameter in self._image_parameters())
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            return ClipOutput(self.model.encode_image(batch.image), None, self.model.scale())
+            return ClipOutput({"image": self.model.encode("image", batch.image)}, self.model.scale())
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         assert output.image_features is not None
@@ -108,11 +108,11 @@ class SupervisedModule(ClipModule):
 
     def complete_model(self) -> None:
         self.rest()
-        text = self.model.text_encoder
+        text = self.model.tower("text")
         grown = self.tokenizer.vocab_size > self._first_tokenizer.vocab_size
         if grown and not any(parameter.requires_grad for parameter in text.parameters()):
             raise InputError(NEVER_LEARNED)
-        if self.adapt_settings.text.lora is not None and not self.reads_texts:
+        if self.training_settings.adapt.text.lora is not None and not self.reads_texts:
             raise InputError(
                 f"adapt.text.lora would never be learned: {type(self).__name__} reads words once, before the first step. Leave "
                 "it out, or learn with FlypModule or CoopModule"
@@ -126,7 +126,7 @@ class SupervisedModule(ClipModule):
             self.accuracy = ZeroShotAccuracy(len(self._names()))
 
     def configure_model(self) -> None:
-        if not hasattr(self, "model"):
+        if not self.is_built:
             self._names()  # what is wrong is said before the towers are built
         super().configure_model()
         self.train(self.training)
@@ -134,7 +134,7 @@ class SupervisedModule(ClipModule):
     def train(self, mode: bool = True) -> Self:
         """Towers that rest stay in evaluation mode, so that their batch statistics and dropout rest too."""
         super().train(mode)
-        for part in self.model.children() if hasattr(self, "model") else ():
+        for part in self.model.children() if self.is_built else ():
             own = list(part.parameters())
             if own and not any(parameter.requires_grad for parameter in own):
                 part.eval()
@@ -217,7 +217,7 @@ class SupervisedModule(ClipModule):
 
     def _started(self) -> None:
         """Fills what is learned, once; a checkpoint that was loaded says that it is filled."""
-        flag: Any = self._built().classes.started  # type: ignore[union-attr]
+        flag: Any = self.model.classes.started  # type: ignore[union-attr]
         if not flag:
             with torch.no_grad():
                 self.start_classes()
@@ -239,7 +239,7 @@ class SupervisedModule(ClipModule):
             )
 
     def _image_parameters(self) -> list[nn.Parameter]:
-        return [*self.model.image_encoder.parameters(), *self.model.image_projection.parameters()]
+        return [*self.model.tower("image").parameters(), *self.model.head("image").parameters()]
 
     def _check_labels(self, batch: PairBatch) -> None:
         if batch.label.device.type == "cpu":  # elsewhere it would wait for the device

@@ -10,11 +10,10 @@ import torch
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import built, mapping
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 
 __all__ = ["ExecutionSettings", "prepare"]
 
-_TOWERS = ("image", "text")
 _GUARDS = ("stop", "skip", "ignore")
 
 
@@ -23,15 +22,15 @@ class ExecutionSettings:
     """How a `ClipModule` is run.
 
     Args:
-        compile: compile both towers with torch.compile; names in checkpoints stay as they are.
-        checkpoint: towers ("image", "text") whose blocks keep no activations and compute them again in backward.
+        compile: compile all towers with torch.compile; names in checkpoints stay as they are.
+        checkpoint: columns ("image", "text", ...) whose towers' blocks keep no activations and compute them again in backward.
         channels_last: lay images out as (B, H, W, C), which convolutions of many devices like.
         text_chunks: the most chunks that captions of a batch are sorted into by length; 1 pads all to the longest.
         non_finite: on a loss that is NaN or infinite "stop" with an error, "skip" the step, or "ignore" it. "skip"
             waits for the device in each step; "stop" asks after the step before on an accelerator.
 
     Raises:
-        InputError: a value that is none of these.
+        InputError: a value that is none of these, or, when the model is built, a tower that it has not.
     """
 
     compile: bool = False
@@ -41,9 +40,6 @@ class ExecutionSettings:
     non_finite: str = "stop"
 
     def __post_init__(self) -> None:
-        for tower in self.checkpoint:
-            if tower not in _TOWERS:
-                raise InputError(f"unknown tower {tower!r} in execution.checkpoint: {nearest(tower, _TOWERS)}")
         if self.non_finite not in _GUARDS:
             raise InputError(f"unknown execution.non_finite {self.non_finite!r}: {nearest(self.non_finite, _GUARDS)}")
         if self.text_chunks < 1:
@@ -57,15 +53,17 @@ class ExecutionSettings:
         return built(cls, mapping(value, "execution"), "execution")
 
 
-def prepare(model: ClipModel, settings: ExecutionSettings) -> None:
+def prepare(model: SharedSpace, settings: ExecutionSettings) -> None:
     """Applies the settings to a model in place; parameters and their names stay as they are."""
     model.text_chunks = settings.text_chunks
-    towers = {"image": model.image_encoder, "text": model.text_encoder}
+    towers = {column: model.tower(column) for column in model.own_columns}
     for name in settings.checkpoint:
+        if name not in towers:
+            raise InputError(f"unknown tower {name!r} in execution.checkpoint: {nearest(name, towers)}")
         towers[name].checkpoint_blocks()
-    if settings.channels_last:
-        model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        model.memory_format = torch.channels_last
+    if settings.channels_last and "image" in towers:
+        towers["image"].to(memory_format=torch.channels_last)
+        model.channels_last = True
     if settings.compile:
         for tower in towers.values():
             tower.compile(dynamic=None)

@@ -7,7 +7,7 @@ et al. 2021, without a second code path).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,12 +23,21 @@ __all__ = ["check_micro_batches", "encode_in_slices", "take"]
 
 
 def take(batch: PairBatch, rows: Tensor) -> PairBatch:
-    """The pairs at `rows` int64 (M,) of a batch."""
-    places = rows.tolist()
-    fields: dict[str, Any] = {}
-    for name, value in batch._replace(teachers=None)._asdict().items():
-        fields[name] = value[rows] if isinstance(value, Tensor) else value and [value[place] for place in places]
-    return PairBatch(**{**fields, "skipped": []})
+    """The samples at `rows` int64 (M,) of a batch, whatever columns it has."""
+    whole = batch._replace(teachers=None, skipped=[])
+    return PairBatch(*(_rows(value, rows, rows.tolist()) for value in whole))
+
+
+def _rows(value: Any, rows: Tensor, places: list[int]) -> Any:
+    """Rows of a tensor, a list, or of those inside mappings and tuples."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {key: _rows(item, rows, places) for key, item in value.items()}
+    if isinstance(value, tuple):
+        parts = [_rows(item, rows, places) for item in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return [value[place] for place in places] if value else value
 
 
 def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch, size: int) -> ClipOutput:
@@ -42,25 +51,32 @@ def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch
         batch: B pairs.
         size: pairs a slice.
     """
-    if size >= len(batch.image) or not torch.is_grad_enabled():
+    if size >= batch.size or not torch.is_grad_enabled():
         return encode(batch)
-    lengths = text_lengths(batch.mask) if batch.lengths is None else batch.lengths
-    order = torch.tensor(sorted(range(len(lengths)), key=lengths.__getitem__))
+    order = torch.tensor(_by_length(batch))
     *others, last = torch.split(order, size)
     # The slice is taken inside: what waits for the backward pass is a few numbers, not a copy of the images.
     parts = [checkpoint(lambda rows: encode(take(batch, rows)), rows, use_reentrant=False) for rows in others]
     # Its gradient comes back first, before any slice is computed again: it may as well keep its activations.
     parts.append(encode(take(batch, last)))
-    back = order.argsort().to(batch.image.device)
-    return ClipOutput(
-        _together([part.image_features for part in parts], back),
-        _together([part.text_features for part in parts], back),
-        *parts[0][2:],
-    )
+    back = order.argsort().to(batch.index.device)
+    features, rows = (_together([getattr(part, name) for part in parts], back) for name in ("features", "rows"))
+    return parts[0]._replace(features=features, rows=rows)
 
 
-def _together(parts: list[Tensor | None], order: Tensor) -> Tensor | None:
-    return None if parts[0] is None else torch.cat([part for part in parts if part is not None])[order]
+def _by_length(batch: PairBatch) -> list[int]:
+    """The rows, those with short texts first."""
+    lengths = batch.lengths
+    if lengths is None:
+        lengths = [0] * batch.size if batch.mask is None else text_lengths(batch.mask)
+    return sorted(range(len(lengths)), key=lengths.__getitem__)
+
+
+def _together(parts: list[Any], order: Tensor) -> Any:
+    """What slices computed for their rows, for all rows in the order of the batch."""
+    if isinstance(parts[0], Mapping):
+        return {key: _together([part[key] for part in parts], order) for key in parts[0]}
+    return torch.cat(parts)[order]
 
 
 def check_micro_batches(model: nn.Module, micro_batch_size: int, local_batch_size: int | None) -> None:

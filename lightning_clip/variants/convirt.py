@@ -11,54 +11,49 @@ from torchvision.transforms import InterpolationMode, v2
 
 from lightning_clip.core.types import Pair
 from lightning_clip.data.captions import Sentence
-from lightning_clip.losses import ContrastiveLoss, SoftmaxContrastiveLoss
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.module.settings import TrainingSettings
 
 __all__ = ["ConvirtModule"]
+
+
+# Temperature 0.1, not learned; image to text counts three times as much as text to image (section 4.1).
+_LOSS = {"name": "softmax", "image_weight": 0.75, "initial_scale": 10.0, "learn_scale": False}
+_OPTIMIZER = {"lr": 1e-4, "weight_decay": 1e-6, "betas": [0.9, 0.999], "eps": 1e-8}
 
 
 class ConvirtModule(ClipModule):
     """ConVIRT's particulars: MLP heads, a loss that favours image-to-text, a fixed temperature, one sentence per visit.
 
     Args:
-        image_encoder: the paper's is a ResNet-50, which None takes.
+        image_encoder: the paper's is a ResNet-50 with ImageNet's weights, which None takes.
         text_encoder: the paper's is BERT; "hf:emilyalsentzer/Bio_ClinicalBERT" is theirs, which None takes.
-        embed_dim: width of the shared space and of the heads' hidden layer, 512 in the paper.
-        loss: None takes the paper's.
-        projection: head of both towers, "mlp" in the paper.
-        optimizer: None takes the paper's.
-        **arguments: any other argument of `ClipModule`.
+        **arguments: any other argument of `ClipModule`; what it does not say is the paper's.
 
     Examples:
-        >>> ConvirtModule("resnet10t", {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}).loss.image_weight
+        >>> ConvirtModule("resnet10t", {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}).objective.loss.image_weight
         0.75
     """
 
-    def __init__(
-        self,
-        image_encoder: str | dict[str, Any] | None = None,
-        text_encoder: str | dict[str, Any] | None = None,
-        *,
-        embed_dim: int | None = None,
-        loss: dict[str, Any] | ContrastiveLoss | None = None,
-        projection: str | dict[str, Any] | None = None,
-        optimizer: dict[str, Any] | None = None,
-        **arguments: Any,
-    ) -> None:
+    def __init__(self, image_encoder: Any = None, text_encoder: Any = None, **arguments: Any) -> None:
         if arguments.get("pretrained") is None:  # which would bring them
             image_encoder, text_encoder = image_encoder or "resnet50", text_encoder or "hf:emilyalsentzer/Bio_ClinicalBERT"
-            embed_dim, projection = embed_dim or 512, projection or "mlp"
-        # Temperature 0.1, not learned (section 4.1).
-        loss = loss or SoftmaxContrastiveLoss(image_weight=0.75, initial_scale=10.0, learn_scale=False)
-        optimizer = optimizer or {"lr": 1e-4, "weight_decay": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8}
-        super().__init__(
-            image_encoder, text_encoder, embed_dim=embed_dim, loss=loss, projection=projection, optimizer=optimizer, **arguments
-        )
+            given = arguments.get("towers") or {}
+            arguments["towers"] = {
+                **given,
+                **{column: {"projection": "mlp", **given.get(column, {})} for column in ("image", "text")},
+            }
+        training = arguments.get("training") or {}
+        if not isinstance(training, TrainingSettings) and training.get("optimizer") is None:
+            arguments["training"] = {**training, "optimizer": _OPTIMIZER}
+        arguments["objective"] = arguments.get("objective") or {"name": "pairs", "loss": _LOSS}
+        super().__init__(image_encoder, text_encoder, **arguments)
 
     def complete_model(self) -> None:
-        """What is fixed is fixed at the loss's own temperature, also where `pretrained` brings another."""
-        if not self.loss.learn_scale:
-            nn.init.constant_(self.model.logit_scale, math.log(self.loss.initial_scale))
+        """A fixed temperature is fixed at the objective's own, also where `pretrained` brings another."""
+        temperature = self.objective.temperature()
+        if not temperature.learned:
+            nn.init.constant_(self.model.logit_scale, math.log(temperature.scale))
 
     @staticmethod
     def choose_caption(pair: Pair, rng: random.Random) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.model.clip import CLIP_MEAN, CLIP_STD
+from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
 from lightning_clip.weights import layouts
 from lightning_clip.weights.open_clip_towers import RESNETS
 from lightning_clip.weights.positions import resized_grid

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.core.errors import InputError, existing_path, nearest
 from lightning_clip.data.tokenizers import from_transformers
-from lightning_clip.model.clip import CLIP_MEAN, CLIP_STD
+from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
 from lightning_clip.weights.files import is_openai, plain_names, read_weights, unreachable
 from lightning_clip.weights.open_clip_texts import text_tower
 from lightning_clip.weights.open_clip_towers import image_tower, openai_config

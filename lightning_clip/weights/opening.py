@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.settings import expanded
+from lightning_clip.data.tokenizers import tokenizers
+from lightning_clip.model.recipe import DEFAULT_EMBED_DIM, NO_TOWER, Recipe, TowerSpec
 from lightning_clip.weights.source import Pretrained, Source
 
 __all__ = ["open_pretrained", "start_from"]
-
-_DEFAULTS = {
-    "image_encoder": "vit_base_patch32_clip_224",
-    "text_encoder": "clip_text_base",
-    "embed_dim": 512,
-    "loss": "softmax",
-    "projection": "linear",
-}
-# What a tower of the user's own takes the place of.
-_TOWERS = {
-    "image_encoder": ("image_encoder.", "image_projection."),
-    "text_encoder": ("text_encoder.", "text_projection."),
-}
 
 
 def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretrained:
@@ -53,74 +43,92 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
     return open_checkpoint(path, source)
 
 
-def start_from(
-    pretrained: str | Mapping[str, Any] | Source | None, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], Pretrained | None]:
-    """Completes the arguments of `ClipModule`: with what `pretrained` brings, or with the defaults.
+def start_from(pretrained: str | Mapping[str, Any] | Source | None, given: Recipe) -> tuple[Recipe, Pretrained | None]:
+    """Completes what a user gave: with what `pretrained` brings, or with the defaults.
 
     Args:
         pretrained: see `Source`; None starts from random weights.
-        given: arguments of the user's, None meaning not given. A tower that is given is new, and so is its head; a
-            mapping for `transform` changes single settings.
+        given: the user's, None meaning not given. A tower that is given is new, and so is its head; a mapping for
+            `transform` changes single settings.
 
     Returns:
-        All arguments, and the weights.
+        The whole recipe, and the weights.
 
     Raises:
         InputError: as `open_pretrained`, or arguments that leave nothing of the source.
     """
     if pretrained is None:
-        return {key: _DEFAULTS.get(key) if value is None else value for key, value in given.items()}, None
+        return replace(given, embed_dim=given.embed_dim or DEFAULT_EMBED_DIM, objective=given.objective or "pairs"), None
     found = open_pretrained(pretrained)
-    arguments = {key: found.arguments.get(key) if value is None else value for key, value in given.items()}
-    new = [tower for tower in _TOWERS if given[tower] is not None]
-    if len(new) == len(_TOWERS):
-        raise InputError(f"both towers are given, so that nothing of pretrained {found.name!r} is left: leave out one of them")
-    if given["embed_dim"] not in (None, found.arguments["embed_dim"]):
-        raise InputError(
-            f"embed_dim {given['embed_dim']} is not that of pretrained {found.name!r}, {found.arguments['embed_dim']}: "
-            "leave it out"
-        )
-    if new and given["projection"] is None:
-        arguments["projection"] = _with_new_head(found.arguments["projection"], new[0].partition("_")[0])
-    if "text_encoder" in new:
-        arguments["tokenizer"] = given["tokenizer"]
-    elif given["tokenizer"] is None and found.problem is not None:
-        raise found.problem
-    elif given["tokenizer"] is not None and found.arguments["tokenizer"] is not None:
-        _check_vocabulary(found, given["tokenizer"])
-    elif given["tokenizer"] is not None:
-        arguments["text_encoder"] = _padded_by(given["tokenizer"], found.arguments["text_encoder"])
-    if isinstance(given["transform"], Mapping):
-        arguments["transform"] = {**(found.arguments["transform"] or {}), **given["transform"]}
-    found._replaced = tuple(prefix for tower in new for prefix in _TOWERS[tower])
-    found.weights = {key: value for key, value in found.weights.items() if not key.startswith(found._replaced)}
-    return arguments, found
-
-
-def _with_new_head(projection: Any, tower: str) -> dict[str, Any]:
-    """The source's heads, a plain linear one in place of the new tower's."""
-    heads = (
-        projection
-        if isinstance(projection, Mapping) and "name" not in projection
-        else dict.fromkeys(("image", "text"), projection)
+    new = _new_towers(given, found)
+    recipe = Recipe(
+        {column: _completed(column, given, found, column in new) for column in {**found.recipe.towers, **given.towers}},
+        found.recipe.embed_dim,
+        given.objective or found.recipe.objective,
+        _tokenizer(given, found, "text" in new),
     )
-    return {**heads, tower: "linear"}
+    found.replaced = tuple(prefix for column in new for prefix in _prefixes(column))
+    found.weights = {key: value for key, value in found.weights.items() if not key.startswith(found.replaced)}
+    return recipe, found
+
+
+def _prefixes(column: str) -> tuple[str, str]:
+    """How the names of the weights of a column's tower and head begin."""
+    return f"{column}_encoder.", f"{column}_projection."
+
+
+def _new_towers(given: Recipe, found: Pretrained) -> list[str]:
+    """Columns whose tower the user gave, which then begins with random weights."""
+    new = [column for column, spec in given.towers.items() if spec.tower is not None]
+    if new and set(found.recipe.towers) <= set(new):
+        raise InputError(f"both towers are given, so that nothing of pretrained {found.name!r} is left: omit one of them")
+    if given.embed_dim not in (None, found.recipe.embed_dim):
+        raise InputError(
+            f"embed_dim {given.embed_dim} is not that of pretrained {found.name!r}, {found.recipe.embed_dim}: omit it"
+        )
+    return new
+
+
+def _completed(column: str, given: Recipe, found: Pretrained, new: bool) -> TowerSpec:
+    """A column's tower: the source's with the user's settings, or the user's own with a plain linear head."""
+    own, theirs = given.towers.get(column, TowerSpec()), found.recipe.towers.get(column, TowerSpec())
+    if own.share is not None:
+        return own
+    if new:
+        return own.over(TowerSpec(None, "linear", theirs.transform))
+    spec = own.over(theirs)
+    if column == "text" and given.tokenizer is not None and found.recipe.tokenizer is None:
+        spec = replace(spec, tower=_padded_by(given.tokenizer, spec.tower))
+    return spec
+
+
+def _tokenizer(given: Recipe, found: Pretrained, new_text: bool) -> Any:
+    """The user's tokenizer or the source's."""
+    if new_text:
+        return given.tokenizer
+    if given.tokenizer is None:
+        if found.problem is not None and _reads_texts(given):
+            raise found.problem
+        return found.recipe.tokenizer
+    if found.recipe.tokenizer is not None:
+        _check_vocabulary(found, given.tokenizer)
+    return given.tokenizer
+
+
+def _reads_texts(given: Recipe) -> bool:
+    spec = given.towers.get("text")
+    return spec is None or spec.tower != NO_TOWER
 
 
 def _padded_by(tokenizer: Any, tower: Any) -> Any:
     """A text tower that pads captions itself, with the id that the tokenizer has for it if the source told none."""
-    from lightning_clip.data.tokenizers import tokenizers
-
     return {**tower, "pad_id": tokenizers.build(tokenizer).pad_id} if tower.get("pad_id", 0) is None else tower
 
 
 def _check_vocabulary(found: Pretrained, tokenizer: Any) -> None:
-    from lightning_clip.data.tokenizers import tokenizers
-
-    given, expected = tokenizers.build(tokenizer), tokenizers.build(found.arguments["tokenizer"])
+    given, expected = tokenizers.build(tokenizer), tokenizers.build(found.recipe.tokenizer)
     if given.vocab_size != expected.vocab_size:
         raise InputError(
             f"the tokenizer has {given.vocab_size} ids but the text tower of {found.name!r} was trained with "
-            f"{expected.vocab_size}: leave tokenizer out, or give the one that belongs to these weights"
+            f"{expected.vocab_size}: omit tokenizer, or give the one that belongs to these weights"
         )

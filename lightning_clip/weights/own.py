@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -12,18 +13,18 @@ from lightning_clip.adapt.lora import has_parts
 from lightning_clip.checkpoints.reading import CLASS_KEY, is_in_parts
 from lightning_clip.checkpoints.trained_only import BASE_KEY
 from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.weights.files import is_openai, plain_names, read_file, read_weights
 from lightning_clip.weights.positions import resized_grid, resized_row
 from lightning_clip.weights.source import Pretrained, Source
 
-__all__ = ["ARGUMENTS", "PARTS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "open_folder"]
+__all__ = ["RECIPE_KEYS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "open_folder", "parts_of"]
 
 log = logging.getLogger(__name__)
 
-# Of ClipModule's, those that say what the towers are and how they are fed.
-ARGUMENTS = ("image_encoder", "text_encoder", "embed_dim", "loss", "projection", "tokenizer", "transform")
-# Of ClipModel's state, what is of every model; subclasses of ClipModule add parts of their own.
-PARTS = {"image_encoder", "text_encoder", "image_projection", "text_projection", "logit_scale", "logit_bias", "mean", "std"}
+# Of a module's stored arguments, those that make a `Recipe`.
+RECIPE_KEYS = ("towers", "embed_dim", "objective", "tokenizer")
+_BESIDE_TOWERS = {"logit_scale", "logit_bias", "mean", "std"}
 SETTINGS_FILE, WEIGHTS_FILE = "lightning_clip.json", "model.safetensors"
 
 
@@ -45,27 +46,34 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
             f"pretrained {str(path)!r} holds adapters, new tokens apart or only what was trained: make whole weights of it "
             f"with lightning-clip checkpoint merge {path} WHOLE.ckpt"
         )
-    weights = _of_every_model(content["state_dict"], path)
-    return _resized(Pretrained(str(path), {key: settings.get(key) for key in ARGUMENTS}, weights), source)
+    recipe = Recipe.from_mapping(settings)
+    weights = _of_every_model(content["state_dict"], parts_of(recipe), path)
+    return _resized(Pretrained(str(path), recipe, weights), source)
 
 
-def _of_every_model(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Towers, heads and temperature of a module's state; what a subclass has learned beside them is left out and named."""
+def parts_of(recipe: Recipe) -> set[str]:
+    """Names of what every model of this recipe has: towers, heads, temperature and normalisation."""
+    own = [column for column, spec in recipe.towers.items() if spec.share is None]
+    return _BESIDE_TOWERS | {f"{column}_{kind}" for column in own for kind in ("encoder", "projection")}
+
+
+def _of_every_model(state: dict[str, Tensor], parts: set[str], path: Path) -> dict[str, Tensor]:
+    """Towers, heads and temperature of a module's state; what an objective has learned beside them is left out and named."""
     own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-    if others := sorted({key.partition(".")[0] for key in own} - PARTS):
-        log.warning("pretrained %r has weights beside its two towers (%s): they are left out", str(path), ", ".join(others))
-    return {key: value for key, value in own.items() if key.partition(".")[0] in PARTS}
+    if others := sorted({key.partition(".")[0] for key in own} - parts):
+        log.warning("pretrained %r has weights beside its towers (%s): they are left out", str(path), ", ".join(others))
+    return {key: value for key, value in own.items() if key.partition(".")[0] in parts}
 
 
 def open_folder(folder: Path, source: Source) -> Pretrained:
     """What `lightning-clip export --format safetensors` wrote."""
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
-        arguments = {key: settings[key] for key in ARGUMENTS}
-    except (ValueError, KeyError, TypeError) as error:
+        recipe = Recipe.from_mapping(settings)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{str(folder / SETTINGS_FILE)!r} is broken ({error}): export the model again") from error
     weights = read_file(existing_path(folder / WEIGHTS_FILE, "weights"), source.allow_pickle)
-    return _resized(Pretrained(str(folder), arguments, weights), source)
+    return _resized(Pretrained(str(folder), recipe, weights), source)
 
 
 def _foreign(path: Path, source: Source) -> Pretrained:
@@ -87,23 +95,28 @@ def _foreign(path: Path, source: Source) -> Pretrained:
 
 def _resized(found: Pretrained, source: Source) -> Pretrained:
     """Other sizes for the towers that have them as settings."""
-    arguments, weights = found.arguments, found.weights
+    towers, tokenizer = dict(found.recipe.towers), found.recipe.tokenizer
     if source.image_size is not None:
-        spec = arguments["image_encoder"]
-        if "image_size" not in spec:
-            raise InputError(
-                f"the image size of the {spec['name']!r} tower in {found.name!r} cannot be changed: leave image_size out"
-            )
-        key, patches = "image_encoder.model.pos_embed", weights.get("image_encoder.model.patch_embed.proj.weight")
-        if key in weights and patches is not None:
-            patch = patches.shape[-1]
-            others = weights[key].shape[1] - (spec["image_size"] // patch) ** 2
-            weights[key] = resized_grid(weights[key], source.image_size, patch, class_tokens=others)
-        arguments["image_encoder"] = {**spec, "image_size": source.image_size}
+        towers["image"] = _resized_image(found, source.image_size)
     if source.context_length is not None:
-        spec, key = arguments["text_encoder"], "text_encoder.positional_embedding"
+        spec, key = towers["text"].tower, "text_encoder.positional_embedding"
         if spec["name"] == "clip_text":
-            weights[key] = resized_row(weights[key], source.context_length)
-            arguments["text_encoder"] = {**spec, "context_length": source.context_length}
-        arguments["tokenizer"] = {**arguments["tokenizer"], "context_length": source.context_length}
+            found.weights[key] = resized_row(found.weights[key], source.context_length)
+            towers["text"] = replace(towers["text"], tower={**spec, "context_length": source.context_length})
+        tokenizer = {**tokenizer, "context_length": source.context_length}
+    found.recipe = replace(found.recipe, towers=towers, tokenizer=tokenizer)
     return found
+
+
+def _resized_image(found: Pretrained, size: int) -> TowerSpec:
+    """The image tower at another side in pixels; its position embeddings are resized in `found.weights`."""
+    tower, weights = found.recipe.towers["image"], found.weights
+    spec = tower.tower
+    if "image_size" not in spec:
+        raise InputError(f"the image size of the {spec['name']!r} tower in {found.name!r} cannot be changed: omit image_size")
+    key, patches = "image_encoder.model.pos_embed", weights.get("image_encoder.model.patch_embed.proj.weight")
+    if key in weights and patches is not None:
+        patch = patches.shape[-1]
+        others = weights[key].shape[1] - (spec["image_size"] // patch) ** 2
+        weights[key] = resized_grid(weights[key], size, patch, class_tokens=others)
+    return replace(tower, tower={**spec, "image_size": size})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import built, in_range
+from lightning_clip.model.recipe import Recipe
 
 __all__ = ["Pretrained", "Source"]
 
@@ -59,16 +60,17 @@ class Pretrained:
 
     Attributes:
         name: of the source, for messages.
-        arguments: of `ClipModule`: towers, projection, embed_dim, loss, tokenizer, transform.
+        recipe: towers, heads, transform, objective and tokenizer.
         weights: of `ClipModel`, by our names.
         problem: why the source's tokenizer could not be had, if so; the user must give one.
+        replaced: beginnings of the names of weights that a new tower has in its own form.
     """
 
     name: str
-    arguments: dict[str, Any]
+    recipe: Recipe
     weights: dict[str, Tensor]
     problem: InputError | None = None
-    _replaced: tuple[str, ...] = field(default=(), repr=False)
+    replaced: tuple[str, ...] = field(default=(), repr=False)
 
     def load_into(self, model: nn.Module) -> None:
         """Copies the weights; what the user replaced keeps its random start.
@@ -79,7 +81,7 @@ class Pretrained:
         state = model.state_dict()
         # How pixels are normalised is a setting, and so is whether the loss has a bias: there the user's word counts.
         optional = {"mean", "std"} | ({"logit_bias"} if ("logit_bias" in state) != ("logit_bias" in self.weights) else set())
-        wanted = {key: value for key, value in state.items() if key not in optional and not key.startswith(self._replaced)}
+        wanted = {key: value for key, value in state.items() if key not in optional and not key.startswith(self.replaced)}
         weights = {key: value for key, value in self.weights.items() if key not in optional}
         check_fit(self.name, wanted, weights)
         if any(value.is_meta for value in wanted.values()):  # a rank that receives its shard from the first one

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.weights.source import Pretrained
 
 __all__ = ["Tower", "assemble", "mlp_ratio", "timm_vit", "under"]
@@ -92,17 +93,14 @@ def assemble(
     temperature = {key: value.detach().float().reshape(1).cpu() for key, value in scale.items()}
     # At the start only: the learned values come with the weights.
     loss = {"name": "sigmoid"} if "logit_bias" in temperature else {"name": "softmax"}
-    arguments = {
-        "image_encoder": image.spec,
-        "text_encoder": text.spec,
-        "embed_dim": embed_dim,
-        "loss": loss,
-        "projection": {"image": image.head, "text": text.head},
-        "tokenizer": tokenizer,
-        "transform": transform,
-    }
+    recipe = Recipe(
+        {"image": TowerSpec(image.spec, image.head, transform), "text": TowerSpec(text.spec, text.head)},
+        embed_dim,
+        {"name": "pairs", "loss": loss},
+        tokenizer,
+    )
     weights = {
         key: value.detach().float().cpu() if value.is_floating_point() else value
         for key, value in {**image.weights, **text.weights}.items()
     }
-    return Pretrained(name, arguments, {**weights, **temperature})
+    return Pretrained(name, recipe, {**weights, **temperature})

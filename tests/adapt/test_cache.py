@@ -193,7 +193,9 @@ class TestRefused:
     def test_with_augmentation_of_a_subclass(self, tmp_path: Path) -> None:
         adapt = {"image": {"lock": True, "cache": str(tmp_path / "cache")}}
         text = {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}
-        module = ConvirtModule("resnet10t", text, embed_dim=16, transform=PLAIN, adapt=adapt)
+        module = ConvirtModule(
+            "resnet10t", text, embed_dim=16, towers={"image": {"transform": PLAIN}}, training={"adapt": adapt}
+        )
         with pytest.raises(InputError, match="needs the same pixels in every epoch"):
             small_trainer(tmp_path).fit(module, small_data(size=32))
 

@@ -116,7 +116,7 @@ class TestWhere:
 
 class TestTraining:
     def test_begins_where_the_base_was(self, base: Path) -> None:
-        assert_same_features(ClipModule(pretrained=str(base), adapt=BOTH), ClipModule(pretrained=str(base)), 1e-6)
+        assert_same_features(ClipModule(pretrained=str(base), training={"adapt": BOTH}), ClipModule(pretrained=str(base)), 1e-6)
 
     def test_only_adapters_and_heads_change(self, base: Path, tmp_path: Path) -> None:
         module = adapted(base, tmp_path)
@@ -156,7 +156,7 @@ class TestCheckpoint:
         whole = adapted(base, tmp_path, steps=5)
         adapted(base, tmp_path, steps=2)
         torch.manual_seed(5)
-        again = ClipModule(pretrained=str(base), optimizer=OPTIMIZER, adapt=BOTH)
+        again = ClipModule(pretrained=str(base), training={"optimizer": OPTIMIZER, "adapt": BOTH})
         trainer = small_trainer(tmp_path, max_steps=5)
         trainer.fit(again, small_data(size=32), ckpt_path=tmp_path / "lora.ckpt", weights_only=True)
         assert_same_features(again, whole, 0)

@@ -146,7 +146,10 @@ class TestTraining:
 
     def test_as_a_whole_table_with_masked_gradients(self, base: Path, tmp_path: Path) -> None:
         settings: dict[str, Any] = {"pretrained": str(base), "optimizer": {**OPTIMIZER, "weight_decay": 0.0}}
-        whole, module = ClipModule(adapt={"text": {"new_tokens": WORDS}}, **settings), ClipModule(adapt=adapt(LOCK), **settings)
+        whole, module = (
+            ClipModule(training={"adapt": {"text": {"new_tokens": WORDS}}}, **settings),
+            ClipModule(training={"adapt": adapt(LOCK)}, **settings),
+        )
         whole.configure_model()
         table: Any = whole.model.text_encoder.token_embedding
         whole.model.text_encoder.requires_grad_(False)
@@ -250,7 +253,7 @@ class TestCheckpoints:
     @STILL
     @pytest.mark.parametrize("store", ["full", "trained"])
     def test_loads_with_no_arguments(self, base: Path, tmp_path: Path, still: dict[str, Any], store: str) -> None:
-        module = ClipModule(pretrained=str(base), adapt={**adapt(still), "store": store}, optimizer=OPTIMIZER)
+        module = ClipModule(pretrained=str(base), training={"optimizer": OPTIMIZER, "adapt": {**adapt(still), "store": store}})
         train(module, tmp_path, save=tmp_path / "words.ckpt")
         noted = torch.load(tmp_path / "words.ckpt", weights_only=True)["state_dict"]
         assert part(noted, ROWS).shape == (2, 32)
@@ -272,7 +275,9 @@ class TestCheckpoints:
     def test_goes_on(self, base: Path, tmp_path: Path) -> None:
         def module() -> ClipModule:
             torch.manual_seed(3)
-            return ClipModule(pretrained=str(base), adapt={**adapt(LOCK), "store": "trained"}, optimizer=OPTIMIZER)
+            return ClipModule(
+                pretrained=str(base), training={"optimizer": OPTIMIZER, "adapt": {**adapt(LOCK), "store": "trained"}}
+            )
 
         whole, again = module(), module()
         train(whole, tmp_path, 4)
@@ -301,7 +306,9 @@ class TestMerging:
         train(whole.train(), tmp_path, 1)
 
     def test_command_and_what_reads_its_file(self, base: Path, tmp_path: Path) -> None:
-        module = ClipModule(pretrained=str(base), adapt={**adapt(LOCK), "store": "trained"}, optimizer=OPTIMIZER)
+        module = ClipModule(
+            pretrained=str(base), training={"optimizer": OPTIMIZER, "adapt": {**adapt(LOCK), "store": "trained"}}
+        )
         train(module, tmp_path, save=tmp_path / "words.ckpt")
         assert main(["checkpoint", "merge", str(tmp_path / "words.ckpt"), str(tmp_path / "whole.ckpt")]) == 0
         base.unlink()
@@ -334,9 +341,11 @@ class TestMerging:
 class TestRefused:
     @pytest.mark.parametrize("still", [LOCK, LORA], ids=["lock", "lora"])
     def test_words_that_are_known(self, base: Path, tmp_path: Path, still: dict[str, Any]) -> None:
-        module = ClipModule(pretrained=str(base), adapt=adapt({}), optimizer=OPTIMIZER)
+        module = ClipModule(pretrained=str(base), training={"optimizer": OPTIMIZER, "adapt": adapt({})})
         train(module, tmp_path, 1, tmp_path / "grown.ckpt")
-        again = ClipModule(pretrained=str(tmp_path / "grown.ckpt"), adapt={"text": {"new_tokens": [*WORDS, "x1"], **still}})
+        again = ClipModule(
+            pretrained=str(tmp_path / "grown.ckpt"), training={"adapt": {"text": {"new_tokens": [*WORDS, "x1"], **still}}}
+        )
         with pytest.raises(InputError, match=r"knows 2 of adapt.text.new_tokens \['red', '<sks>', 'x1'\] already, .* under lo"):
             again.configure_model()
 
@@ -353,5 +362,7 @@ class TestRefused:
                 return torch.zeros(len(tokens), 8)
 
         module = small_module(text_encoder=Bag(8, 24), adapt=adapt(LOCK))
-        with pytest.raises(InputError, match=r"Bag has no token_table\(\), which .* new tokens of a frozen tower need: add the"):
+        with pytest.raises(
+            InputError, match=r"Bag has no token_table\(\), which .* new tokens of a frozen tower need: add the"
+        ):
             module.configure_model()

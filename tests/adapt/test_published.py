@@ -42,7 +42,7 @@ def same(first: ClipModule, second: ClipModule, tolerance: float) -> None:
 def test_adapters(kind: str, tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     base = source(tmp_path / "base", kind)
-    module = ClipModule(pretrained=base, adapt=BOTH).eval()
+    module = ClipModule(pretrained=base, training={"adapt": BOTH}).eval()
     same(module, ClipModule(pretrained=base).eval(), 1e-6)
     adapters = {name: value for name, value in module.named_parameters() if ".lora_" in name}
     assert {name.split(".")[1] for name in adapters} == {"image_encoder", "text_encoder"}
@@ -65,7 +65,7 @@ def test_adapters(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_locks_and_rates(kind: str, tmp_path: Path) -> None:
     tower = {"lock": True, "unlock_last": 1, "lr": 1e-4, "layer_decay": 0.5}
-    module = ClipModule(pretrained=source(tmp_path, kind), adapt={"image": tower, "text": tower})
+    module = ClipModule(pretrained=source(tmp_path, kind), training={"adapt": {"image": tower, "text": tower}})
     module.configure_model()
     rates = module.adaptation.rates(module.optimizer_settings, set())
     assert rates is not None

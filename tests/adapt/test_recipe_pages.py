@@ -54,7 +54,7 @@ def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path:
                 "--data.max_bad_share=0",
             ]
         if command[0] == "fit":
-            command += ["--trainer.max_epochs=4", "--model.optimizer.warmup_steps=0"]
+            command += ["--trainer.max_epochs=4", "--model.training.optimizer.warmup_steps=0"]
         assert main(command) == 0, command
     if page == "new_words":
         before, after = (ClipModule.load_from_checkpoint(tmp_path / f"runs/{name}/last.ckpt") for name in ("flickr8k", page))
@@ -76,7 +76,9 @@ def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path:
 
 def test_share_that_is_trained() -> None:
     """The page's figure for ViT-B/32."""
-    module = ClipModule.from_preset("ViT-B/32", adapt={"image": {"lora": {"rank": 8}}, "text": {"lora": {"rank": 8}}})
+    module = ClipModule.from_preset(
+        "ViT-B/32", training={"adapt": {"image": {"lora": {"rank": 8}}, "text": {"lora": {"rank": 8}}}}
+    )
     with torch.device("meta"):
         module.configure_model()
     count = sum(value.numel() for value in module.parameters())

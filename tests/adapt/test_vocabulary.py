@@ -71,7 +71,7 @@ class TestTokenizers:
 
 class TestTowers:
     def test_old_rows_and_features_stay(self, base: Path) -> None:
-        before, after = ClipModule(pretrained=str(base)), ClipModule(pretrained=str(base), adapt=GROWN)
+        before, after = ClipModule(pretrained=str(base)), ClipModule(pretrained=str(base), training={"adapt": GROWN})
         assert torch.equal(after.encode_text(OLD), before.encode_text(OLD))
         old, new = before.model.text_encoder, after.model.text_encoder
         assert torch.equal(new.token_embedding.weight[:49408], old.token_embedding.weight)  # type: ignore[union-attr,index]
@@ -83,7 +83,7 @@ class TestTowers:
         assert not torch.equal(after.encode_text(long), before.encode_text(long))
 
     def test_trains_and_comes_back(self, base: Path, tmp_path: Path) -> None:
-        module = ClipModule(pretrained=str(base), adapt=GROWN, optimizer={"lr": 1e-2, "warmup_steps": 0})
+        module = ClipModule(pretrained=str(base), training={"optimizer": {"lr": 1e-2, "warmup_steps": 0}, "adapt": GROWN})
         trainer = small_trainer(tmp_path, max_steps=2)
         trainer.fit(module, small_data(size=32))
         trainer.save_checkpoint(tmp_path / "grown.ckpt")
@@ -95,7 +95,7 @@ class TestTowers:
     def test_a_longer_context_under_adapters(self, base: Path, tmp_path: Path) -> None:
         """The checkpoint holds no position: they grow again from the base's."""
         adapt = {"text": {"context_length": 40, "lora": {"rank": 2}}}
-        module = ClipModule(pretrained=str(base), adapt=adapt, optimizer={"lr": 1e-2, "warmup_steps": 0})
+        module = ClipModule(pretrained=str(base), training={"optimizer": {"lr": 1e-2, "warmup_steps": 0}, "adapt": adapt})
         trainer = small_trainer(tmp_path, max_steps=2)
         trainer.fit(module, small_data(size=32))
         trainer.save_checkpoint(tmp_path / "grown.ckpt")

@@ -254,7 +254,7 @@ def test_adapters_are_merged(tmp_path: Path) -> None:
 def test_what_checkpoints_leave_out_is_written(tmp_path: Path) -> None:
     """A module that knows its base by name; what is exported knows itself."""
     base = save_checkpoint(tmp_path / "base.ckpt")
-    module = ClipModule.from_pretrained(str(base), adapt={"image": {"lock": True}, "store": "trained"})
+    module = ClipModule.from_pretrained(str(base), training={"adapt": {"image": {"lock": True}, "store": "trained"}})
     export(module, "safetensors", tmp_path / "out")
     base.unlink()
     assert torch.equal(ClipModule.from_pretrained(tmp_path / "out").encode_text(CAPTIONS), module.encode_text(CAPTIONS))

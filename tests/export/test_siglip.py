@@ -157,7 +157,7 @@ class TestRefusals:
     def test_without_a_bias_of_the_logits(self, tmp_path: Path) -> None:
         written(tmp_path / "in", "gelu")
         with pytest.raises(InputError, match="transformers' siglip models have a bias of the logits"):
-            export(ClipModule.from_pretrained(tmp_path / "in", loss="softmax"), "huggingface", tmp_path / "out")
+            export(ClipModule.from_pretrained(tmp_path / "in", objective="softmax"), "huggingface", tmp_path / "out")
 
     def test_heads_of_ones_own(self, tmp_path: Path) -> None:
         written(tmp_path / "in", "gelu")

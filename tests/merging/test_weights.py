@@ -53,7 +53,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> list[ClipModule]:
     adapt = {"image": {"lora": {"rank": 4}}, "text": {"lora": {"rank": 4}}}
     for seed in range(2):
         torch.manual_seed(seed)
-        found.append(ClipModule(pretrained=str(base), adapt=adapt, optimizer={"lr": 1e-2, "warmup_steps": 0}))
+        found.append(ClipModule(pretrained=str(base), training={"optimizer": {"lr": 1e-2, "warmup_steps": 0}, "adapt": adapt}))
         small_trainer(folder).fit(found[-1], small_data())
     return found
 
@@ -165,7 +165,7 @@ class TestSweep:
     def test_of_checkpoints_that_hold_what_was_trained(self, tmp_path: Path) -> None:
         """What rests is rounded when it is mixed with itself, and is written with the rest."""
         base = save_checkpoint(tmp_path / "base.ckpt")
-        after = ClipModule(pretrained=str(base), adapt={"image": {"lock": True}, "store": "trained"})
+        after = ClipModule(pretrained=str(base), training={"adapt": {"image": {"lock": True}, "store": "trained"}})
         small_trainer(tmp_path).fit(after, small_data())
         _, mixed = sweep(ClipModule.from_pretrained(str(base)), after, {"": None}, "", (0.3,), score=lambda *_: 0.0)  # type: ignore[dict-item]
         write_checkpoint(mixed, tmp_path / "mixed.ckpt")
@@ -222,7 +222,9 @@ def test_statistics_of_batches_are_measured_anew() -> None:
     """They are the means over the images given, as the plain mean over batches has them."""
     torch.manual_seed(0)
     settings: dict[str, Any] = {"embed_dim": 16, "tokenizer": {"name": "clip", "context_length": 24}}
-    module = ClipModule({"name": "resnet10t", "image_size": 32}, TEXT, transform={"crop_scale": [1, 1]}, **settings).eval()
+    module = ClipModule(
+        {"name": "resnet10t", "image_size": 32}, TEXT, towers={"image": {"transform": {"crop_scale": [1, 1]}}}, **settings
+    ).eval()
     module.configure_model()
     source = SyntheticScenes(size=8, image_size=32)
     stored = {name: value.clone() for name, value in module.state_dict().items()}

@@ -157,7 +157,7 @@ class TestUse:
 
     def test_preset(self) -> None:
         with torch.device("meta"):
-            module = ClipModule.from_preset("ViT-B/32", loss="sigmoid")
+            module = ClipModule.from_preset("ViT-B/32", objective="sigmoid")
         assert module.embed_dim == 512 and module.loss.initial_bias == -10.0
 
 

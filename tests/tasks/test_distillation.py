@@ -54,7 +54,13 @@ def teacher() -> ClipModule:
     torch.manual_seed(5)
     tokenizer = train_tokenizer(["a red circle in the middle"] * 3, 280)
     text = {"name": "clip_text", "width": 48, "layers": 1, "heads": 2}
-    module = ClipModule(WIDE, text, embed_dim=24, tokenizer=tokenizer, loss={"name": "softmax", "initial_scale": 30.0})
+    module = ClipModule(
+        WIDE,
+        text,
+        embed_dim=24,
+        tokenizer=tokenizer,
+        objective={"name": "pairs", "loss": {"name": "softmax", "initial_scale": 30.0}},
+    )
     module.configure_model()
     return module.eval()
 

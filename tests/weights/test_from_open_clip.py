@@ -166,7 +166,7 @@ def test_encoders_of_translation_models(family: str, tmp_path: Path) -> None:
         export(module, format, tmp_path / format)
         again = ClipModule.from_pretrained(tmp_path / format)
         torch.testing.assert_close(again.encode_text(CAPTIONS), expected, rtol=0, atol=1e-5)
-    grown = ClipModule.from_pretrained(tmp_path / "in", adapt={"text": {"new_tokens": ["dax"]}})
+    grown = ClipModule.from_pretrained(tmp_path / "in", training={"adapt": {"text": {"new_tokens": ["dax"]}}})
     export(grown, "open_clip", tmp_path / "grown")
     again = ClipModule.from_pretrained(tmp_path / "grown")
     torch.testing.assert_close(again.encode_text(["a dax"]), grown.encode_text(["a dax"]), rtol=0, atol=1e-5)

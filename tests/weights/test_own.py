@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_start_from_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     expected = ClipModule.load_from_checkpoint(checkpoint)
-    module = ClipModule(pretrained=str(checkpoint), optimizer={"lr": 0.5})
+    module = ClipModule(pretrained=str(checkpoint), training={"optimizer": {"lr": 0.5}})
     module.configure_model()
     assert module.optimizer_settings.lr == 0.5 and module.to_mapping()["loss"]["name"] == "sigmoid"
     assert module.transform_settings == expected.transform_settings and module.embed_dim == 16
@@ -46,7 +46,9 @@ def test_start_from_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_from_pretrained_and_overrides(checkpoint: Path) -> None:
-    module = ClipModule.from_pretrained(checkpoint, transform={"crop_scale": [0.5, 1.0]}, loss="softmax")
+    module = ClipModule.from_pretrained(
+        checkpoint, objective="softmax", towers={"image": {"transform": {"crop_scale": [0.5, 1.0]}}}
+    )
     assert not module.training and module.transform_settings.resize == "squash"
     assert module.transform_settings.crop_scale == (0.5, 1.0) and module.to_mapping()["loss"]["name"] == "softmax"
 

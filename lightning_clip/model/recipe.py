@@ -1,0 +1,190 @@
+"""`Recipe`: all that a model is made of, in names and plain settings; what checkpoints hold and published weights bring."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.settings import mapping
+from lightning_clip.data.transforms import ImageTransformSettings
+from lightning_clip.encoders import image_encoders, text_encoders
+from lightning_clip.encoders.base import Tower
+from lightning_clip.encoders.base import towers as tower_registry
+
+__all__ = ["DEFAULT_EMBED_DIM", "NO_TOWER", "Recipe", "TowerSpec", "plain_settings", "plain_spec", "recipe_of"]
+
+DEFAULT_EMBED_DIM = 512
+_DEFAULT_TOWERS = {"image": "vit_base_patch32_clip_224", "text": "clip_text_base"}
+_OWN = ("tower", "projection", "transform", "share")
+_VIEW = re.compile(r"view\d+\Z")
+NO_TOWER = "none"
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """One column's tower, not built yet.
+
+    Args:
+        tower: a name, a mapping {"name": ..., settings}, or a `Tower`; None where it shares another column's.
+        projection: its head into the shared space: "linear", "mlp", "none" or a mapping.
+        transform: how pixels reach an image tower; None takes the defaults.
+        share: the column whose tower and head it uses.
+    """
+
+    tower: Any = None
+    projection: Any = None
+    transform: Any = None
+    share: str | None = None
+
+    @classmethod
+    def of(cls, value: Any, column: str) -> TowerSpec:
+        """From a name, a `Tower`, or a mapping in which settings of the tower stand beside `projection`, `transform`, `share`.
+
+        Raises:
+            InputError: settings without a name of the tower that they belong to.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str | Tower):
+            return cls(tower=value)
+        settings = mapping(value, f"towers.{column}")
+        own = {key: settings.pop(key) for key in _OWN if key in settings}
+        if settings and "tower" not in own:
+            if "name" not in settings and "live object" not in settings:
+                raise InputError(
+                    f"towers.{column} has settings {sorted(settings)} but no 'name' of the tower: add it, or give only "
+                    f"{', '.join(_OWN[1:])}"
+                )
+            own["tower"] = settings
+        elif settings:
+            raise InputError(f"towers.{column} has no setting {sorted(settings)[0]!r}: {nearest(sorted(settings)[0], _OWN)}")
+        return cls(**own)
+
+    def over(self, other: TowerSpec) -> TowerSpec:
+        """This spec, completed by another where it says nothing; transforms are merged setting by setting."""
+        merged = {key: getattr(other, key) if getattr(self, key) is None else getattr(self, key) for key in _OWN}
+        if isinstance(self.transform, Mapping) and other.transform is not None:
+            base = other.transform if isinstance(other.transform, Mapping) else plain_settings(other.transform)
+            merged["transform"] = {**base, **self.transform}
+        return TowerSpec(**merged)
+
+    def to_mapping(self, built: Any = None) -> dict[str, Any]:
+        """Plain settings that `of` reads; `built` says more of the tower than its name, if it can."""
+        if self.share is not None:
+            return {"share": self.share}
+        described = (built.to_mapping() if built is not None else None) or plain_spec(self.tower)
+        tower = {"name": described} if isinstance(described, str) else dict(described)
+        found: dict[str, Any] = {**tower, "projection": self.projection}
+        if self.transform is not None:
+            found["transform"] = plain_settings(self.transform)
+        return found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that builds a model.
+
+    Args:
+        towers: column -> its tower.
+        embed_dim: width D of the shared space.
+        objective: what is learned: a name, a mapping, a list of such, or an object; it decides how the temperature begins.
+        tokenizer: a name, a mapping or a `Tokenizer`; None takes that of the text tower.
+    """
+
+    towers: Mapping[str, TowerSpec]
+    embed_dim: int = DEFAULT_EMBED_DIM
+    objective: Any = "pairs"
+    tokenizer: Any = None
+
+    @classmethod
+    def from_mapping(cls, value: Mapping[str, Any]) -> Recipe:
+        """From plain settings, as `to_mapping` gives them."""
+        towers = {column: TowerSpec.of(spec, column) for column, spec in value["towers"].items()}
+        return cls(towers, value["embed_dim"], value["objective"], value["tokenizer"])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Names and plain settings; live objects are noted by class."""
+        return {
+            "towers": {column: spec.to_mapping() for column, spec in self.towers.items()},
+            "embed_dim": self.embed_dim,
+            "objective": self.objective,
+            "tokenizer": self.tokenizer,
+        }
+
+    @property
+    def share(self) -> dict[str, str]:
+        """Columns that use another column's tower."""
+        return {column: spec.share for column, spec in self.towers.items() if spec.share is not None}
+
+    @property
+    def transform(self) -> ImageTransformSettings:
+        """How pixels reach the image tower."""
+        spec = self.towers.get("image")
+        return ImageTransformSettings.of(None if spec is None else spec.transform)
+
+    def reading(self, columns: Iterable[str], reader: str) -> Recipe:
+        """With the towers of these columns alone: default ones where none is named, none that nobody reads.
+
+        Args:
+            columns: what the objective reads.
+            reader: its name, for the error.
+
+        Raises:
+            InputError: a column without a tower.
+        """
+        wanted: dict[str, TowerSpec] = {}
+        for column in columns:
+            spec = self.towers.get(column, TowerSpec())
+            if spec.tower is None and spec.share is None:
+                if column in _DEFAULT_TOWERS:
+                    spec = replace(spec, tower=_DEFAULT_TOWERS[column])
+                elif _VIEW.match(column):
+                    spec = replace(spec, share="image")
+            if (spec.tower is None and spec.share is None) or spec.tower == NO_TOWER:
+                known = [name for name, other in self.towers.items() if other.tower not in (None, NO_TOWER)]
+                raise InputError(
+                    f"objective {reader!r} reads column {column!r}, but no tower was built for it: give "
+                    f"towers: {{{column}: NAME}} (there are towers for {', '.join(known) or 'no other column'})"
+                )
+            projection = "linear" if spec.projection is None and spec.share is None else spec.projection
+            wanted[column] = replace(spec, projection=projection)
+            if spec.share is not None and spec.share not in (*wanted, *columns):
+                wanted |= self.reading([spec.share], reader).towers
+        order = sorted(wanted, key=lambda column: {"image": 0, "text": 1}.get(column, 2))
+        return replace(self, towers={column: wanted[column] for column in order})
+
+
+def recipe_of(
+    image_encoder: Any, text_encoder: Any, towers: Mapping[str, Any] | None, embed_dim: Any, objective: Any, tokenizer: Any
+) -> Recipe:
+    """What a user gave, nothing completed yet: `image_encoder` and `text_encoder` are the towers of "image" and "text".
+
+    Raises:
+        InputError: `towers` that is no mapping, or an encoder of another column.
+    """
+    given = {column: TowerSpec.of(spec, column) for column, spec in mapping(towers, "towers").items()}
+    for column, encoder in (("image", image_encoder), ("text", text_encoder)):
+        if encoder is not None:
+            given[column] = replace(given.get(column, TowerSpec()), tower=encoder)
+    return Recipe(given, embed_dim, objective, tokenizer)
+
+
+def plain_spec(spec: Any) -> Any:
+    """A name or mapping as it is; an instance by its class, to be passed again."""
+    if isinstance(spec, Mapping):
+        return dict(spec)
+    if isinstance(spec, str) or spec is None:
+        return spec
+    for registry in (image_encoders, text_encoders, tower_registry):
+        if "name" in (found := registry.describe(spec)):
+            return found
+    return found
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """A settings object as a mapping of plain values."""
+    given = settings if isinstance(settings, Mapping) else vars(settings)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}

@@ -1,0 +1,296 @@
+"""A module's model: built on first use, or by a Trainer where its strategy wants it, and used through a `Predictor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+from PIL import Image
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_clip.adapt import Adaptation, AdaptSettings, grow_tower, grown_tokenizer, known_base
+from lightning_clip.data.feature_store import FeatureStore
+from lightning_clip.data.tokenizers import Tokenizer, tokenizers
+from lightning_clip.data.transforms import ImageTransformSettings
+from lightning_clip.losses import ContrastiveLoss
+from lightning_clip.model.build import build_model, default_tokenizer
+from lightning_clip.model.predictor import Predictor
+from lightning_clip.model.presets import preset
+from lightning_clip.model.recipe import Recipe, TowerSpec
+from lightning_clip.model.space import SharedSpace
+from lightning_clip.module.settings import TrainingSettings
+from lightning_clip.objectives import Objective, build_objective
+from lightning_clip.strategies import check_strategy
+from lightning_clip.training.execution import prepare
+from lightning_clip.training.optim import undecayed_names
+from lightning_clip.weights.opening import start_from
+from lightning_clip.weights.source import Pretrained
+
+__all__ = ["BuiltOnUse"]
+
+
+class BuiltOnUse(pl.LightningModule):
+    """A LightningModule whose `model` comes from a `Recipe`.
+
+    Attributes:
+        recipe: what the model is made of.
+        objective: what is learned.
+        tokenizer: of the text tower; None where no tower reads texts.
+        training_settings: how.
+        undecayed: names of the model's parameters that weight decay leaves alone.
+    """
+
+    recipe: Recipe
+    objective: Objective
+    tokenizer: Tokenizer
+    training_settings: TrainingSettings
+    undecayed: set[str]
+    _adaptation: Adaptation
+
+    def _begin(self, given: Recipe, pretrained: Any) -> None:
+        """Completes what the constructor was given; builds no tower."""
+        own = {f"{column}_encoder": given.towers.get(column, TowerSpec()).tower for column in ("image", "text")}
+        self._given = {"pretrained": pretrained, **own}
+        recipe, self._start = start_from(pretrained, given)
+        self.objective = build_objective(recipe.objective)
+        self.recipe = recipe.reading(self.reads(), type(self.objective).__name__)
+        _ = self.recipe.transform  # a wrong setting is said now, not when the first loader is made
+        self._first_tokenizer = self._own_tokenizer()
+        self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
+        for part in self.objective.modules():
+            if isinstance(part, ContrastiveLoss):
+                part.check_finite = self.training_settings.execution.non_finite == "stop"
+        self.undecayed = set()
+        self._building = False
+        self.save_hyperparameters(self._recorded(), ignore=[])
+
+    @classmethod
+    def from_preset(cls, name: str, **arguments: Any) -> Self:
+        """One of the paper's models ("ViT-B/32", "ViT-L/14@336", "RN50", ...) with random weights.
+
+        Args:
+            name: see `lightning_clip.model.presets.PRESETS`.
+            **arguments: any other argument of the constructor.
+        """
+        return cls(**{**preset(name), **arguments})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        image_size: int | None = None,
+        context_length: int | None = None,
+        allow_pickle: bool = False,
+        **arguments: Any,
+    ) -> Self:
+        """Published weights, or weights of your own, in evaluation mode, with their tokenizer and preprocessing.
+
+        Args:
+            source: "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/FILE", "hf:openai/clip-vit-base-patch32", a folder that
+                open_clip, transformers or `lightning-clip export` wrote, or a .ckpt of ours.
+            image_size: another side in pixels; position embeddings are resized.
+            context_length: another number of tokens, likewise.
+            allow_pickle: read a file that may run code; only if you trust its author.
+            **arguments: any other argument of the constructor, which wins over what the source brings.
+
+        Raises:
+            InputError: nothing of that name, no network, a broken file, or weights that do not fit.
+        """
+        sizes = {"image_size": image_size, "context_length": context_length, "allow_pickle": allow_pickle}
+        module = cls(pretrained={"source": str(source), **sizes}, **arguments)
+        module.configure_model()
+        return module.eval()
+
+    # -- what it is made of -----------------------------------------------------------------------------------------
+
+    def reads(self) -> tuple[str, ...]:
+        """Columns that get a tower: those of the objective. Subclasses that use further towers add theirs."""
+        return self.objective.reads()
+
+    def complete_model(self) -> None:
+        """Adds parts of a subclass's own to `self.model` and freezes others, before locks and strategies see it."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the shared space."""
+        return self.recipe.embed_dim
+
+    @property
+    def transform_settings(self) -> ImageTransformSettings:
+        """How pixels reach the image tower."""
+        return self.recipe.transform
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """Pairs encoded at a time; None encodes the batch at once."""
+        return self.training_settings.micro_batch_size
+
+    @micro_batch_size.setter
+    def micro_batch_size(self, value: int | None) -> None:
+        self.training_settings = replace(self.training_settings, micro_batch_size=value)
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the towers are there."""
+        return "model" in self._modules
+
+    @property
+    def model(self) -> SharedSpace:
+        """Towers, heads and temperature; built now if they are not."""
+        if not self.is_built:
+            self.configure_model()
+        built: Any = self._modules["model"]
+        return built  # type: ignore[no-any-return]
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """What of the model is trained, and when."""
+        if not self.is_built:
+            self.configure_model()
+        return self._adaptation
+
+    def columns(self) -> Mapping[str, Callable[[list[Any]], Any] | None]:
+        """Columns that the towers read, with what puts a batch of raw values together; None for images, texts and views."""
+        model = self.model
+        known = ("image", "text", *model.share)
+        return {column: None if column in known else type(model.tower(column)).collate for column in model.columns}
+
+    def configure_model(self) -> None:
+        """Builds the towers, once, where the strategy wants them."""
+        if self._trainer is not None:
+            check_strategy(self.trainer.strategy)
+        if self.is_built or self._building:
+            return
+        self._building = True
+        try:
+            self._build()
+        finally:
+            self._building = False
+
+    def _build(self) -> None:
+        model = build_model(self.recipe, self._first_tokenizer, self.objective.temperature())
+        base = known_base(self._given, self._start.weights if self._start else ())
+        if self._start is not None:
+            self._start.load_into(model)
+            self._start = None  # a checkpoint holds all of it from now on
+        if self.tokenizer is not self._first_tokenizer:
+            grow_tower(model.tower("text"), self._first_tokenizer, self.tokenizer, self.training_settings.adapt)
+        self._modules["model"] = model  # add_module() would ask the property of this name
+        self.objective.build(model)
+        self.complete_model()
+        strategy = self.trainer.strategy if self._trainer else None
+        self._adaptation = Adaptation(model, self.training_settings.adapt, strategy, base)
+        prepare(model, self.training_settings.execution)
+        self.undecayed = undecayed_names(model)
+        self.train(self.training)
+
+    def forget_adaptation(self) -> None:
+        """From now on everything is trained alike and checkpoints are whole; the weights stay as they are."""
+        adaptation = self.adaptation
+        self.training_settings = replace(self.training_settings, adapt=AdaptSettings())
+        self._adaptation = adaptation.forget(self.model)
+        self.undecayed = undecayed_names(self.model)
+
+    def feature_store(self) -> FeatureStore | None:
+        """Where training keeps features of a locked image tower, asked by the data once the weights are final."""
+        return self.adaptation.open_cache(self)
+
+    # -- torch asks for what the module holds -----------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """As everywhere, but what is locked stays in evaluation mode."""
+        super().train(mode)
+        if mode and self.is_built and hasattr(self, "_adaptation"):
+            self._adaptation.locks.still(self.model)
+        return self
+
+    def named_modules(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
+        self._build_alone()
+        yield from super().named_modules(*arguments, **options)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        self._build_alone()
+        yield from super().named_children()
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        self._build_alone()
+        return super().state_dict(*arguments, **options)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        self._build_alone()
+        return super().load_state_dict(*arguments, **options)
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:  # to, cuda, half, ...
+        self._build_alone()
+        return super()._apply(*arguments, **options)
+
+    def __repr__(self) -> str:
+        self._build_alone()
+        return super().__repr__()
+
+    def _build_alone(self) -> None:
+        """Builds the towers unless a Trainer will do it, under its strategy, or they are being built."""
+        if "recipe" in self.__dict__ and self._trainer is None and not self.is_built:
+            self.configure_model()
+
+    # -- use --------------------------------------------------------------------------------------------------------
+
+    @property
+    def predictor(self) -> Predictor:
+        """The trained model with its tokenizer and preprocessing, for evaluation and use."""
+        return Predictor(self.model, self.tokenizer, self.image_transform(train=False))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        size: int = self.model.tower("image").image_size
+        return size
+
+    def image_transform(self, train: bool) -> nn.Module:
+        """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
+        raise NotImplementedError
+
+    def encode_image(self, images: Tensor | Image.Image | Sequence[Image.Image], batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) in evaluation mode, without gradients; see `Predictor.encode_image`."""
+        return self.predictor.encode_image(images, batch_size)
+
+    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) in evaluation mode, without gradients; see `Predictor.encode_text`."""
+        return self.predictor.encode_text(texts, batch_size)
+
+    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
+        """Class embeddings (D, num_classes), the mean over templates: image features times it are cosine similarities."""
+        return self.predictor.zero_shot_classifier(class_names, templates)
+
+    # -- details ----------------------------------------------------------------------------------------------------
+
+    _start: Pretrained | None
+    _given: dict[str, Any]
+    _first_tokenizer: Tokenizer
+    _building: bool
+
+    def _own_tokenizer(self) -> Any:
+        """That of the recipe, or the one that belongs to its text tower; None where no tower reads texts."""
+        spec = self.recipe.towers.get("text")
+        if spec is None and self.recipe.tokenizer is None:
+            return None
+        chosen = self.recipe.tokenizer
+        return tokenizers.build(default_tokenizer(spec.tower if spec else "") if chosen is None else chosen)
+
+    def _recorded(self) -> dict[str, Any]:
+        """What loggers show of a run."""
+        stored = self.recipe.to_mapping()["towers"]
+        towers = {f"{column}_tower": spec.get("name", str(spec)) for column, spec in stored.items()}
+        optimizer = self.training_settings.optimizer
+        return {
+            **towers,
+            "embed_dim": self.recipe.embed_dim,
+            "objective": str(self.objective.to_mapping()),
+            "lr": optimizer.lr,
+            "weight_decay": optimizer.weight_decay,
+            "micro_batch_size": self.micro_batch_size,
+        }

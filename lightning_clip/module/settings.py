@@ -1,0 +1,71 @@
+"""How a module is trained: optimizer, micro-batches, execution and adaptation, in one mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_clip.adapt import AdaptSettings
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import check_known, mapping
+from lightning_clip.model.recipe import plain_settings
+from lightning_clip.training.execution import ExecutionSettings
+from lightning_clip.training.optim import OptimizerSettings
+
+__all__ = ["TrainingSettings"]
+
+_PARTS = ("optimizer", "micro_batch_size", "execution", "adapt")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a `ClipModule` is trained; none of it changes what the model is.
+
+    Args:
+        optimizer: learning rate and schedule, see `OptimizerSettings`.
+        micro_batch_size: pairs encoded at a time; memory then holds the activations of so many, for a third more time.
+            The gradient stays that of the whole batch. None encodes the batch at once.
+        execution: compilation, activation checkpointing and other things that change speed only, see `ExecutionSettings`.
+        adapt: what is trained when a trained model is adapted: locks, rates by depth, stages, LoRA, see `AdaptSettings`.
+
+    Raises:
+        InputError: an unknown setting, or a value out of range.
+
+    Examples:
+        >>> TrainingSettings.of({"optimizer": {"lr": 1e-3}, "micro_batch_size": 32}).optimizer.lr
+        0.001
+    """
+
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    micro_batch_size: int | None = None
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+
+    def __post_init__(self) -> None:
+        size = self.micro_batch_size
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise InputError(f"micro_batch_size {size} must be at least 1, or None to encode the batch at once")
+
+    @classmethod
+    def of(cls, value: TrainingSettings | Mapping[str, Any] | None) -> TrainingSettings:
+        """Settings from settings, a mapping, or None for the defaults."""
+        if isinstance(value, cls):
+            return value
+        given = mapping(value, "training")
+        check_known(given, _PARTS, "training")
+        return cls(
+            OptimizerSettings.of(given.get("optimizer")),
+            given.get("micro_batch_size"),
+            ExecutionSettings.of(given.get("execution")),
+            AdaptSettings.of(given.get("adapt")),
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain types that `of` reads."""
+        return {
+            "optimizer": plain_settings(self.optimizer),
+            "micro_batch_size": self.micro_batch_size,
+            "execution": plain_settings(self.execution),
+            "adapt": self.adapt.to_mapping(),
+        }
