@@ -12,7 +12,7 @@ from torch.distributed.nn.functional import all_gather
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["Gathered", "agree", "gather_rows", "on_any_rank", "world"]
+__all__ = ["AcrossRanks", "Gathered", "agree", "gather_rows", "on_any_rank", "world"]
 
 
 def world() -> tuple[int, int]:
@@ -99,3 +99,37 @@ def gather_rows(features: Tensor) -> Gathered:
     parts = all_gather(padded.contiguous())  # type: ignore[no-untyped-call]
     rows = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
     return Gathered(rows, sum(lengths[:rank]), world_size)
+
+
+class AcrossRanks:
+    """What a loss asks of other ranks; for modules, whose `training` decides whether there are any.
+
+    In evaluation a module is alone: ranks may hold different numbers of batches, and none waits for another.
+    """
+
+    training: bool
+
+    def all_columns(self, features: Tensor) -> tuple[Tensor, int]:
+        """The rows (N, D) of all ranks in rank order, with gradient, and where this rank's begin; ranks may bring different B.
+
+        Args:
+            features: (B, D) of this rank.
+        """
+        if not self.training:
+            return features, 0
+        gathered = gather_rows(features)
+        return gathered.rows, gathered.offset
+
+    def mean(self, per_row: Tensor) -> Tensor:
+        """The mean () over the rows of all ranks, of which this rank gives its share times the number of ranks.
+
+        After DDP's average over ranks the gradient is that of one process on all rows, also where ranks bring different B.
+
+        Args:
+            per_row: (B,) of this rank.
+        """
+        count, world_size = len(per_row), world()[1] if self.training else 1
+        if world_size == 1:
+            return per_row.mean()
+        total = sum(length for (length,) in agree(None, [count], per_row.device))
+        return per_row.sum() * (world_size / total)

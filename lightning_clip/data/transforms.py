@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class ImageTransformSettings:
             photographs, and pixels differ slightly.
         mean: per channel for pixels in [0, 1]; None takes CLIP's.
         std: likewise.
+        views: how often a training picture is drawn; further ones are columns "view2", "view3", ... of the batch.
     """
 
     augment: bool = True
@@ -56,6 +57,7 @@ class ImageTransformSettings:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     fill: int = 127
+    views: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -71,6 +73,8 @@ class ImageTransformSettings:
             raise InputError(f"colour_jitter {self.colour_jitter} must be four strengths from 0, that of the hue at most 0.5")
         if self.rand_augment is not None and not (self.rand_augment[0] >= 1 and 0 <= self.rand_augment[1] <= 30):
             raise InputError(f"rand_augment {self.rand_augment} must be a number of operations from 1 and a magnitude in 0..30")
+        if self.views < 1:
+            raise InputError(f"views {self.views} must be at least 1")
         for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS[:2])):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown {name} {value!r}: {nearest(value, known)}")
@@ -84,7 +88,12 @@ class ImageTransformSettings:
 
 
 def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
-    """Random resized crop and what else is set: uint8 (3, H, W) -> uint8 (3, size, size), drawing from torch's generator."""
+    """Random resized crop and what else is set: uint8 (3, H, W) -> uint8 (3, size, size), drawing from torch's generator.
+
+    With several `views` it gives a tuple of such pictures, each drawn by itself.
+    """
+    if settings.views > 1:
+        return _Views(training_transform(size, replace(settings, views=1)), settings.views)
     if not settings.augment:
         return evaluation_transform(size, settings)
     steps: list[nn.Module] = [_RandomCrop(size, settings)]
@@ -120,6 +129,18 @@ class _Transform(nn.Sequential):
     def __init__(self, steps: list[nn.Module], at_least: int | None) -> None:
         super().__init__(*steps)
         self.at_least = at_least
+
+
+class _Views(nn.Module):
+    """A transform several times over: uint8 (3, H, W) -> as many uint8 (3, S, S)."""
+
+    def __init__(self, transform: nn.Module, count: int) -> None:
+        super().__init__()
+        self.transform, self.count = transform, count
+        self.at_least = getattr(transform, "at_least", None)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.transform(image) for _ in range(self.count))
 
 
 class _RandomCrop(nn.Module):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from lightning_clip.core.distributed import AcrossRanks
 from lightning_clip.core.registry import Registry
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.model.build import Temperature
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Objective", "objectives"]
 
 
-class Objective(nn.Module, ABC):
+class Objective(AcrossRanks, nn.Module, ABC):
     """What is learned from a batch of features. It holds settings; weights of its own stand in the model (`build`).
 
     Whoever subclasses it writes `reads` and `forward`, the rest has defaults. Under micro-batches `rows` runs inside each

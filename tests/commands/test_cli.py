@@ -173,8 +173,14 @@ class TestMistakes:
             ),
             (("fit", "--config", "recipe.yaml", "--model.image_encoder=vit_tinny"), "unknown image encoder 'vit_tinny'"),
             (("fit", "--config", "recipe.yaml", "--model.tokenizer=klip"), "unknown tokenizer 'klip': did you mean 'clip'"),
-            (("fit", "--config", "recipe.yaml", "--model.training.optimizer=adamw"), "optimizer: Expected a .*dict.* .given: adamw"),
-            (("fit", "--config", "recipe.yaml", "--model.training.micro_batch_size=four"), "micro_batch_size: Expected a .*int"),
+            (
+                ("fit", "--config", "recipe.yaml", "--model.training.optimizer=adamw"),
+                "optimizer: Expected a .*dict.* .given: adamw",
+            ),
+            (
+                ("fit", "--config", "recipe.yaml", "--model.training.micro_batch_size=four"),
+                "micro_batch_size: Expected a .*int",
+            ),
             (("fit", "--config", "recipe.yaml", "--data.train=nowhere"), "data .*'nowhere' does not exist"),
             (("fit", "--config", "recipe.yaml", "--data.local_batch_size=50"), "needs 50 samples, but the data has 40"),
             (
@@ -185,7 +191,13 @@ class TestMistakes:
             (("fit", "--config", "recipe.yaml", "--model.image_encoder.a.b=1"), "reaches more than one level into a mapping"),
             (("test", "--config", "recipe.yaml", "--ckpt_path", "lost.ckpt"), "checkpoint 'lost.ckpt' does not exist"),
             (
-                ("fit", "--config", "recipe.yaml", "--ckpt_path=last.ckpt", "--model.training.adapt={image: {layer_decay: 0.5}}"),
+                (
+                    "fit",
+                    "--config",
+                    "recipe.yaml",
+                    "--ckpt_path=last.ckpt",
+                    "--model.training.adapt={image: {layer_decay: 0.5}}",
+                ),
                 "the optimizer's state in the checkpoint does not fit .*or let a new run begin with its weights",
             ),
             (
