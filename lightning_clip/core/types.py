@@ -62,12 +62,12 @@ class Tokens(NamedTuple):
     """Texts as a text tower reads them.
 
     Attributes:
-        tokens: ids int64 (B, L).
+        tokens: ids int64 (B, L); None where there are none.
         mask: bool (B, L), True on text; None where nothing is padding.
         lengths: per row the place after its last token, where it is known without asking the device.
     """
 
-    tokens: Tensor
+    tokens: Tensor | None
     mask: Tensor | None = None
     lengths: Sequence[int] | None = None
 

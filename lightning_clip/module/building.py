@@ -172,7 +172,7 @@ class BuiltOnUse(pl.LightningModule):
             self._building = False
 
     def _build(self) -> None:
-        model = build_model(self.recipe, self._first_tokenizer, self.objective.temperature())
+        model = build_model(self.recipe, self._first_tokenizer, self.objective.initial_temperature())
         base = known_base(self._given, self._start.weights if self._start else ())
         if self._start is not None:
             self._start.load_into(model)
@@ -199,7 +199,7 @@ class BuiltOnUse(pl.LightningModule):
         """Where training keeps features of a locked image tower, asked by the data once the weights are final."""
         return self.adaptation.open_cache(self)
 
-    # -- torch asks for what the module holds -----------------------------------------------------------------------
+    # -- torch asks for what the module holds; not `children`, which a Trainer asks before it is known here -------------
 
     def train(self, mode: bool = True) -> Self:
         """As everywhere, but what is locked stays in evaluation mode."""
@@ -211,10 +211,6 @@ class BuiltOnUse(pl.LightningModule):
     def named_modules(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
         self._build_alone()
         yield from super().named_modules(*arguments, **options)
-
-    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        self._build_alone()
-        yield from super().named_children()
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         self._build_alone()

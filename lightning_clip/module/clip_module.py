@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.core.types import ClipOutput, Pair, PairBatch
+from lightning_clip.core.types import ClipOutput, Pair, PairBatch, Tokens
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.tokenizers import Tokenizer
@@ -94,9 +94,9 @@ class ClipModule(BuiltOnUse):
 
     def encode(self, batch: PairBatch) -> ClipOutput:
         """Features of a batch, or of a slice of one; what `compute_loss` receives."""
-        columns = {column: batch.value(column) for column in self.model.columns if column not in ("image", "text")}
-        tokens_of = self.objective.reads_tokens()
-        output: ClipOutput = self.model(batch.image, batch.tokens, batch.mask, batch.lengths, tokens_of=tokens_of, **columns)
+        given = {column: batch.value(column) for column in self.model.columns}
+        image, text = given.pop("image", None), given.pop("text", None) or Tokens(None)
+        output: ClipOutput = self.model(image, *text, tokens_of=self.objective.reads_tokens(), **given)
         return output
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class Objective(AcrossRanks, nn.Module, ABC):
         """Those of them whose token features (B, L, W) `rows` needs, in `output.tokens`."""
         return ()
 
-    def temperature(self) -> Temperature:
+    def initial_temperature(self) -> Temperature:
         """How the inverse temperature begins; not learned here, since nothing says that the loss depends on it."""
         return Temperature(learned=False)
 

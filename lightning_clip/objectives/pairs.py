@@ -45,7 +45,7 @@ class ContrastivePairs(Objective):
     def reads(self) -> tuple[str, ...]:
         return self.between
 
-    def temperature(self) -> Temperature:
+    def initial_temperature(self) -> Temperature:
         return Temperature(self.loss.initial_scale, self.loss.initial_bias, self.loss.learn_scale)
 
     def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:

@@ -57,8 +57,8 @@ class WeightedSum(Objective):
     def reads_tokens(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(column for term in self.each().values() for column in term.reads_tokens()))
 
-    def temperature(self) -> Temperature:
-        return self._first.temperature()
+    def initial_temperature(self) -> Temperature:
+        return self._first.initial_temperature()
 
     def build(self, space: SharedSpace) -> None:
         known: dict[str, str] = {}

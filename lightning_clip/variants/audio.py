@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Spectrogram(Tower):
         self.width, self.window, self.depth = width, window, depth
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
         widths = [window // 2 + 1, *[width] * depth]
-        self.layers = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in pairwise(widths))
 
     @staticmethod
     def collate(values: list[Any]) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class ConvirtModule(ClipModule):
 
     def complete_model(self) -> None:
         """A fixed temperature is fixed at the objective's own, also where `pretrained` brings another."""
-        temperature = self.objective.temperature()
+        temperature = self.objective.initial_temperature()
         if not temperature.learned:
             nn.init.constant_(self.model.logit_scale, math.log(temperature.scale))
 

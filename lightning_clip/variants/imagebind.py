@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from lightning_clip.encoders import Tower, towers
@@ -33,7 +35,7 @@ class DepthMap(Tower):
         super().__init__(output_dim=width)
         self.width, self.depth = width, depth
         widths = [1, *[width] * depth]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
 
     def forward(self, depth: Tensor) -> Tensor:
         """Metres (B, 1, H, W) or (B, H, W) -> (B, width)."""
