@@ -104,7 +104,7 @@ def retrieval_sections(callbacks: Sequence[Retrieval], pairs: PreparedPairs) -> 
         for example in result.examples:
             for place, index in enumerate((example.own, *example.found)):
                 sample = pairs[Visit(0, index)]
-                if isinstance(sample, PreparedPair):
+                if isinstance(sample, PreparedPair) and sample.image is not None:
                     images.append(sample.image)
                     captions.append("\n".join(textwrap.wrap(example.caption, 24)[:3]) if place == 0 else f"#{place}")
                     colours.append("plain" if place == 0 else "good" if index == example.own else "bad")

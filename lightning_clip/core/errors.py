@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["InputError", "existing_path", "nearest"]
+__all__ = ["InputError", "existing_path", "nearest", "reason_of"]
 
 
 class InputError(ValueError):
@@ -41,3 +41,14 @@ def existing_path(path: str | Path, what: str) -> Path:
     beside = sorted(entry.name for entry in parent.iterdir())
     hint = nearest(found.name, beside[:20]) if beside else "the folder is empty"
     raise InputError(f"{what} {str(path)!r} does not exist. In {str(parent)!r}: {hint}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a sample cannot be used, in a few words: the error's message, or its kind where it has none.
+
+    Examples:
+        >>> reason_of(KeyError("no class name")), reason_of(OSError())
+        ('no class name', 'OSError')
+    """
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text or type(error).__name__

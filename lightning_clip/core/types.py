@@ -19,8 +19,8 @@ class Pair:
     """One image with its texts, still as it was stored.
 
     Args:
-        image: encoded bytes (JPEG, PNG, ...) or uint8 pixels (3, H, W).
-        captions: the texts that describe it; at least one for training, may be empty for labelled images.
+        image: encoded bytes (JPEG, PNG, ...) or uint8 pixels (3, H, W); None for samples of further columns alone.
+        captions: the texts that describe it; at least one for training a text tower, may be empty for labelled images.
         key: a name that finds the sample again, used in reports.
         label: class index for labelled sets, otherwise None.
         metadata: whatever else the source knows.

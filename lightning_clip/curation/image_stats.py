@@ -137,8 +137,8 @@ class Look:
         except (OSError, ValueError, KeyError) as error:
             unit.drop(place, str(error).strip("'") or type(error).__name__)
             return None
-        if not pair.captions:
-            unit.drop(place, "no caption")
+        if not pair.captions or pair.image is None:
+            unit.drop(place, "no image" if pair.captions else "no caption")
             return None
         if self.exact:
             unit.digest[place] = np.frombuffer(bytes.fromhex(image_hash(pair.image).decode())[:16], np.uint8)

@@ -1,17 +1,19 @@
-"""In the loader's worker: a `Visit` arrives, transformed pixels and a chosen caption leave, a `PairBatch` in the end."""
+"""Samples and batches in the loader's worker: from a `Visit` to pixels, caption and columns, and to a `PairBatch`."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.core.types import KeptFeatures, Pair, PairBatch, Skipped
 from lightning_clip.data.captions import ChooseCaption
+from lightning_clip.data.columns import Collate, collate_column, is_view, no_column, view_names
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.feature_store import FeatureStore, digest_of
 from lightning_clip.data.sampler import Visit, visit_seed
@@ -23,14 +25,25 @@ __all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
 
 
 class PreparedPair(NamedTuple):
-    """A pair ready to be collated; `image` holds pixels, or the feature (W,) that was kept of them."""
+    """A pair ready to be collated.
 
-    image: Tensor
+    Attributes:
+        image: pixels uint8 (3, S, S), or the feature (W,) that was kept of them; None where no tower reads images.
+        caption: the text that is shown; empty where no tower reads texts.
+        pair: names and texts, without the image's bytes.
+        index: the sample's place in its source.
+        digest: of the image, where features are kept.
+        teachers: features that were stored beside the pair.
+        columns: raw values of the further columns that are read, and the image's further views.
+    """
+
+    image: Tensor | None
     caption: str
     pair: Pair
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
     digest: bytes | None = None
     teachers: list[StoredTeacher] | None = None
+    columns: Mapping[str, Any] = {}
 
 
 class PreparedPairs(Dataset["PreparedPair | Skipped"]):
@@ -41,10 +54,12 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
 
     Args:
         source: where the pairs are.
-        transform: uint8 (3, H, W) -> uint8 (3, S, S).
+        transform: uint8 (3, H, W) -> uint8 (3, S, S), or a tuple of several such views: the first is the image, the next
+            are the columns "view2", "view3", ...
         choose_caption: pair and random generator -> one text.
         seed: of crops and captions.
-        features: of a locked image tower; pictures whose features it holds are not decoded.
+        features: of a frozen image tower; images whose features it holds are not decoded.
+        columns: names of what is read; without "image" no image is decoded, without "text" no caption is chosen.
     """
 
     def __init__(
@@ -54,9 +69,14 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         choose_caption: ChooseCaption,
         seed: int,
         features: FeatureStore | None = None,
+        columns: Collection[str] = ("image", "text"),
     ) -> None:
         self.source, self.transform, self.choose_caption, self.seed = source, transform, choose_caption, seed
-        self.features = features
+        self.columns = tuple(columns)
+        self._further = [name for name in self.columns if name not in ("image", "text")]
+        self._image, self._text = "image" in self.columns, "text" in self.columns
+        views = any(is_view(name) for name in self._further)
+        self.features = None if views or not self._image else features  # views are drawn from pixels
         self._epoch = -1
 
     def __len__(self) -> int:
@@ -78,8 +98,8 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         features.refresh(patient=visits[0].epoch == self._epoch)
         self._epoch = visits[0].epoch
         samples = [self._prepared(visit, features) for visit in visits]
-        if any(isinstance(sample, PreparedPair) and sample.image.ndim > 1 for sample in samples):
-            kept = [isinstance(sample, PreparedPair) and sample.image.ndim == 1 for sample in samples]
+        kept = [isinstance(sample, PreparedPair) and sample.image is not None and sample.image.ndim == 1 for sample in samples]
+        if any(isinstance(sample, PreparedPair) and not row for sample, row in zip(samples, kept, strict=True)):
             samples = [
                 self._prepared(visit) if row else sample for visit, sample, row in zip(visits, samples, kept, strict=True)
             ]
@@ -89,20 +109,39 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         seed = visit_seed(self.seed, visit.epoch, visit.index)
         try:
             pair = look_up(self.source, visit)
-            digest = None if self.features is None else digest_of(pair.image)
-            feature = None if features is None or digest is None else features.find([digest])[0]
-            image = decode(pair.image, getattr(self.transform, "at_least", None)) if feature is None else feature
-            caption = self.choose_caption(pair, random.Random(seed))
-            teachers = teachers_of(pair, caption)
+            image, digest = self._pixels_or_feature(pair, features) if self._image else (None, None)
+            caption = self.choose_caption(pair, random.Random(seed)) if self._text else ""
+            teachers = teachers_of(pair, caption) if self._text else None
         except (OSError, ValueError, IndexError, KeyError) as error:
             # A sample's own fault. IndexError: an empty list of captions has nothing to choose from.
-            reason = "no caption" if isinstance(error, IndexError) else str(error).strip("'")
-            return Skipped(key=f"sample {visit.index}", reason=reason or type(error).__name__)
-        if feature is None:
+            return _skipped(visit, "no caption" if isinstance(error, IndexError) else reason_of(error))
+        columns = {name: pair.columns[name] for name in self._further if pair.columns.get(name) is not None}
+        if image is not None and image.ndim > 1:
             torch.default_generator.manual_seed(seed)
             image = self.transform(image)
+            if isinstance(image, tuple | list):
+                columns |= dict(zip(view_names(len(image) - 1), image[1:], strict=True))
+                image = image[0]
+        for name in self._further:
+            if name not in columns:
+                return _skipped(visit, no_column(name))
         # The batch needs names and texts, not the encoded bytes again.
-        return PreparedPair(image, caption, Pair(b"", pair.captions, pair.key, pair.label), visit.index, digest, teachers)
+        known = Pair(b"", pair.captions, pair.key, pair.label)
+        return PreparedPair(image, caption, known, visit.index, digest, teachers, columns)
+
+    def _pixels_or_feature(self, pair: Pair, features: FeatureStore | None) -> tuple[Tensor, bytes | None]:
+        """Decoded pixels (3, H, W) or the kept feature (W,), and the digest of the image where features are kept."""
+        if pair.image is None:
+            raise ValueError(no_column("image"))
+        digest = None if self.features is None else digest_of(pair.image)
+        feature = None if features is None or digest is None else features.find([digest])[0]
+        if feature is not None:
+            return feature, digest
+        return decode(pair.image, getattr(self.transform, "at_least", None)), digest
+
+
+def _skipped(visit: Visit, reason: str) -> Skipped:
+    return Skipped(key=f"sample {visit.index}", reason=reason)
 
 
 def look_up(source: PairSource, visit: Visit) -> Pair:
@@ -111,17 +150,37 @@ def look_up(source: PairSource, visit: Visit) -> Pair:
 
 
 class PairCollator:
-    """Stacks images and tokenizes the chosen captions of a batch in one call."""
+    """Stacks images, tokenizes the chosen captions of a batch in one call, and collates its further columns.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    Args:
+        tokenizer: of the captions; may be None where no tower reads them.
+        collators: further column -> function of B raw values that gives a tensor (B, ...), or tuples and mappings of such;
+            None stacks them. Static methods and functions of modules travel to workers, whatever starts these.
+        image: False where no tower reads images; the batch then has none.
+        text: False where no tower reads captions; the batch then has no tokens.
+
+    Raises:
+        InputError: captions without a tokenizer; in a batch, values of a column that cannot be collated, or a result of
+            another first dimension.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        collators: Mapping[str, Collate | None] | None = None,
+        image: bool = True,
+        text: bool = True,
+    ) -> None:
+        if text and tokenizer is None:
+            raise InputError("captions are read but there is no tokenizer: give one, or text=False")
+        self.tokenizer, self.collators, self.image, self.text = tokenizer, dict(collators or {}), image, text
 
     def __call__(self, samples: Sequence[PreparedPair | Skipped]) -> PairBatch:
         good = [sample for sample in samples if isinstance(sample, PreparedPair)]
-        tokens, mask = self.tokenizer([sample.caption for sample in good])
+        tokens, mask, lengths, texts = self._tokens(good)
         labels = [-1 if sample.pair.label is None else sample.pair.label for sample in good]
         return PairBatch(
-            image=_together([sample.image for sample in good]),
+            image=_images(good) if self.image else None,
             tokens=tokens,
             mask=mask,
             label=torch.tensor(labels, dtype=torch.long),
@@ -129,16 +188,31 @@ class PairCollator:
             captions=[sample.pair.captions for sample in good],
             keys=[sample.pair.key for sample in good],
             skipped=[sample for sample in samples if isinstance(sample, Skipped)],
-            lengths=mask.sum(dim=1).tolist(),
-            texts=[sample.caption for sample in good],
+            lengths=lengths,
+            texts=texts,
             teachers=stacked([sample.teachers for sample in good]),
             digests=[sample.digest or b"" for sample in good] if good and good[0].digest else None,
+            columns=self._columns(good),
         )
 
+    def _tokens(self, good: Sequence[PreparedPair]) -> tuple[Tensor | None, Tensor | None, list[int] | None, list[str] | None]:
+        """Token ids and mask (B, L), the captions' lengths and texts; None where no tower reads them."""
+        if not self.text or self.tokenizer is None:
+            return None, None, None, None
+        texts = [sample.caption for sample in good]
+        tokens, mask = self.tokenizer(texts)
+        return tokens, mask, mask.sum(dim=1).tolist(), texts
 
-def _together(images: Sequence[Tensor]) -> Tensor | KeptFeatures:
+    def _columns(self, good: Sequence[PreparedPair]) -> dict[str, Any]:
+        """Each further column's values put together; nothing for a batch of which no sample is left."""
+        names = {name: None for sample in good for name in sample.columns}
+        return {name: collate_column(name, self.collators.get(name), [row.columns[name] for row in good]) for name in names}
+
+
+def _images(good: Sequence[PreparedPair]) -> Tensor | KeptFeatures:
     """Pixels uint8 (B, 3, S, S), or the features (B, W) that were kept of them."""
+    images = [sample.image for sample in good if sample.image is not None]
     if not images:
         return torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-    stacked = torch.stack(list(images))
+    stacked = torch.stack(images)
     return KeptFeatures(stacked) if images[0].ndim == 1 else stacked

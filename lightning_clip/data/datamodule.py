@@ -17,6 +17,8 @@ from lightning_clip.core.types import Pair, PairBatch
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs
 from lightning_clip.data.captions import ChooseCaption, caption_choices, first_caption
+from lightning_clip.data.column_check import check_columns
+from lightning_clip.data.columns import Collate
 from lightning_clip.data.loader import PairLoader, start_worker
 from lightning_clip.data.order import Sequential, Shuffled
 from lightning_clip.data.sampler import PairSampler, world
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
         def choose_caption(pair: Pair, rng: random.Random) -> str: ...
 
         def image_transform(self, train: bool) -> nn.Module: ...
+
+        # And, where its towers read other columns than image and text: what they are, each with its tower's `collate`.
+        # def columns(self) -> Mapping[str, Collate | None]: ...
 
 
 __all__ = ["ClipDataModule"]
@@ -183,7 +188,7 @@ class ClipDataModule(pl.LightningDataModule):
         reasons = self.skipped[split]
         reasons.update(skip.reason for skip in batch.skipped)
         bad, allowed = sum(reasons.values()), self.max_bad_share * self._seen_by(split)
-        if bad > allowed or not len(batch.image):
+        if bad > allowed or not batch.size:
             listing = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
             raise InputError(
                 f"{bad} {split} samples could not be used ({listing}; the last: {batch.skipped[-1].key}), more than "
@@ -198,23 +203,42 @@ class ClipDataModule(pl.LightningDataModule):
 
     def _loader(self, source: PairSource, sampler: PairSampler, *, train: bool) -> DataLoader[Any]:
         module = self._module()
-        choose = (self.captions or module.choose_caption) if train else first_caption
-        # Anything that has tokenizer and transform will do as a model; few keep features.
-        features = getattr(module, "feature_store", None) if train else None
-        dataset = PreparedPairs(source, module.image_transform(train), choose, self.seed, features and features())
+        columns = _columns(module)
+        dataset = self._prepared(module, source, columns, train)
+        if set(columns) != {"image", "text"}:
+            check_columns(dataset)
+        further = {name: collate for name, collate in columns.items() if name not in ("image", "text")}
+        text = "text" in columns
         return PairLoader(
             dataset,
             sampler=sampler,
             batch_size=self.local_batch_size,
             num_workers=self.num_workers,
-            collate_fn=PairCollator(module.tokenizer),
+            collate_fn=PairCollator(module.tokenizer if text else None, further, "image" in columns, text),
             drop_last=train,
             persistent_workers=train and self.num_workers > 0,
             worker_init_fn=start_worker,
         )
+
+    def _prepared(
+        self, module: PreparesPairs, source: PairSource, columns: Mapping[str, Collate | None], train: bool
+    ) -> PreparedPairs:
+        """The source's samples with the transform and choice of captions of one stage."""
+        choose = (self.captions or module.choose_caption) if train and "text" in columns else first_caption
+        transform = module.image_transform(train) if "image" in columns else nn.Identity()
+        # Anything that has tokenizer and transform will do as a model; few keep features.
+        features = getattr(module, "feature_store", None) if train else None
+        return PreparedPairs(source, transform, choose, self.seed, features and features(), columns)
 
     def _module(self) -> PreparesPairs:
         module = self._attached or (self.trainer.lightning_module if self.trainer else None)
         if module is None:
             raise InputError("the data does not know its model: use it through a Trainer, or call data.attach(module) first")
         return module  # type: ignore[return-value]
+
+
+def _columns(module: PreparesPairs) -> Mapping[str, Collate | None]:
+    """What the model's towers read; images and texts where it does not say."""
+    asked = getattr(module, "columns", None)
+    found: Mapping[str, Collate | None] = {"image": None, "text": None} if asked is None else asked()
+    return found

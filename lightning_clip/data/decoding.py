@@ -20,7 +20,7 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers without a length
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that tell the size
 
 
-def decode(image: bytes | Tensor, at_least: int | None = None) -> Tensor:
+def decode(image: bytes | Tensor | None, at_least: int | None = None) -> Tensor:
     """Encoded bytes -> uint8 (3, H, W); a tensor is handed back.
 
     JPEG goes through torchvision, everything else through PIL: transparency is laid on white, CMYK becomes RGB, 16 bits are
@@ -32,10 +32,12 @@ def decode(image: bytes | Tensor, at_least: int | None = None) -> Tensor:
             (scaling inside the decoder: several times faster for large photographs, slightly different pixels).
 
     Raises:
-        ValueError: the bytes are no image, a broken or a gigantic one; the message says which.
+        ValueError: the bytes are no image, a broken or a gigantic one, or there are none; the message says which.
     """
     if isinstance(image, Tensor):
         return image
+    if image is None:
+        raise ValueError("no image")
     if not image:
         raise ValueError("empty file")
     if image.startswith(_JPEG_START) and at_least is None and _is_whole(image):

@@ -88,6 +88,8 @@ class DealtStreams(PairSource):
         ranks: how many there are.
     """
 
+    random_access = False
+
     def __init__(self, source: StreamSource, seed: int, batch_size: int, rank: int, ranks: int) -> None:
         self.source, self.seed, self.batch_size, self.rank, self.ranks = source, seed, batch_size, rank, ranks
         self._open: dict[int, tuple[int, int, Iterator[Pair]]] = {}  # stream -> epoch, place, what follows

@@ -179,8 +179,14 @@ class Packer:
         return buffer.getvalue(), extension
 
 
-def image_hash(image: bytes | Tensor) -> bytes:
-    """SHA-256 of encoded bytes, or of pixels, in hexadecimal."""
+def image_hash(image: bytes | Tensor | None) -> bytes:
+    """SHA-256 of encoded bytes, or of pixels, in hexadecimal.
+
+    Raises:
+        ValueError: no image.
+    """
+    if image is None:
+        raise ValueError("no image")
     content = image if isinstance(image, bytes) else image.contiguous().numpy().tobytes()
     return hashlib.sha256(content).hexdigest().encode()
 

@@ -49,6 +49,10 @@ class PairSource(ABC):
         """The order of training; a permutation of all samples unless the source knows a cheaper way to be read."""
         return Shuffled(len(self), seed)
 
+    def first_of_parts(self) -> Sequence[int]:
+        """Places of samples that show which columns there are: the first, or the first of each part of a mix."""
+        return [0] if len(self) else []
+
     def fetch(self, shards: list[int]) -> None:  # noqa: B027  (most sources are near)
         """Told which shards the order needs next, as `Order.upcoming` names them; for sources far away."""
 

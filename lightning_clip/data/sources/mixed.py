@@ -86,6 +86,10 @@ class MixedSource(PairSource):
         weights = self.weights or tuple(map(float, lengths))
         return Mixture(orders, [Phase(0, weights)], epoch_length(lengths, weights, self.upsample), seed)
 
+    def first_of_parts(self) -> list[int]:
+        found = enumerate(source.first_of_parts() for source in self.sources)
+        return [int(self._starts[number]) + place for number, places in found for place in places]
+
     def fetch(self, shards: list[int]) -> None:
         for number, source in enumerate(self.sources):
             own = [shard // len(self.sources) for shard in shards if shard % len(self.sources) == number]

@@ -1,0 +1,62 @@
+"""Whether a source has the columns that towers read: asked of its first samples, before a run begins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import Pair, Skipped
+from lightning_clip.data.batches import PreparedPair, PreparedPairs, look_up
+from lightning_clip.data.columns import columns_of, is_view, no_column
+from lightning_clip.data.sampler import Visit
+from lightning_clip.data.sources import PairSource
+
+__all__ = ["check_columns"]
+
+_TRIES = 8  # samples that may be unreadable before the question is left to the run itself
+
+
+def check_columns(dataset: PreparedPairs) -> None:
+    """Prepares the first readable sample of a source, and of each source of a mix.
+
+    Args:
+        dataset: what a loader will read; nothing of it changes.
+
+    Raises:
+        InputError: a column that is read and that the sample has no value for.
+    """
+    source = dataset.source
+    probe = copy.copy(dataset)
+    if not getattr(source, "random_access", True):
+        probe.source = copy.copy(source)  # a stream that is opened here is not the one that the run reads on
+    places: Sequence[int] = source.first_of_parts() if isinstance(source, PairSource) else [0]
+    for part, place in enumerate(places):
+        for number in range(place, min(place + _TRIES, len(source))):
+            sample = probe[Visit(0, number)]
+            missing = _missing(dataset, sample)
+            if missing is not None:
+                which = f"source {part + 1} of {len(places)} has no" if len(places) > 1 else "no source has a"
+                raise InputError(f"{which} column {missing!r}, {_remedy(missing, look_up(probe.source, Visit(0, number)))}")
+            if isinstance(sample, PreparedPair):
+                break
+
+
+def _missing(dataset: PreparedPairs, sample: PreparedPair | Skipped) -> str | None:
+    """The column for whose absence a sample was skipped."""
+    if isinstance(sample, PreparedPair):
+        return None
+    return next((name for name in dataset.columns if sample.reason == no_column(name)), None)
+
+
+def _remedy(name: str, pair: Pair) -> str:
+    """What there is instead, and what would give the column."""
+    there = f"which a tower reads (there is {', '.join(map(repr, columns_of(pair))) or 'nothing'})"
+    if name == "image":
+        return f"{there}: give the source its images, or omit the image tower"
+    if is_view(name):
+        return f"{there}: let image_transform() return {name.removeprefix('view')} images, in evaluation too"
+    return (
+        f"{there}: give the source one, such as columns={{{name!r}: ...}} of a table or a shard's member KEY.{name}.npy, or "
+        "let the tower read another column"
+    )
