@@ -59,7 +59,9 @@ class BuiltOnUse(pl.LightningModule):
         self.recipe = recipe.reading(self.reads(), type(self.objective).__name__)
         _ = self.recipe.transform  # a wrong setting is said now, not when the first loader is made
         self._first_tokenizer = self._own_tokenizer()
-        self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
+        self.tokenizer = self._first_tokenizer
+        if self.tokenizer is not None:
+            self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
         for part in self.objective.modules():
             if isinstance(part, ContrastiveLoss):
                 part.check_finite = self.training_settings.execution.non_finite == "stop"
@@ -272,10 +274,10 @@ class BuiltOnUse(pl.LightningModule):
     def _own_tokenizer(self) -> Any:
         """That of the recipe, or the one that belongs to its text tower; None where no tower reads texts."""
         spec = self.recipe.towers.get("text")
-        if spec is None and self.recipe.tokenizer is None:
+        if spec is None:
             return None
         chosen = self.recipe.tokenizer
-        return tokenizers.build(default_tokenizer(spec.tower if spec else "") if chosen is None else chosen)
+        return tokenizers.build(default_tokenizer(spec.tower) if chosen is None else chosen)
 
     def _recorded(self) -> dict[str, Any]:
         """What loggers show of a run."""

@@ -1,7 +1,5 @@
 """Sound and its descriptions (CLAP, Elizalde et al. 2022, arXiv 2206.04769): a spectrogram tower over waveforms."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +14,6 @@ __all__ = ["Spectrogram"]
 @towers.register("spectrogram")
 class Spectrogram(Tower):
     """A waveform's power spectrogram on a log scale, convolutions over time, and the mean over what is sound.
-
     Train it with `towers: {audio: spectrogram}` and `objective: {name: pairs, between: [audio, text]}`.
 
     Args:
@@ -31,6 +28,7 @@ class Spectrogram(Tower):
     """
 
     column = "audio"
+    hann: Tensor
 
     def __init__(self, width: int = 256, window: int = 512, depth: int = 2) -> None:
         super().__init__(output_dim=width)
@@ -57,5 +55,3 @@ class Spectrogram(Tower):
         for layer in self.layers:
             hidden = nn.functional.gelu(layer(hidden * sound))  # -> (B, width, T)
         return (hidden * sound).sum(dim=2) / sound.sum(dim=2)  # -> (B, width)
-
-    hann: Tensor

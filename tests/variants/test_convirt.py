@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import TEXT, small_data, small_module, small_trainer
+from weights.families import bert_tokenizer
 
 from lightning_clip import ClipDataModule, Pair
 from lightning_clip.variants import ConvirtModule
@@ -18,10 +19,11 @@ SMALL = {"name": "resnet10t", "image_size": 32}
 def test_settings_of_the_paper() -> None:
     module = ConvirtModule(SMALL, TEXT, embed_dim=16)
     module.configure_model()
-    assert module.loss.image_weight == 0.75 and not module.model.logit_scale.requires_grad
+    assert module.objective.loss.image_weight == 0.75 and not module.model.logit_scale.requires_grad
     assert module.model.logit_scale.exp().item() == pytest.approx(10.0)
     assert [type(layer).__name__ for layer in module.model.image_projection] == ["Linear", "ReLU", "Linear"]  # type: ignore[union-attr]
-    assert module.optimizer_settings.lr == 1e-4 and module.optimizer_settings.weight_decay == 1e-6
+    optimizer = module.training_settings.optimizer
+    assert optimizer.lr == 1e-4 and optimizer.weight_decay == 1e-6
 
 
 def test_published_towers_keep_the_paper_s_temperature(tmp_path: Path) -> None:
@@ -60,7 +62,15 @@ def test_trains_on_radiographs(shared_data: Path, tmp_path: Path) -> None:
     assert trainer.global_step == 2
 
 
-def test_it_is_short() -> None:
-    import lightning_clip.variants.convirt as convirt
+def test_the_first_layers_of_a_bert_with_weights_are_frozen(tmp_path: Path) -> None:
+    """BERT's embeddings and the first 6 of 12 layers (section 4.1); a tower from scratch is trained as a whole."""
+    from transformers import BertConfig, BertModel
 
-    assert len(Path(convirt.__file__).read_text().splitlines()) < 80
+    sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60}
+    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
+    bert_tokenizer(tmp_path / "bert")
+    module = ConvirtModule(SMALL, f"hf:{tmp_path / 'bert'}", embed_dim=16)
+    frozen = {name for name, value in module.model.tower("text").named_parameters() if not value.requires_grad}
+    layers = {int(name.split("layer.")[1].split(".")[0]) for name in frozen if "layer." in name}
+    assert layers == set(range(6)) and any("embeddings" in name for name in frozen)
+    assert all(value.requires_grad for value in ConvirtModule(SMALL, TEXT, embed_dim=16).model.tower("text").parameters())
