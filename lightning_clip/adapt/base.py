@@ -46,18 +46,26 @@ def known_base(given: Mapping[str, Any], weights: Collection[str]) -> Base:
         >>> known_base({"pretrained": None, "image_encoder": "resnet50", "text_encoder": "hf:bert-base-chinese"}, []).towers
         ('text_encoder.',)
     """
-    pretrained = given["pretrained"]
     named = {tower: given[tower] for tower in _TOWERS if _brings_weights(given[tower])}
     arguments: dict[str, Any] = {tower: dict(spec) if isinstance(spec, Mapping) else spec for tower, spec in named.items()}
-    source = None
-    if named:
-        source = ", ".join(spec if isinstance(spec, str) else str(spec.get("path") or spec["name"]) for spec in named.values())
-    if pretrained is not None:
-        plain = asdict(pretrained) if is_dataclass(pretrained) and not isinstance(pretrained, type) else pretrained
-        plain = dict(plain) if isinstance(plain, Mapping) else str(plain)
+    source = ", ".join(map(_name_of, named.values())) or None
+    if (pretrained := given["pretrained"]) is not None:
+        plain = _plain(pretrained)
         source = plain["source"] if isinstance(plain, dict) else plain
         arguments |= {"pretrained": plain, **{tower: None for tower in _TOWERS if given[tower] is None}}
     return Base(source, frozenset(weights), tuple(f"{tower}." for tower in named), arguments)
+
+
+def _name_of(spec: Any) -> str:
+    """What a user called a tower's weights."""
+    return spec if isinstance(spec, str) else str(spec.get("path") or spec["name"])
+
+
+def _plain(pretrained: Any) -> dict[str, Any] | str:
+    """A source as a mapping or as text."""
+    if is_dataclass(pretrained) and not isinstance(pretrained, type):
+        return asdict(pretrained)
+    return dict(pretrained) if isinstance(pretrained, Mapping) else str(pretrained)
 
 
 def _brings_weights(spec: Any) -> bool:

@@ -59,7 +59,7 @@ class Locks:
         """The lock of a tower in a stage, the present one if none is named."""
         stage = self.stage if stage is None else stage
         stages = self.settings.stages
-        own: Lock | None = getattr(stages[stage], tower) if stage < len(stages) else None
+        own: Lock | None = getattr(stages[stage], tower, None) if stage < len(stages) else None
         return self.settings.towers[tower] if own is None else own
 
     # -- what -------------------------------------------------------------------------------------------------------

@@ -66,26 +66,42 @@ def layers_to_adapt(encoder: ImageEncoder | TextEncoder, settings: LoraSettings,
     layers = _layers_in_blocks(encoder)
     known = sorted({name.rpartition(".")[2] for name in layers})
     if settings.targets is None:
-        linear = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d)]
-        found = [name for name in linear if any("attn" in part or "attention" in part for part in name.lower().split("."))]
-        if not (found or linear):
+        found = _usual_layers(layers)
+        if not found:
             raise InputError(
                 f"{where}: the blocks of {type(encoder).__name__} have no linear layers; name others as targets, of "
                 f"{', '.join(known) or 'which there are none'}"
             )
-        return found or linear
+        return found
     for target in settings.targets:
-        if not any(f".{name}".endswith(f".{target}") for name in layers):
+        if not any(_ends_with(name, target) for name in layers):
             raise InputError(
                 f"{where}.targets: no layer of {type(encoder).__name__} is called {target!r}: {nearest(target, known)}"
             )
-    named = [name for name in layers if any(f".{name}".endswith(f".{target}") for target in settings.targets)]
+    named = [name for name in layers if any(_ends_with(name, target) for target in settings.targets)]
     if grouped := [name for name in named if getattr(layers[name], "groups", 1) > 1]:
         raise InputError(
             f"{where}.targets: {grouped[0]!r} is a convolution in groups, whose adapter could not be merged: leave out "
             f"{grouped[0].rpartition('.')[2]!r}"
         )
     return named
+
+
+def _usual_layers(layers: dict[str, nn.Module]) -> list[str]:
+    """The linear layers of attention, or all linear layers where there is no attention."""
+    linear = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d)]
+    attention = [name for name in linear if any("attn" in part or "attention" in part for part in name.lower().split("."))]
+    return attention or linear
+
+
+def _ends_with(name: str, target: str) -> bool:
+    """Whether a layer's dotted name ends with the parts of another.
+
+    Examples:
+        >>> _ends_with("blocks.0.attn.qkv", "attn.qkv"), _ends_with("blocks.0.attn.qkv", "kv")
+        (True, False)
+    """
+    return f".{name}".endswith(f".{target}")
 
 
 def has_parts(names: Iterable[str]) -> bool:

@@ -48,6 +48,7 @@ class AdaptSettings:
     Args:
         image: of the image tower.
         text: of the text tower.
+        others: of towers of further columns, by column; `adapt.others` in a recipe.
         stages: stretches at the beginning of the run with other locks, in order (Chinese-CLIP, Yang et al. 2022).
         store: what checkpoints hold: "full" weights, or only those that were "trained", which need the weights that the run
             began with to be read again; "auto" takes "trained" where there are adapters.
@@ -63,12 +64,15 @@ class AdaptSettings:
 
     image: ImageAdapt = field(default_factory=ImageAdapt)
     text: TextAdapt = field(default_factory=TextAdapt)
+    others: Mapping[str, TowerAdapt] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     store: str = "auto"
 
     def __post_init__(self) -> None:
         self.image.check("adapt.image")
         self.text.check("adapt.text")
+        for column, tower in self.others.items():
+            tower.check(f"adapt.others.{column}")
         if self.store not in _STORES:
             raise InputError(f"unknown adapt.store {self.store!r}: {nearest(str(self.store), _STORES)}")
         for number, stage in enumerate(self.stages):
@@ -92,6 +96,8 @@ class AdaptSettings:
             given["image"] = tower_of(ImageAdapt, given["image"], "adapt.image")
         if "text" in given:
             given["text"] = tower_of(TextAdapt, given["text"], "adapt.text")
+        others = mapping(given.get("others"), "adapt.others")
+        given["others"] = {column: tower_of(TowerAdapt, spec, f"adapt.others.{column}") for column, spec in others.items()}
         if given.get("stages") is not None:
             stages = given["stages"]
             if not isinstance(stages, list | tuple):
@@ -111,7 +117,7 @@ class AdaptSettings:
     @property
     def towers(self) -> dict[str, TowerAdapt]:
         """By name."""
-        return {"image": self.image, "text": self.text}
+        return {"image": self.image, "text": self.text, **self.others}
 
     @property
     def tokens_apart(self) -> bool:

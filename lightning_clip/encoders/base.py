@@ -103,6 +103,16 @@ class Tower(nn.Module, ABC):
     def forward(self, *value: Any, **named: Any) -> Tensor:
         """What `collate` gave, on the device -> features (B, output_dim)."""
 
+    def example(self, size: int) -> Any:
+        """Values of `size` samples as `collate` gives them, by which `lightning-clip plan` counts what the tower costs.
+
+        Raises:
+            InputError: this tower gives none.
+        """
+        raise InputError(
+            f"{type(self).__name__} is not supported by plan: add the method example(), or plan without its column"
+        )
+
     def forward_tokens(self, *value: Any, **named: Any) -> Tensor:
         """What `forward` takes -> (B, L, W), where the tower has tokens.
 

@@ -121,9 +121,20 @@ def curve_figure(curve: Curve) -> Figure:
     both = len(others) == 2
     figure = Figure(figsize=(9.6 if both else 5.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+    _draw_over_alpha(curve, panels[0], several, kinds, bool(others))
+    if both:
+        _draw_one_over_the_other(curve, panels[1], others)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def _draw_over_alpha(curve: Curve, axes: Any, several: dict[str, str], kinds: set[str], others: bool) -> None:
+    """Scores of each set over alpha, and which alpha was chosen."""
     for name, values in curve.scores.items():
         style = ":" if name == curve.chosen_on and others else "-"
-        panels[0].plot(
+        axes.plot(
             curve.alphas,
             [100 * value for value in values],
             style,
@@ -132,19 +143,18 @@ def curve_figure(curve: Curve) -> Figure:
             label=f"{name}{several.get(name, '')}",
         )
     chosen = curve.alphas[curve.best]
-    panels[0].axvline(chosen, color="#8a8f98", linestyle="--", linewidth=1, label=f"chosen on {curve.chosen_on}: {chosen:g}")
-    panels[0].set(xlabel="alpha (0: before, 1: after fine-tuning)", ylabel=f"{' or '.join(sorted(kinds))}, %")
-    panels[0].set_title("between two models")
-    panels[0].legend(fontsize=8, frameon=False)
-    if both:
-        x, y = ([100 * value for value in curve.scores[name]] for name in others)
-        panels[1].plot(x, y, color="#2e8b57", marker="o", markersize=3)
-        labels = {curve.best: f"alpha {chosen:g}", 0: "before", len(x) - 1: "after"}
-        for place, label in labels.items():
-            panels[1].annotate(label, (x[place], y[place]), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        x_label, y_label = (f"{name} ({curve.measures.get(name, 'top-1')}), %" for name in others)
-        panels[1].set(xlabel=x_label, ylabel=y_label, title="one set over the other")
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    return figure
+    axes.axvline(chosen, color="#8a8f98", linestyle="--", linewidth=1, label=f"chosen on {curve.chosen_on}: {chosen:g}")
+    axes.set(xlabel="alpha (0: before, 1: after fine-tuning)", ylabel=f"{' or '.join(sorted(kinds))}, %")
+    axes.set_title("between two models")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _draw_one_over_the_other(curve: Curve, axes: Any, others: list[str]) -> None:
+    """The two sets that alpha was not chosen on."""
+    x, y = ([100 * value for value in curve.scores[name]] for name in others)
+    axes.plot(x, y, color="#2e8b57", marker="o", markersize=3)
+    labels = {curve.best: f"alpha {curve.alphas[curve.best]:g}", 0: "before", len(x) - 1: "after"}
+    for place, label in labels.items():
+        axes.annotate(label, (x[place], y[place]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    x_label, y_label = (f"{name} ({curve.measures.get(name, 'top-1')}), %" for name in others)
+    axes.set(xlabel=x_label, ylabel=y_label, title="one set over the other")

@@ -63,6 +63,11 @@ class TowerSpec:
             raise InputError(f"towers.{column} has no setting {sorted(settings)[0]!r}: {nearest(sorted(settings)[0], _OWN)}")
         return cls(**own)
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it says which tower reads the column."""
+        return self.share is not None or self.tower not in (None, NO_TOWER)
+
     def over(self, other: TowerSpec) -> TowerSpec:
         """This spec, completed by another where it says nothing; transforms are merged setting by setting."""
         merged = {key: getattr(other, key) if getattr(self, key) is None else getattr(self, key) for key in _OWN}
@@ -137,24 +142,30 @@ class Recipe:
         """
         wanted: dict[str, TowerSpec] = {}
         for column in columns:
-            spec = self.towers.get(column, TowerSpec())
-            if spec.tower is None and spec.share is None:
-                if column in _DEFAULT_TOWERS:
-                    spec = replace(spec, tower=_DEFAULT_TOWERS[column])
-                elif _VIEW.match(column):
-                    spec = replace(spec, share="image")
-            if (spec.tower is None and spec.share is None) or spec.tower == NO_TOWER:
-                known = [name for name, other in self.towers.items() if other.tower not in (None, NO_TOWER)]
-                raise InputError(
-                    f"objective {reader!r} reads column {column!r}, but no tower was built for it: give "
-                    f"towers: {{{column}: NAME}} (there are towers for {', '.join(known) or 'no other column'})"
-                )
-            projection = "linear" if spec.projection is None and spec.share is None else spec.projection
-            wanted[column] = replace(spec, projection=projection)
-            if spec.share is not None and spec.share not in (*wanted, *columns):
-                wanted |= self.reading([spec.share], reader).towers
+            spec = _with_default(column, self.towers.get(column, TowerSpec()))
+            owner = spec.share or column
+            for name, own in ((column, spec), (owner, _with_default(owner, self.towers.get(owner, TowerSpec())))):
+                if not own.is_given:
+                    known = [other for other, given in self.towers.items() if given.is_given]
+                    raise InputError(
+                        f"objective {reader!r} reads column {column!r}, but no tower was built for it: give "
+                        f"towers: {{{name}: NAME}} (there are towers for {', '.join(known) or 'no other column'})"
+                    )
+                if own.share is None and own.projection is None:
+                    own = replace(own, projection="linear")
+                wanted[name] = own
         order = sorted(wanted, key=lambda column: {"image": 0, "text": 1}.get(column, 2))
         return replace(self, towers={column: wanted[column] for column in order})
+
+
+def _with_default(column: str, spec: TowerSpec) -> TowerSpec:
+    """The usual tower of images and of texts, and that of images for further views, where none is named."""
+    if spec.tower is None and spec.share is None:
+        if column in _DEFAULT_TOWERS:
+            return replace(spec, tower=_DEFAULT_TOWERS[column])
+        if _VIEW.match(column):
+            return replace(spec, share="image")
+    return spec
 
 
 def recipe_of(

@@ -29,21 +29,21 @@ class Plan:
 
     Args:
         machines: what trains.
-        towers: image and text.
+        towers: one for each column that has a tower of its own.
         loss: FLOPs of the loss per sample.
         memory: on each device.
         samples: pairs seen in all.
         batch: on each device and pass.
         accumulate: passes per optimizer step.
-        image_size: pixels.
-        caption_length: tokens.
+        image_size: pixels; 0 where no tower reads images.
+        caption_length: tokens; 0 where no tower reads texts.
         embed_dim: width of the shared space.
         state: bytes of weights, gradients and optimizer before a strategy divides them.
         sliceable: whether micro-batches would be exact, which batch normalisation rules out.
     """
 
     machines: Machines
-    towers: tuple[TowerCost, TowerCost]
+    towers: tuple[TowerCost, ...]
     loss: Flops
     memory: Memory
     samples: int
@@ -67,8 +67,8 @@ class Plan:
 
     @property
     def flops_per_sample(self) -> Flops:
-        """Of both towers and the loss; micro-batches compute the towers' forward pass twice."""
-        towers = self.towers[0].flops + self.towers[1].flops
+        """Of all towers and the loss; micro-batches compute the towers' forward pass twice."""
+        towers = sum((tower.flops for tower in self.towers), Flops())
         again = towers.forward if self.batch.micro else 0
         return towers + self.loss + Flops(recomputed=again)
 
@@ -156,7 +156,7 @@ def make_plan(
         >>> plan.steps, round(plan.towers[0].flops.forward / 1e9, 2)
         (390625, 0.26)
     """
-    length = module.tokenizer.context_length if caption_length is None else caption_length
+    length = _caption_length(module, caption_length)
     sizes = {"samples": samples, "local_batch_size": local_batch_size, "accumulate_grad_batches": accumulate}
     for name, size in {**sizes, "caption_length": length, "micro_batch_size": micro_batch_size}.items():
         if size is not None and size < 1:
@@ -164,10 +164,10 @@ def make_plan(
     fake = fake_clip(module, machines.precision)
     if micro_batch_size is not None:
         check_micro_batches(fake.model, micro_batch_size, local_batch_size)
-    most = fake.model.tower("text").context_length
-    if length > most:
+    if length is not None and length > (most := fake.model.tower("text").context_length):
         raise InputError(f"caption_length {length} exceeds the text tower's context_length {most}: give at most that")
-    image_size = fake.model.tower("image").image_size
+    image_size = fake.model.tower("image").image_size if "image" in fake.model.columns else 0
+    length = length or 0
     towers = measure_towers(fake, image_size, length)
     freeze_unused(fake)
     optimizer = build_optimizer(fake.model, module.training_settings.optimizer, undecayed_names(fake.model))
@@ -196,10 +196,17 @@ def make_plan(
     )
 
 
-def _memory(machines: Machines, state: State, towers: tuple[TowerCost, TowerCost], batch: Batch, embed_dim: int) -> Memory:
+def _memory(machines: Machines, state: State, towers: tuple[TowerCost, ...], batch: Batch, embed_dim: int) -> Memory:
     sharding = sharding_of(machines.strategy, machines.count)
     mixed = machines.precision.endswith("-mixed")
     return memory_of(state, towers, batch, sharding, embed_dim=embed_dim, mixed=mixed)
+
+
+def _caption_length(module: ClipModule, given: int | None) -> int | None:
+    """Tokens of a caption; None where no tower reads texts."""
+    if module.tokenizer is None:
+        return None
+    return module.tokenizer.context_length if given is None else given
 
 
 def _is_sigmoid(module: ClipModule) -> bool:

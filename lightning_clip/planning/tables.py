@@ -81,10 +81,14 @@ def _run_rows(plan: Plan) -> list[tuple[str, str]]:
     micro = f" in slices of {plan.batch.micro:,}" if plan.batch.micro else ""
     passes = f" x {plan.accumulate} passes" if plan.accumulate > 1 else ""
     peak = flops_text(peak_flops_of(machines.device, machines.precision), "FLOP/s")
+    names = " and ".join(tower.name for tower in plan.towers)
     return [
         ("devices", f"{machines.count:,} x {machines.device.name}, {machines.precision}, {machines.strategy}"),
         ("peak of a device, MFU assumed", f"{peak}, {100 * machines.mfu:g} %"),
-        ("weights, image and text", " + ".join(f"{tower.parameters / 1e6:,.1f} M" for tower in plan.towers)),
+        (
+            f"weights, {' and '.join(tower.name for tower in plan.towers)}",
+            " + ".join(f"{tower.parameters / 1e6:,.1f} M" for tower in plan.towers),
+        ),
         ("image, captions", f"{plan.image_size} pixels, {plan.caption_length} tokens"),
         ("batch", f"{plan.global_batch_size:,} = {machines.count:,} x {plan.batch.local:,}{passes}{micro}"),
         ("samples", f"{plan.samples:,}"),
@@ -99,7 +103,7 @@ def _run_rows(plan: Plan) -> list[tuple[str, str]]:
 
 def _flops_rows(plan: Plan) -> list[tuple[str, ...]]:
     parts = [(f"{tower.name} tower", tower.flops) for tower in plan.towers]
-    again = Flops(recomputed=plan.towers[0].flops.forward + plan.towers[1].flops.forward)
+    again = Flops(recomputed=sum(tower.flops.forward for tower in plan.towers))
     parts += [("loss", plan.loss), *([("micro-batches", again)] if plan.batch.micro else []), ("sum", plan.flops_per_sample)]
     return [
         (name, *(flops_text(value) if value else "" for value in (flops.forward, flops.backward, flops.recomputed)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "fake_clip",
     "freeze_unused",
     "measure_image_tower",
+    "measure_other_tower",
     "measure_text_tower",
     "measure_towers",
     "saved_bytes",
@@ -43,7 +44,7 @@ class TowerCost:
     """One tower with its head.
 
     Args:
-        name: "image" or "text".
+        name: the column that it reads.
         parameters: their number.
         flops: per sample.
         activations: bytes per sample that forward keeps for backward.
@@ -98,15 +99,45 @@ def fake_clip(module: ClipModule, precision: str = "32-true") -> FakeClip:
     return FakeClip(model, mode, mixed=kind == "mixed")
 
 
-def measure_towers(fake: FakeClip, image_size: int, caption_length: int) -> tuple[TowerCost, TowerCost]:
-    """Costs of the image and the text tower, each with its head.
+def measure_towers(fake: FakeClip, image_size: int, caption_length: int) -> tuple[TowerCost, ...]:
+    """Costs of all towers, each with its head; one that reads several columns is passed so many times.
 
     Args:
         fake: of `fake_clip`.
         image_size: side in pixels.
         caption_length: tokens L to which a batch of captions is padded.
+
+    Raises:
+        InputError: a tower of another column that gives no example of what it reads.
     """
-    return measure_image_tower(fake, image_size), measure_text_tower(fake, caption_length)
+    costs = []
+    for column in fake.model.own_columns:
+        if column == "image":
+            cost = measure_image_tower(fake, image_size)
+        elif column == "text":
+            cost = measure_text_tower(fake, caption_length)
+        else:
+            cost = measure_other_tower(fake, column)
+        passes = 1 + sum(owner == column for owner in fake.model.share.values())
+        costs.append(replace(cost, flops=cost.flops * passes, activations=cost.activations * passes))
+    return tuple(costs)
+
+
+def measure_other_tower(fake: FakeClip, column: str) -> TowerCost:
+    """Costs of the tower of a further column with its head, for values as `Tower.example` gives them.
+
+    Raises:
+        InputError: the tower gives no example.
+    """
+    model = fake.model
+
+    def encode(size: int) -> Tensor:
+        tower = model.tower(column)
+        value = tower.example(size)
+        features: Tensor = model.head(column)(tower(*value) if isinstance(value, tuple) else tower(value))
+        return features
+
+    return _measure(column, encode, fake, (model.tower(column), model.head(column)))
 
 
 def measure_image_tower(fake: FakeClip, image_size: int) -> TowerCost:

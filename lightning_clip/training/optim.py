@@ -93,18 +93,21 @@ def build_optimizer(
         rates: by name, of all parameters that are ever trained, some of which may be locked now; None takes one learning rate
             and the parameters that are trainable now.
     """
+    decayed, rest = Rate(settings.lr, settings.weight_decay), Rate(settings.lr, 0.0)
+    first = [decayed, rest] if rates is None else []  # decayed parameters stand first, whatever the model begins with
     if rates is None:
-        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        decayed, rest = Rate(settings.lr, settings.weight_decay), Rate(settings.lr, 0.0)
-        rates = {name: rest if name in undecayed else decayed for name in trainable}
-        kinds = [decayed, rest]
-    else:
-        kinds = list(dict.fromkeys(rates[name] for name, _ in model.named_parameters() if name in rates))
+        rates = {name: rest if name in undecayed else decayed for name in _trainable(model)}
     named = [(rates[name], parameter) for name, parameter in model.named_parameters() if name in rates]
-    groups = [{"params": [value for rate, value in named if rate == kind], **kind._asdict()} for kind in dict.fromkeys(kinds)]
+    members: dict[Rate, list[nn.Parameter]] = {rate: [] for rate in [*first, *(rate for rate, _ in named)]}
+    for rate, parameter in named:
+        members[rate].append(parameter)
+    groups = [{"params": parameters, **rate._asdict()} for rate, parameters in members.items() if parameters]
     fused = fused and all(parameter.device.type in ("cpu", "cuda") for _, parameter in named)
-    groups = [group for group in groups if group["params"]]
     return AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
+
+
+def _trainable(model: nn.Module) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: float, final_ratio: float = 0.0) -> float:

@@ -42,6 +42,9 @@ class Coordinates(Tower):
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in self.scales
         )
 
+    def example(self, size: int) -> Tensor:
+        return torch.zeros(size, 2)
+
     def forward(self, gps: Tensor) -> Tensor:
         """Degrees (B, 2), latitude first -> (B, width)."""
         latitude, longitude = (gps.to(self.frequencies.dtype) * (math.pi / 180)).unbind(dim=1)

@@ -35,7 +35,7 @@ def test_one_word_is_a_list_of_one() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"imag": {}}, r"adapt has no setting 'imag': did you mean 'image'\? Known: image, stages, store, text"),
+        ({"imag": {}}, r"adapt has no setting 'imag': did you mean 'image'\? Known: image, others, stages, store, text"),
         ({"image": {"locked": True}}, r"adapt.image has no setting 'locked': did you mean 'lock'"),
         ({"text": {"lora": {"r": 8}}}, r"adapt.text.lora has no setting 'r': .*Known: alpha, dropout, rank, targets"),
         ({"stages": [{"until": 5}]}, r"adapt.stages\[0\] has no setting 'until'"),
