@@ -30,8 +30,9 @@ from lightning_clip import ClipModule
 from lightning_clip.cli import main as lightning_clip
 from lightning_clip.core.atomic import beside
 from lightning_clip.data import FewShotSource, TableSource
-from lightning_clip.evaluation.extraction import Images, local_features
+from lightning_clip.evaluation.extraction import local_features
 from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.images import Images
 from lightning_clip.evaluation.models import open_model
 from lightning_clip.evaluation.probe import fit_probe, search_strength
 from lightning_clip.merging.interpolation import curve_figure, sweep

@@ -1,4 +1,4 @@
-"""The report of a run: what the other callbacks measured arrives, an HTML page and a table in the terminal leave."""
+"""`Report`: an HTML page and a table in the terminal of what the other callbacks measured."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from lightning_clip.callbacks.report_sections import (
 from lightning_clip.callbacks.retrieval import Retrieval
 from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 from lightning_clip.data import ClipDataModule
-from lightning_clip.data.batches import PreparedPairs
-from lightning_clip.data.captions import first_caption
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.model.predictor import predictor_of
 from lightning_clip.reporting.html import Section, Table, write_report
 
 __all__ = ["Report"]
@@ -88,25 +86,34 @@ class Report(pl.Callback):
     def _finish(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        assert isinstance(module, ClipModule)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         zero_shot = [callback for callback in callbacks if isinstance(callback, ZeroShotClassification)]
-        retrieval = [callback for callback in callbacks if isinstance(callback, Retrieval)]
+        retrieval = [callback for callback in callbacks if isinstance(callback, Retrieval) and callback.result]
         table = Table(("measure", "value", "chance"), result_rows(zero_shot, retrieval, self.curves))
         sections = [Section("Result", table=table), *curve_sections(self.curves), *zero_shot_sections(zero_shot)]
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, ClipDataModule) and any(callback.result for callback in retrieval):
-            split = "test" if stage == "test" else "val"
-            prepared = PreparedPairs(data.source(split), module.image_transform(train=False), first_caption, data.seed)
-            sections += retrieval_sections(retrieval, prepared)
+        if retrieval:
+            sections += self._retrieved(trainer, module, retrieval, "test" if stage == "test" else "val")
         command = classify_command(trainer.checkpoint_callback, zero_shot)
         if command:
             sections.append(Section("Classify a picture of your own", command=command))
         path = self.path if stage == "fit" else self.path.with_stem(f"{self.path.stem}_{stage}")
-        seconds = time.perf_counter() - self._started if self._started else 0.0
-        spent = f"{trainer.global_step} optimizer steps, {seconds / 60:.1f} minutes" if stage == "fit" else "evaluation"
-        write_report(path, self.title, spent, sections)
+        write_report(path, self.title, self._spent(trainer, stage), sections)
         _print(table, path, command, self.title)
+
+    def _retrieved(
+        self, trainer: pl.Trainer, module: pl.LightningModule, callbacks: list[Retrieval], split: str
+    ) -> list[Section]:
+        """The images behind the results of retrieval, where the data can read them again."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ClipDataModule):
+            return []
+        return retrieval_sections(callbacks, data.source(split), predictor_of(module).transform)
+
+    def _spent(self, trainer: pl.Trainer, stage: str) -> str:
+        if stage != "fit":
+            return "evaluation"
+        seconds = time.perf_counter() - self._started if self._started else 0.0
+        return f"{trainer.global_step} optimizer steps, {seconds / 60:.1f} minutes"
 
 
 def _print(table: Table, path: Path, command: str, title: str) -> None:

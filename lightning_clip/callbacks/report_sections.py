@@ -1,4 +1,4 @@
-"""What a report says of each callback: results and curves arrive, sections, rows and lines of text leave."""
+"""Sections, rows and lines of text that a report has of each callback's results and of the curves."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import random
 import shlex
 import statistics
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_clip.callbacks.retrieval import Retrieval
+from lightning_clip.callbacks.retrieval import Retrieval, RetrievalResult
 from lightning_clip.callbacks.zero_shot import ZeroShotClassification
-from lightning_clip.data.batches import PreparedPair, PreparedPairs
-from lightning_clip.data.sampler import Visit
+from lightning_clip.data.sources import PairSource
+from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.reporting.html import Section
 from lightning_clip.reporting.plots import confusion_figure, contact_sheet, curves_figure
+from lightning_clip.reporting.text import percent, spaced, wrapped
 
 __all__ = [
     "classify_command",
@@ -38,9 +38,9 @@ def progress_line(metrics: Mapping[str, Tensor]) -> str:
     parts = [f"loss {metrics['val/loss']:.2f}"] if "val/loss" in metrics else []
     for key, value in metrics.items():
         if key.startswith("val/zero_shot/") and key.endswith("/top1"):
-            parts.append(f"{_words(key.split('/')[2])} top-1 {_percent(float(value))}")
+            parts.append(f"{spaced(key.split('/')[2])} top-1 {percent(float(value))}")
         if key == "val/retrieval/text_to_image/recall@10":
-            parts.append(f"{_DIRECTIONS['text_to_image']} R@10 {_percent(float(value))}")
+            parts.append(f"{_DIRECTIONS['text_to_image']} R@10 {percent(float(value))}")
     return ", ".join(parts)
 
 
@@ -48,32 +48,39 @@ def result_rows(
     zero_shot: Sequence[ZeroShotClassification], retrieval: Sequence[Retrieval], curves: Curves
 ) -> list[tuple[str, str, str]]:
     """Measure, value and chance of everything that was evaluated last."""
-    rows: list[tuple[str, str, str]] = []
-    for name, result in ((name, result) for callback in zero_shot for name, result in callback.results.items()):
-        for key, label in (("top1", "zero-shot top-1"), ("mean_per_class", "mean per class")):
-            rows.append((f"{_words(name)}: {label}", _percent(result.metrics[key]), _percent(result.chance)))
-    for found in (callback.result for callback in retrieval if callback.result):
-        for key, value in found.metrics.items():
-            direction, measure = key.split("/")
-            name, _, k = measure.partition("@")
-            label = f"{_DIRECTIONS[direction]} " + (f"R@{k}" if k else _words(name))
-            chance = found.chance.get(key)
-            rows.append((label, _percent(value) if k else f"{value:g}", "" if chance is None else _percent(chance)))
+    rows = [
+        (f"{spaced(name)}: {label}", percent(result.metrics[key]), percent(result.chance))
+        for callback in zero_shot
+        for name, result in callback.results.items()
+        for key, label in (("top1", "zero-shot top-1"), ("mean_per_class", "mean per class"))
+    ]
+    rows += [row for callback in retrieval if callback.result for row in _retrieval_rows(callback.result)]
     if speed := curves.get("train/samples_per_second"):
         rows.append(("samples per second", f"{statistics.median(value for _, value in speed):.0f}", ""))
     return rows
 
 
+def _retrieval_rows(result: RetrievalResult) -> list[tuple[str, str, str]]:
+    rows = []
+    for key, value in result.metrics.items():
+        direction, measure = key.split("/")
+        name, _, k = measure.partition("@")
+        label = f"{_DIRECTIONS[direction]} " + (f"R@{k}" if k else spaced(name))
+        chance = result.chance.get(key)
+        rows.append((label, percent(value) if k else f"{value:g}", "" if chance is None else percent(chance)))
+    return rows
+
+
 def curve_sections(curves: Curves) -> list[Section]:
     """Loss, zero-shot accuracy and recall over the optimizer steps, of what there is."""
-    losses = {key: curve for key, curve in curves.items() if key in ("train/loss", "val/loss") and curve}
-    top1 = {_words(key.split("/")[2]): curve for key, curve in curves.items() if key.endswith("/top1") and curve}
-    recall = {_DIRECTIONS[key.split("/")[2]]: curve for key, curve in curves.items() if key.endswith("recall@10") and curve}
+    drawn = {key: curve for key, curve in curves.items() if curve}
+    losses = {key: curve for key, curve in drawn.items() if key in ("train/loss", "val/loss")}
+    top1 = {spaced(key.split("/")[2]): curve for key, curve in drawn.items() if key.endswith("/top1")}
+    recall = {_DIRECTIONS[key.split("/")[2]]: curve for key, curve in drawn.items() if key.endswith("recall@10")}
     figures = [("loss", curves_figure(losses, "Loss"))] if losses else []
-    if top1:
-        figures.append(("accuracy", curves_figure(top1, "Zero-shot top-1", percent=True)))
-    if recall:
-        figures.append(("recall", curves_figure(recall, "Retrieval R@10", percent=True)))
+    for name, of_name, title in (("accuracy", top1, "Zero-shot top-1"), ("recall", recall, "Retrieval R@10")):
+        if of_name:
+            figures.append((name, curves_figure(of_name, title, percent=True)))
     return [Section("Curves", figures=figures)] if figures else []
 
 
@@ -88,14 +95,20 @@ def zero_shot_sections(callbacks: Sequence[ZeroShotClassification]) -> list[Sect
             colours.append("good" if label == predicted else "bad")
         sheet = contact_sheet([image for image, *_ in result.examples], captions, colours)
         confusion = confusion_figure(result.confusion, result.class_names)
-        text = f"{len(result.class_names)} candidate classes, top-1 {_percent(result.metrics['top1'])}."
-        sections.append(Section(f"Zero-shot: {_words(name)}", text, figures=[("predictions", sheet)]))
-        sections.append(Section(f"Confusion: {_words(name)}", figures=[("confusion matrix", confusion)]))
+        text = f"{len(result.class_names)} candidate classes, top-1 {percent(result.metrics['top1'])}."
+        sections.append(Section(f"Zero-shot: {spaced(name)}", text, figures=[("predictions", sheet)]))
+        sections.append(Section(f"Confusion: {spaced(name)}", figures=[("confusion matrix", confusion)]))
     return sections
 
 
-def retrieval_sections(callbacks: Sequence[Retrieval], pairs: PreparedPairs) -> list[Section]:
-    """For some captions the images that the model ranks first; `pairs` reads them again by index."""
+def retrieval_sections(callbacks: Sequence[Retrieval], source: PairSource, transform: nn.Module) -> list[Section]:
+    """For some captions the images that the model ranks first.
+
+    Args:
+        callbacks: whose results are shown.
+        source: reads the images again by their index.
+        transform: uint8 (3, H, W) -> uint8 (3, S, S), the size at which they are shown.
+    """
     sections = []
     for result in (callback.result for callback in callbacks if callback.result):
         images: list[Tensor] = []
@@ -103,10 +116,9 @@ def retrieval_sections(callbacks: Sequence[Retrieval], pairs: PreparedPairs) -> 
         colours: list[str] = []
         for example in result.examples:
             for place, index in enumerate((example.own, *example.found)):
-                sample = pairs[Visit(0, index)]
-                if isinstance(sample, PreparedPair) and sample.image is not None:
-                    images.append(sample.image)
-                    captions.append("\n".join(textwrap.wrap(example.caption, 24)[:3]) if place == 0 else f"#{place}")
+                if (image := picture(source, index)) is not None:
+                    images.append(transform(image))
+                    captions.append(wrapped(example.caption) if place == 0 else f"#{place}")
                     colours.append("plain" if place == 0 else "good" if index == example.own else "bad")
         if images:
             sheet = contact_sheet(images, captions, colours, columns=1 + len(result.examples[0].found))
@@ -130,11 +142,3 @@ def classify_command(checkpoint: Any, zero_shot: Sequence[ZeroShotClassification
 def _from_here(path: str) -> str:
     here = str(Path.cwd()) + "/"
     return path.removeprefix(here)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""A whole suite while training: sets with their protocols arrive, `val/<protocol>/<set>/<measure>` are logged at a cadence."""
+"""`EvaluationSuite`: a whole suite while training, logged as `val/<protocol>/<set>/<measure>` at a cadence."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.evaluation.extraction import Images, joined, local_features
+from lightning_clip.evaluation.extraction import joined, local_features
 from lightning_clip.evaluation.feature_provider import LiveSubject
 from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.images import Images
 from lightning_clip.evaluation.interface import EvaluatedModel
-from lightning_clip.evaluation.models import ModuleModel
+from lightning_clip.evaluation.models import PredictorModel
 from lightning_clip.evaluation.run_suite import Outcome, run_suite
 from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
-from lightning_clip.model.predictor import evaluating
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.model.predictor import evaluating, predictor_of
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["EvaluationSuite"]
@@ -77,16 +77,10 @@ class EvaluationSuite(pl.Callback):
             print(f"report: {write_summary(self.outcome, Path(self.suite.output), f'Step {trainer.global_step}')}")
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, ClipModule)
-        with isolate_rng(), evaluating(module):  # loaders draw seeds for their workers
-            self.outcome = run_suite(self.suite, [ModuleModel(module, type(module).__name__)], subjects=self._subject)
-        values = {
-            f"val/{label}/{name}/{measure}": value
-            for name, of_set in self.outcome.results.items()
-            for label, results in of_set.items()
-            for result in results.values()
-            for measure, value in result.metrics.items()
-        }
+        model = PredictorModel(predictor_of(module), type(module).__name__)
+        with isolate_rng(), evaluating(model):  # loaders draw seeds for their workers
+            self.outcome = run_suite(self.suite, [model], subjects=self._subject)
+        values = _values(self.outcome)
         for logger in trainer.loggers:  # `log` would leave out steps that are not logged
             logger.log_metrics(values, step=trainer.global_step)
         when: dict[str, Any] = {} if self.every_n_steps is None else {"on_step": True, "on_epoch": False}
@@ -100,6 +94,17 @@ class EvaluationSuite(pl.Callback):
             return _everywhere(model, images, self.suite.batch_size, self.suite.num_workers, classes)
 
         return LiveSubject(model, dataset, name, make)
+
+
+def _values(outcome: Outcome) -> dict[str, float]:
+    """Figures of one model by the keys under which they are logged."""
+    return {
+        f"val/{label}/{name}/{measure}": value
+        for name, of_set in outcome.results.items()
+        for label, results in of_set.items()
+        for result in results.values()
+        for measure, value in result.metrics.items()
+    }
 
 
 def _everywhere(model: EvaluatedModel, images: Images, batch_size: int, workers: int, classes: int | None) -> Features:

@@ -1,26 +1,28 @@
-"""Zero-shot classification while training: labelled sets arrive, `val/zero_shot/<dataset>/top1` and its kin are logged."""
+"""`ZeroShotClassification`: labelled sets scored at each validation, logged as `val/zero_shot/<dataset>/top1` and its kin."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from lightning_clip.core.types import PairBatch
-from lightning_clip.data import ClipDataModule
+from lightning_clip.core.errors import InputError
+from lightning_clip.evaluation.images import ImageBatch, Images, class_numbers
 from lightning_clip.metrics import ZeroShotAccuracy
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.model.predictor import HasPredictor, Predictor, predictor_of
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
 __all__ = ["ZeroShotClassification", "ZeroShotResult"]
 
 log = logging.getLogger(__name__)
 _EXAMPLES = 32
+Example = tuple[Tensor, int, int, float]
 
 
 @dataclass
@@ -30,32 +32,33 @@ class ZeroShotResult:
     Attributes:
         metrics: "top1", "top5", "mean_per_class" in [0, 1].
         chance: expected top-1 of guessing.
-        class_names: the candidates.
+        class_names: the candidates, the first name of each.
         confusion: int64 (C, C), rows are true classes.
-        examples: (uint8 image (3, H, W), true class, predicted class, its probability).
+        examples: (uint8 image (3, S, S), true class, predicted class, its probability).
     """
 
     metrics: dict[str, float]
     chance: float
     class_names: list[str]
     confusion: Tensor
-    examples: list[tuple[Tensor, int, int, float]] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
 
 class ZeroShotClassification(pl.Callback):
     """Scores labelled images against prompts for their classes at the end of each validation and test run.
 
-    Every rank evaluates its own share; torchmetrics adds the shares up. Metric keys are `val/zero_shot/<dataset>/top1`,
-    `top5` and `mean_per_class` (`test/...` under `Trainer.test`).
+    Every rank evaluates its own share; torchmetrics adds the shares up, so that no rank holds the features of all. Metric keys
+    are `val/zero_shot/<dataset>/top1`, `top5` and `mean_per_class` (`test/...` under `Trainer.test`). They are those of the
+    protocol `zero_shot`; `EvaluationSuite` runs all protocols. The training is the same with or without this callback.
 
     Args:
         datasets: dataset name -> a path (class folders, shards), a registered set, a mapping with `class_names` and
             `templates`, or an `EvaluationSet`.
-        local_batch_size: images encoded at a time.
+        local_batch_size: images encoded at a time, at least 1.
         num_workers: loader processes.
 
     Raises:
-        InputError: a set that does not open.
+        InputError: a set that does not open, has fewer than two classes, or several classes an image.
 
     Examples:
         >>> callback = ZeroShotClassification({"held_out": {"name": "synthetic", "held_out": True, "size": 64}})
@@ -65,6 +68,10 @@ class ZeroShotClassification(pl.Callback):
 
     def __init__(self, datasets: Mapping[str, Any], *, local_batch_size: int = 256, num_workers: int = 0) -> None:
         self.datasets: dict[str, EvaluationSet] = {name: open_evaluation_set(spec) for name, spec in datasets.items()}
+        for name, dataset in self.datasets.items():
+            if dataset.multilabel or len(dataset.class_names) < 2:
+                has = "several classes an image" if dataset.multilabel else f"{len(dataset.class_names)} class names"
+                raise InputError(f"evaluation set {name!r} has {has}: use EvaluationSuite with a protocol that fits it")
         self.local_batch_size, self.num_workers = local_batch_size, num_workers
         self.results: dict[str, ZeroShotResult] = {}
 
@@ -76,43 +83,46 @@ class ZeroShotClassification(pl.Callback):
         self._evaluate(pl_module, "test")
 
     def _evaluate(self, module: pl.LightningModule, stage: str) -> None:
-        assert isinstance(module, ClipModule)
+        predictor = predictor_of(module)
         for name, dataset in self.datasets.items():
-            result = self.results[name] = self.evaluate(module, dataset)
+            result = self.results[name] = self.evaluate(predictor, dataset)
             for key, value in result.metrics.items():
                 module.log(f"{stage}/zero_shot/{name}/{key}", value, sync_dist=True)
 
-    def evaluate(self, module: ClipModule, dataset: EvaluationSet) -> ZeroShotResult:
-        """Zero-shot accuracy of `module` on one set."""
-        class_names = dataset.names
-        classifier = module.zero_shot_classifier(class_names, dataset.templates)
-        scale = module.model.scale()
-        metric = ZeroShotAccuracy(len(class_names)).to(module.device)
-        examples: list[tuple[Tensor, int, int, float]] = []
+    def evaluate(self, source: Predictor | HasPredictor, dataset: EvaluationSet) -> ZeroShotResult:
+        """Zero-shot accuracy of a model on one set; under several ranks each must ask.
+
+        Args:
+            source: a predictor, or a module that has one.
+            dataset: with one class an image.
+
+        Raises:
+            InputError: no image with a label among the classes, or an object without a predictor.
+        """
+        predictor = predictor_of(source)
+        score = predictor.scorer(dataset.class_names, list(dataset.templates), self.local_batch_size)
+        metric = ZeroShotAccuracy(len(dataset.class_names)).to(predictor.device)
+        images = Images(dataset.source, predictor.transform)
+        stride = max(1, len(images) // _EXAMPLES)
+        examples: list[Example] = []
         skipped = 0
-        for batch in self._batches(module, dataset):
-            skipped += len(batch.skipped)
-            if not len(batch.image):
-                continue
-            logits = scale * module.encode_image(batch.image, self.local_batch_size) @ classifier
-            metric.update(logits, batch.label.to(module.device))
-            examples += _examples(batch, logits, max(1, len(dataset.source) // _EXAMPLES))[: _EXAMPLES - len(examples)]
+        with isolate_rng():  # loaders draw seeds for their workers
+            for batch in images.loader(self.local_batch_size, self.num_workers):
+                skipped += len(batch.skipped)
+                if not batch.samples:
+                    continue
+                logits, label = score(batch.image), class_numbers(batch.samples)  # (B, 3, S, S) -> (B, C)
+                metric.update(logits, label.to(logits.device))
+                examples += _examples(batch, logits, label, stride)[: _EXAMPLES - len(examples)]
         if skipped:
-            log.warning("zero-shot: %d images could not be read and were left out", skipped)
-        values = metric.compute()
-        confusion = values.pop("confusion").cpu()
-        metrics = {key: float(value) for key, value in values.items()}
-        return ZeroShotResult(metrics, 1 / len(class_names), class_names, confusion, examples)
-
-    def _batches(self, module: ClipModule, dataset: EvaluationSet) -> Iterator[PairBatch]:
-        data = ClipDataModule(local_batch_size=self.local_batch_size, num_workers=self.num_workers).attach(module)
-        yield from data.evaluation_loader(dataset.source)
+            log.warning("zero-shot: %d images could not be read and were skipped", skipped)
+        metrics, confusion = metric.figures()
+        return ZeroShotResult(metrics, metric.chance["top1"], dataset.names, confusion, examples)
 
 
-def _examples(batch: PairBatch, logits: Tensor, stride: int) -> list[tuple[Tensor, int, int, float]]:
+def _examples(batch: ImageBatch, logits: Tensor, label: Tensor, stride: int) -> list[Example]:
     """Every so many images of the set: sets are often sorted by class."""
-    rows = (batch.index % stride == 0).nonzero().flatten()
-    probability, predicted = torch.softmax(logits[rows.to(logits.device)].float(), dim=-1).max(dim=-1)
-    found = zip(batch.image[rows.to(batch.image.device)].cpu(), batch.label[rows.to(batch.label.device)].tolist(),
-                predicted.tolist(), probability.tolist(), strict=True)  # fmt: skip
+    rows = [row for row, sample in enumerate(batch.samples) if sample.place % stride == 0]
+    probability, predicted = torch.softmax(logits[rows].float(), dim=-1).max(dim=-1)
+    found = zip(batch.image[rows], label[rows].tolist(), predicted.tolist(), probability.tolist(), strict=True)
     return list(found)

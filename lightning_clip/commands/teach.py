@@ -65,7 +65,8 @@ def _asked(
     """Features of a teacher: place -> image (D,), and place -> texts (captions, D)."""
     import torch
 
-    from lightning_clip.evaluation.extraction import Images, extract
+    from lightning_clip.evaluation.extraction import extract
+    from lightning_clip.evaluation.images import Images
 
     folder = Path(arguments.output).parent
     options: dict[str, Any] = {"batch_size": arguments.batch_size, "num_workers": arguments.workers}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["beside"]
+__all__ = ["beside", "safe_name"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -56,6 +56,16 @@ def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         if isinstance(error, Exception) and not isinstance(error, InputError) and (reason := _reason(error, target)):
             raise InputError(f"{str(path)!r} cannot be written: {reason}") from error
         raise
+
+
+def safe_name(name: str) -> str:
+    """A name as part of a file's name on any system: letters and digits of any script, "-", "_" and "." stay as they are.
+
+    Examples:
+        >>> safe_name("open_clip ViT-B/32: v1.5")
+        'open_clip_ViT-B_32__v1.5'
+    """
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
 def _reason(error: Exception, target: Path) -> str | None:

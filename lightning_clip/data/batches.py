@@ -20,6 +20,7 @@ from lightning_clip.data.sampler import Visit, visit_seed
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.teachers import StoredTeacher, stacked, teachers_of
 from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.data.transforms import needed_side
 
 __all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
 
@@ -137,7 +138,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         feature = None if features is None or digest is None else features.find([digest])[0]
         if feature is not None:
             return feature, digest
-        return decode(pair.image, getattr(self.transform, "at_least", None)), digest
+        return decode(pair.image, needed_side(self.transform)), digest
 
 
 def _skipped(visit: Visit, reason: str) -> Skipped:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as pixels
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import built, mapping
 
-__all__ = ["ImageTransformSettings", "evaluation_transform", "training_transform"]
+__all__ = ["ImageTransform", "ImageTransformSettings", "evaluation_transform", "needed_side", "training_transform"]
 
 _RESIZES = ("crop", "floor_crop", "squash", "pad")
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
@@ -103,7 +103,7 @@ def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module
         steps.append(v2.RandomApply([v2.ColorJitter(*settings.colour_jitter)], settings.colour_jitter_probability))
     if settings.rand_augment is not None:
         steps.append(v2.RandAugment(*settings.rand_augment, fill=[127.0]))
-    return _Transform(steps, _needed(size, settings) if settings.scaled_decoding else None)
+    return ImageTransform(steps, _needed(size, settings) if settings.scaled_decoding else None)
 
 
 def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
@@ -116,19 +116,29 @@ def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Modu
     else:
         crop = v2.CenterCrop(size) if settings.resize == "crop" else _FloorCrop(size)
         steps = [v2.Resize(size, interpolation=mode, antialias=True), crop]
-    return _Transform(steps, size if settings.scaled_decoding else None)
+    return ImageTransform(steps, size if settings.scaled_decoding else None)
 
 
-class _Transform(nn.Sequential):
-    """Steps in order.
+class ImageTransform(nn.Sequential):
+    """Steps in order: uint8 (3, H, W) of any size -> uint8 (3, S, S).
 
-    Attributes:
+    Args:
+        steps: each takes and gives pixels.
         at_least: pixels that both sides must keep if a JPEG is decoded at a fraction of its size; None decodes it whole.
     """
 
-    def __init__(self, steps: list[nn.Module], at_least: int | None) -> None:
+    def __init__(self, steps: list[nn.Module], at_least: int | None = None) -> None:
         super().__init__(*steps)
         self.at_least = at_least
+
+    def extra_repr(self) -> str:
+        """Says what decides about pixels and is no step."""
+        return f"at_least={self.at_least}"
+
+
+def needed_side(transform: nn.Module) -> int | None:
+    """Pixels that both sides of a JPEG must keep for a transform; None decodes it whole, as for a user's own."""
+    return transform.at_least if isinstance(transform, ImageTransform) else None
 
 
 class _Views(nn.Module):
@@ -164,6 +174,9 @@ class _FloorCrop(nn.Module):
         super().__init__()
         self.size = size
 
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
     def forward(self, image: Tensor) -> Tensor:
         top, left = ((side - self.size) // 2 for side in image.shape[-2:])
         return image[..., top : top + self.size, left : left + self.size]
@@ -175,6 +188,9 @@ class _PadToSquare(nn.Module):
     def __init__(self, size: int, mode: InterpolationMode, fill: int) -> None:
         super().__init__()
         self.size, self.mode, self.fill = size, mode, float(fill)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, interpolation={self.mode.value}, fill={self.fill:g}"
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]

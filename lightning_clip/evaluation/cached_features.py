@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_clip.core.atomic import beside
+from lightning_clip.core.atomic import beside, safe_name
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources import PairSource
-from lightning_clip.evaluation.extraction import Images, extract
-from lightning_clip.evaluation.feature_provider import ModelSubject, class_vectors
+from lightning_clip.evaluation.extraction import extract
+from lightning_clip.evaluation.feature_provider import ModelSubject
 from lightning_clip.evaluation.features import Features, load_features
+from lightning_clip.evaluation.images import Images
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
@@ -58,7 +59,7 @@ class CachedSubject(ModelSubject):
 
     def _made(self, images: Images, split: str) -> Features:
         corruption = f"-{images.corruption.replace(':', '')}" if images.corruption else ""
-        stem = f"{_plain(self.name)}-{split}{corruption}"
+        stem = f"{safe_name(self.name)}-{split}{corruption}"
         path = self.folder / f"{stem}-{set_fingerprint(images.source, self.spec)}.safetensors"
         if path.exists():
             return load_features(path)
@@ -67,7 +68,7 @@ class CachedSubject(ModelSubject):
 
     def _class_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
         path = self.folder / f"prompts-{_short((list(class_names), list(templates)))}.safetensors"
-        return _kept(path, lambda: class_vectors(self.model.encode_text, class_names, templates))
+        return _kept(path, lambda: super(CachedSubject, self)._class_vectors(class_names, templates))
 
 
 def set_fingerprint(source: PairSource, spec: Any = None) -> str:
@@ -96,7 +97,3 @@ def _kept(path: Path, make: Callable[[], Tensor]) -> Tensor:
 
 def _short(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

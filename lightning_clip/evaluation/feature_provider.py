@@ -12,15 +12,16 @@ from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources import PairSource
-from lightning_clip.evaluation.extraction import Images
 from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.images import Images
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.prompts.classifier import template_vectors
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
-__all__ = ["LiveSubject", "ModelSubject", "class_vectors"]
+__all__ = ["LiveSubject", "ModelSubject"]
 
 Extract = Callable[[Images, "int | None"], Features]
+_ALL_AT_ONCE = 1 << 30  # prompts: the model makes batches of equal length itself
 
 
 class ModelSubject(ABC):
@@ -111,7 +112,7 @@ class ModelSubject(ABC):
         return len(self.dataset.class_names) if self.dataset.multilabel else None
 
     def _class_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
-        return class_vectors(self.model.encode_text, class_names, templates)
+        return template_vectors(self.model.encode_text, class_names, templates, _ALL_AT_ONCE)
 
 
 class LiveSubject(ModelSubject):
@@ -135,30 +136,3 @@ class LiveSubject(ModelSubject):
     def _made(self, images: Images, split: str) -> Features:
         self.extracted.append(f"{self.name}-{split}")
         return self._make(images, self._classes())
-
-
-def class_vectors(encode_text: Callable[[Sequence[str]], Tensor], names: Sequence[Any], templates: Sequence[str]) -> Tensor:
-    """Unit vectors (T, C, D) of each template with each class; a class with several names is the mean of theirs, normalised.
-
-    All prompts go through the text tower in one call: each distinct one once, with others of similar length.
-
-    Args:
-        encode_text: strings -> features.
-        names: of each class one, or a list.
-        templates: with {}.
-
-    Raises:
-        InputError: no class, an empty class or name, or a wrong template.
-    """
-    several = [[name] if isinstance(name, str) else list(name) for name in names]
-    for number, own in enumerate(several):
-        if not own:
-            raise InputError(f"class {number} has no name: give at least one")
-    flat = [name for own in several for name in own]
-    distinct = list(dict.fromkeys(flat))
-    vectors = template_vectors(encode_text, distinct, templates, batch_size=1 << 30)
-    if len(distinct) == len(several) == len(flat):
-        return vectors
-    column = {name: number for number, name in enumerate(distinct)}
-    means = [vectors[:, [column[name] for name in own]].mean(dim=1) for own in several]
-    return normalize(torch.stack(means, dim=1), dim=-1)

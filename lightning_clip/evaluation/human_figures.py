@@ -7,9 +7,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lightning_clip.evaluation.image_grids import picture, wrapped
+from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.text import wrapped
 
 __all__ = ["agreement_bars", "class_scatter", "difference_sheet"]
 

@@ -1,8 +1,7 @@
-"""Pictures of a set with what a model said about them: places in a source arrive, contact sheets leave."""
+"""Contact sheets of images of a set with what a model said about them."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -12,8 +11,9 @@ from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources import PairSource
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.text import wrapped
 
-__all__ = ["picture", "prediction_sheet", "wrapped"]
+__all__ = ["picture", "prediction_sheet"]
 
 
 def picture(source: PairSource, place: int) -> Tensor | None:
@@ -22,11 +22,6 @@ def picture(source: PairSource, place: int) -> Tensor | None:
         return decode(source[place].image)
     except (OSError, ValueError, KeyError):
         return None
-
-
-def wrapped(text: str, width: int = 24, lines: int = 3) -> str:
-    """Text in a few short lines, of which the last says if it is not all."""
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
 def prediction_sheet(dataset: EvaluationSet, examples: Sequence[Sequence[float]]) -> Figure | None:

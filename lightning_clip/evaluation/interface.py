@@ -1,4 +1,4 @@
-"""What evaluation sees of a model: pictures and strings in, features out."""
+"""`EvaluatedModel`: what evaluation sees of a model, images and strings in, features out."""
 
 from __future__ import annotations
 
@@ -18,15 +18,29 @@ __all__ = ["EvaluatedModel"]
 class EvaluatedModel(nn.Module, ABC):
     """A model with its preprocessing, in evaluation mode, as protocols need it.
 
+    Models of other libraries are evaluated through a subclass of their own, which `run_suite` takes; models of this one are
+    a `PredictorModel`.
+
     Args:
         name: in tables.
-        image_size: side of the pictures in pixels.
-        transform: how they get there.
+        image_size: side S of the images in pixels.
+
+    Examples:
+        >>> class Blind(EvaluatedModel):
+        ...     scale = 100.0
+        ...
+        ...     def encode_image(self, image):
+        ...         return torch.ones(len(image), 1), torch.ones(len(image), 1)
+        ...
+        ...     def encode_text(self, texts, batch_size=256):
+        ...         return torch.ones(len(texts), 1)
+        >>> Blind("blind", image_size=32).transform()(torch.zeros(3, 64, 48, dtype=torch.uint8)).shape
+        torch.Size([3, 32, 32])
     """
 
-    def __init__(self, name: str, image_size: int, transform: ImageTransformSettings) -> None:
+    def __init__(self, name: str, image_size: int) -> None:
         super().__init__()
-        self.name, self.image_size, self.transform_settings = name, image_size, transform
+        self.name, self.image_size = name, image_size
         self._identity = ""
 
     @property
@@ -43,19 +57,20 @@ class EvaluatedModel(nn.Module, ABC):
         """Strings -> unit features (B, D) in float32 on the CPU."""
 
     def transform(self) -> nn.Module:
-        """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
-        return evaluation_transform(self.image_size, self.transform_settings)
+        """uint8 (3, H, W) of any size -> uint8 (3, S, S); CLIP's resize and crop unless a subclass has another."""
+        return evaluation_transform(self.image_size, ImageTransformSettings())
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where `encode_image` wants its images: where the parameters are."""
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
     @property
     def identity(self) -> str:
-        """A short name for these very weights and this preprocessing; features are kept under it."""
+        """A short name for these very weights, this preprocessing and this vocabulary; features are kept under it."""
         if not self._identity:
-            digest = hashlib.blake2b(repr((type(self).__name__, self.image_size, self.transform_settings)).encode())
+            digest = hashlib.blake2b(repr((type(self).__name__, self.image_size, self.transform())).encode())
             for key, value in sorted(self.state_dict().items()):
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -64,5 +79,5 @@ class EvaluatedModel(nn.Module, ABC):
         return self._identity
 
     def text_settings(self) -> Any:
-        """What else than weights decides about text features, such as the vocabulary."""
+        """What besides the weights decides about text features, such as the vocabulary."""
         return None

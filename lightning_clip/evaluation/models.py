@@ -1,84 +1,94 @@
-"""Weights from anywhere as one kind of thing: a checkpoint, a name or a folder arrives, an `EvaluatedModel` leaves."""
+"""Models to evaluate: a checkpoint, a name, a folder, a module or a predictor -> an `EvaluatedModel`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.loading import is_name, open_module
-from lightning_clip.model.predictor import encode_texts
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.model.predictor import HasPredictor, Predictor, predictor_of
 
-__all__ = ["ModuleModel", "open_model"]
+__all__ = ["PredictorModel", "open_model"]
 
 
-class ModuleModel(EvaluatedModel):
-    """A `ClipModule` of ours or a subclass.
+class PredictorModel(EvaluatedModel):
+    """A model of this library, through its predictor.
 
     Args:
-        module: with weights.
+        predictor: of a module, or made of a bare model.
         name: in tables.
+
+    Examples:
+        >>> from lightning_clip import ClipModule
+        >>> module = ClipModule(
+        ...     {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 1},
+        ...     {"name": "clip_text", "width": 32, "layers": 1, "heads": 2},
+        ...     embed_dim=16,
+        ... )
+        >>> PredictorModel(module.predictor, "tiny").encode_text(["a cat", "a dog"]).shape
+        torch.Size([2, 16])
     """
 
-    def __init__(self, module: ClipModule, name: str = "model") -> None:
-        super().__init__(name, module.image_size, module.transform_settings)
-        module.configure_model()
-        self.module = module
+    def __init__(self, predictor: Predictor, name: str = "model") -> None:
+        super().__init__(name, predictor.image_size)
+        self.predictor = predictor
+        self.model = predictor.model  # so that `to` and `eval` reach it
 
     @property
     def scale(self) -> float:
-        return float(self.module.model.scale())
+        """The inverse temperature."""
+        return float(self.predictor.scale())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.predictor.device
 
     def transform(self) -> nn.Module:
-        return self.module.image_transform(train=False)
+        """The predictor's: uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
+        return self.predictor.transform
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        model = self.module.model
-        backbone = model.image_backbone(image)
-        return normalize(model.head("image")(backbone), dim=-1).float(), backbone.float()
+        """Uint8 (B, 3, S, S) -> unit features (B, D) and those before the projection (B, W), in float32."""
+        features, backbone = self.predictor.encode_image_with_backbone(image, max(1, len(image)))
+        return features.float(), backbone.float()
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        def encode(tokens: Tensor, mask: Tensor) -> Tensor:
-            return self.module.model.encode_text(tokens.to(self.device), mask.to(self.device)).float().cpu()
-
-        with torch.no_grad():
-            return encode_texts(texts, self.module.tokenizer, batch_size, encode)
+        """Strings -> unit features (B, D) in float32 on the CPU."""
+        return self.predictor.encode_text(texts, batch_size).float().cpu()
 
     def text_settings(self) -> Any:
-        return self.module.tokenizer.to_mapping()
+        """The tokenizer, as a mapping."""
+        return self.predictor.text_settings()
 
 
-Opener = Callable[[str], EvaluatedModel]
-
-
-def open_model(source: str | ClipModule | EvaluatedModel) -> EvaluatedModel:
-    """Opens weights from anywhere, in evaluation mode on the CPU.
+def open_model(source: str | Path | Predictor | HasPredictor | EvaluatedModel) -> EvaluatedModel:
+    """Opens weights from anywhere, in evaluation mode; what is read from a disk or a hub is on the CPU.
 
     Args:
         source: a .ckpt of ours; what `ClipModule.from_pretrained` takes: `open_clip:NAME/WEIGHTS` (a tag or a file),
-            `hf:NAME_OR_FOLDER`, a folder that open_clip, transformers or `export` wrote, a file of weights; or a live module.
+            `hf:NAME_OR_FOLDER`, a folder that open_clip, transformers or `export` wrote, a file of weights; a `Predictor`, a
+            module that has one, or an `EvaluatedModel`, which is handed back.
 
     Raises:
-        InputError: nothing of that name, weights that do not fit, or weights that would have to be downloaded without network.
+        InputError: nothing of that name, weights that do not fit, weights that would have to be downloaded without network, or
+            an object that has no predictor.
     """
     if isinstance(source, EvaluatedModel):
         return source.eval()
-    if isinstance(source, ClipModule):
-        return ModuleModel(source, type(source).__name__).eval()
+    if isinstance(source, str | Path):
+        return PredictorModel(open_module(source).predictor, _name_of(str(source))).eval()
+    return PredictorModel(predictor_of(source), type(source).__name__).eval()
+
+
+def _name_of(source: str) -> str:
+    """What a source is called in tables: a checkpoint by its file, or by its folder where all are called last or best."""
     path = Path(source).expanduser()
     if is_name(source) or path.is_dir():
-        name = source.replace(":", " ", 1)
-    else:
-        name = path.stem if path.stem not in ("last", "best") else f"{path.parent.name}/{path.stem}"
-    return ModuleModel(open_module(source), name).eval()
-
-
-def safe_name(name: str) -> str:
-    """A name as part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+        return source.replace(":", " ", 1)
+    return path.stem if path.stem not in ("last", "best") else f"{path.parent.name}/{path.stem}"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.core.atomic import beside
+from lightning_clip.core.atomic import beside, safe_name
 from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.cached_features import CachedSubject, set_fingerprint
 from lightning_clip.evaluation.extraction import extract
@@ -140,7 +140,7 @@ def _measured(suite: Suite, subject: ModelSubject, label: str, protocol: Protoco
         "protocol": type(protocol).__name__,
         "settings": {name: value for name, value in vars(protocol).items() if not name.startswith("_")},
     }
-    path = Path(suite.output) / "results" / ("--".join(map(_plain, names)) + ".json")
+    path = Path(suite.output) / "results" / ("--".join(map(safe_name, names)) + ".json")
     if (kept := _kept(path, key)) is not None:
         return kept
     if (result := _tried(protocol, subject, names, outcome)) is None:
@@ -167,7 +167,3 @@ def _kept(path: Path, key: Mapping[str, Any]) -> Result | None:
         return Result(**stored["result"]) if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or half of one: measured anew
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

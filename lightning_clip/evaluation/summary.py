@@ -17,6 +17,7 @@ from lightning_clip.evaluation.comparison import bootstrap_interval, paired_boot
 from lightning_clip.evaluation.protocols import Result
 from lightning_clip.evaluation.run_suite import Outcome
 from lightning_clip.reporting.html import Section, Table, write_report
+from lightning_clip.reporting.text import in_percent
 
 __all__ = ["headline_rows", "write_summary"]
 
@@ -54,10 +55,9 @@ def headline_rows(outcome: Outcome) -> list[tuple[str, ...]]:
                 interval = ""
                 if result.per_image and abs(sum(result.per_image) / len(result.per_image) - value) < 1e-6:
                     found = bootstrap_interval(result.per_image)
-                    interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
-                chance = result.chance.get(measure)
-                rows.append((name, label, measure, model, f"{100 * value:.1f}", interval,
-                             "" if chance is None else f"{100 * chance:.1f}"))  # fmt: skip
+                    interval = f"{in_percent(found.low)} to {in_percent(found.high)}"
+                chance = in_percent(result.chance[measure]) if measure in result.chance else ""
+                rows.append((name, label, measure, model, in_percent(value), interval, chance))
     return rows
 
 

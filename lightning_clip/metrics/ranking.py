@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_clip.metrics.checks import check_retrieval
 
-__all__ = ["Ranks", "both_ranks", "mean_average_precision", "retrieval_scores"]
+__all__ = ["Ranks", "both_ranks", "caption_average_precision", "retrieval_scores"]
 
 _ROWS, _COLUMNS = 1024, 4096
 _RECHECKED = 1 << 14  # pairs whose scores are computed in float64 at a time
@@ -75,7 +75,7 @@ def both_ranks(image_features: Tensor, text_features: Tensor, owner: Tensor, *, 
     return Ranks(1 + ahead_text, 1 + ahead_image[:, 0], ranks)
 
 
-def mean_average_precision(own: Tensor, owner: Tensor, images: int) -> Tensor:
+def caption_average_precision(own: Tensor, owner: Tensor, images: int) -> Tensor:
     """Mean over images of the average precision of their captions, float64 ().
 
     The j-th best own caption stands at place own_j + j - 1 of the whole list, j of the captions up to there being own.
@@ -133,7 +133,7 @@ def retrieval_scores(
         ordered = of_queries.sort().values
         result[f"{direction}/median_rank"] = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     if with_precision:
-        precision = mean_average_precision(ranks.own, owner, len(index))
+        precision = caption_average_precision(ranks.own, owner, len(index))
         result["image_to_text/mean_average_precision"] = precision.float()
         result["text_to_image/mean_average_precision"] = (1 / ranks.text_to_image.double()).mean().float()
     return result, found

@@ -195,12 +195,23 @@ class RetrievalRecall(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """See `retrieval_metrics`."""
-        whole = [
-            (torch.cat(state) if state else self._nothing(name)) if isinstance(state, list) else state
-            for name in ("image_features", "text_features", "text_image_index", "image_index")
-            for state in [getattr(self, name)]
-        ]
-        return retrieval_metrics(whole[0], whole[1], whole[2], self.ks, image_index=whole[3])
+        images, texts = self.whole("image_features"), self.whole("text_features")
+        return retrieval_metrics(images, texts, self.whole("text_image_index"), self.ks, image_index=self.whole("image_index"))
+
+    def chance(self) -> dict[str, float]:
+        """`retrieval_chance` of the captions of all ranks, each of which must ask."""
+        with self.sync_context():
+            return retrieval_chance(self.whole("text_image_index").cpu(), self.ks)
+
+    def whole(self, name: str) -> Tensor:
+        """What was added so far on this rank: "image_features" (N, D), "image_index" (N,), "text_features" (M, D) or
+        "text_image_index" (M,).
+        """
+        state = getattr(self, name)
+        if isinstance(state, list):
+            return torch.cat(state) if state else self._nothing(name)
+        whole: Tensor = state  # put together by torchmetrics, over ranks
+        return whole
 
     def _nothing(self, name: str) -> Tensor:
         features = name.endswith("features")

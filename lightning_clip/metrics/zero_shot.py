@@ -56,6 +56,17 @@ class ZeroShotAccuracy(MetricCollection):
         )
         self.num_classes = num_classes
 
+    @property
+    def chance(self) -> dict[str, float]:
+        """What guessing gives where classes are equally frequent: "top1", "top5" and "mean_per_class" in [0, 1]."""
+        return {"top1": 1 / self.num_classes, "top5": min(5, self.num_classes) / self.num_classes,
+                "mean_per_class": 1 / self.num_classes}  # fmt: skip
+
+    def figures(self) -> tuple[dict[str, float], Tensor]:
+        """What `compute` gives: "top1", "top5" and "mean_per_class" as plain numbers, the confusion int64 (C, C) on the CPU."""
+        values = self.compute()
+        return {name: float(values[name]) for name in self.chance}, values["confusion"].cpu()
+
     def update(self, logits: Tensor, label: Tensor) -> None:  # type: ignore[override]
         """Adds scores (B, C) of any scale and true classes, integers (B,) in [0, C)."""
         self._check(logits, label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -15,9 +15,18 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.tokenizers import Tokenizer, checked
 from lightning_clip.model.space import SharedSpace
-from lightning_clip.prompts import zero_shot_classifier
+from lightning_clip.prompts.classifier import ClassNames, zero_shot_classifier
 
-__all__ = ["ImageInput", "Predictor", "encode_texts", "evaluating", "pixel_batches", "token_batches"]
+__all__ = [
+    "HasPredictor",
+    "ImageInput",
+    "Predictor",
+    "encode_texts",
+    "evaluating",
+    "pixel_batches",
+    "predictor_of",
+    "token_batches",
+]
 
 ImageInput = Tensor | Image.Image | Sequence[Image.Image]
 
@@ -119,11 +128,11 @@ class Predictor:
                 return torch.cat([encode(*batch) for batch in token_batches(texts, self.tokenizer.pad_id, batch_size)])
             return encode_texts([texts] if isinstance(texts, str) else texts, self.tokenizer, batch_size, encode)
 
-    def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
+    def zero_shot_classifier(self, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Tensor:
         """Class embeddings (D, C), the mean over templates: unit image features times it are cosine similarities.
 
         Args:
-            class_names: C names.
+            class_names: C classes, each a name or a list of names.
             templates: a set's name, one template or several, each with {} where the class name goes.
 
         Raises:
@@ -135,7 +144,7 @@ class Predictor:
     def scores(
         self,
         images: ImageInput,
-        class_names: Sequence[str],
+        class_names: ClassNames,
         templates: str | Sequence[str] = "simple",
         batch_size: int = 256,
     ) -> Tensor:
@@ -153,7 +162,7 @@ class Predictor:
         return self.scorer(class_names, templates, batch_size)(images)
 
     def scorer(
-        self, class_names: Sequence[str], templates: str | Sequence[str] = "simple", batch_size: int = 256
+        self, class_names: ClassNames, templates: str | Sequence[str] = "simple", batch_size: int = 256
     ) -> Callable[[ImageInput], Tensor]:
         """`scores` for many calls: the classes are encoded once.
 
@@ -176,6 +185,36 @@ class Predictor:
         device = self.device
         for pixels in pixel_batches(images, self.transform, self.image_size, batch_size):
             yield pixels.to(device)
+
+
+class HasPredictor(Protocol):
+    """What is used through its predictor: `ClipModule` and its subclasses, or any LightningModule that has the property."""
+
+    @property
+    def predictor(self) -> Predictor:
+        """Encodes images and texts with the weights as they are now."""
+        ...
+
+
+def predictor_of(source: Any) -> Predictor:
+    """The predictor of a module, or a predictor as it is.
+
+    Args:
+        source: a `Predictor`, or an object with the property `predictor`.
+
+    Raises:
+        InputError: an object that has none.
+    """
+    if isinstance(source, Predictor):
+        return source
+    # Of the class, where it has one: what goes wrong in a property must not read as if there were none.
+    found = source.predictor if hasattr(type(source), "predictor") else getattr(source, "predictor", None)
+    if not isinstance(found, Predictor):
+        raise InputError(
+            f"{type(source).__name__} has no predictor: give a ClipModule, or a LightningModule with a property `predictor` "
+            "that returns a lightning_clip Predictor"
+        )
+    return found
 
 
 @contextmanager

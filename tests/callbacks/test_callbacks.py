@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from small import small_data, small_module, small_trainer, write_folder
 
 from lightning_clip import ClipDataModule, InputError, Report, Retrieval, WriteFeatures, ZeroShotClassification
+from lightning_clip.evaluation.extraction import local_features
+from lightning_clip.evaluation.feature_provider import LiveSubject
+from lightning_clip.evaluation.models import PredictorModel
+from lightning_clip.evaluation.protocols.zero_shot import ZeroShot
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets, open_evaluation_set
 
 HELD_OUT = {"name": "synthetic", "held_out": True, "size": 48, "image_size": 32, "templates": ["a {}", "the {}"]}
@@ -60,6 +65,37 @@ class TestZeroShot:
             ZeroShotClassification({"x": {**HELD_OUT, "class_names": ["a", "b"]}})
         with pytest.raises(InputError, match="does not know its class names: give class_names"):
             ZeroShotClassification({"x": {"name": str(write_folder(tmp_path))}})
+        with pytest.raises(InputError, match="'x' has 0 class names: use EvaluationSuite with a protocol that fits it"):
+            ZeroShotClassification({"x": {**HELD_OUT, "retrieval": True}})
+        with pytest.raises(InputError, match="'x' has several classes an image: use EvaluationSuite"):
+            ZeroShotClassification({"x": {**HELD_OUT, "multilabel": True}})
+
+    def test_figures_are_those_of_the_protocol(self) -> None:
+        """Several names of a class too, whatever the batch."""
+        module = small_module()
+        scenes = open_evaluation_set(HELD_OUT)
+        several = [[name, f"drawn {name}"] for name in scenes.names]
+        dataset = EvaluationSet(scenes.source, several, scenes.templates)
+        model = PredictorModel(module.predictor)
+        subject = LiveSubject(model, dataset, "x", lambda images, classes: local_features(model, images, 48))
+        expected = ZeroShot().evaluate(subject)
+        found = ZeroShotClassification({"x": dataset}, local_batch_size=7).evaluate(module, dataset)
+        assert found.metrics == pytest.approx({name: expected.metrics[name] for name in found.metrics}, abs=1e-6)
+        assert len(found.metrics) == 3 and found.confusion.tolist() == expected.details["confusion"]
+
+    def test_a_module_without_predictor(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="BoringModel has no predictor: give a ClipModule"):
+            small_trainer(tmp_path, callbacks=[ZeroShotClassification({"x": HELD_OUT})]).validate(BoringModel())
+        with pytest.raises(InputError, match="BoringModel has no predictor: give a ClipModule"):
+            small_trainer(tmp_path, callbacks=[Retrieval()]).validate(BoringModel())
+
+    def test_any_lightning_module_with_a_predictor(self, tmp_path: Path) -> None:
+        class Own(BoringModel):
+            predictor = small_module().predictor
+
+        trainer = small_trainer(tmp_path, callbacks=[ZeroShotClassification({"x": HELD_OUT})])
+        trainer.validate(Own())
+        assert "val/zero_shot/x/top1" in trainer.callback_metrics
 
 
 class TestRetrieval:

@@ -15,7 +15,7 @@ from small import small_data, small_module, small_trainer
 from strategies.ranks import fit
 
 from lightning_clip import ClipModule, EvaluationSuite, InputError
-from lightning_clip.evaluation.models import ModuleModel
+from lightning_clip.evaluation.models import PredictorModel
 from lightning_clip.evaluation.run_suite import run_suite
 from lightning_clip.evaluation.suite import Suite
 
@@ -37,7 +37,7 @@ def fitted(folder: Path, *callbacks: pl.Callback, **settings: Any) -> tuple[Clip
 
 
 def expected(module: ClipModule, folder: Path) -> dict[str, float]:
-    outcome = run_suite(Suite.parse({**suite(folder / "after")}), [ModuleModel(module, "after").eval()])  # type: ignore[list-item]
+    outcome = run_suite(Suite.parse({**suite(folder / "after")}), [PredictorModel(module.predictor, "after").eval()])  # type: ignore[list-item]
     return {
         f"val/{label}/scenes/{measure}": value
         for label, results in outcome.results["scenes"].items()

@@ -1,11 +1,13 @@
-"""Intervals of a share against scipy's own, and how often they cover the truth."""
+"""Intervals of a share against their closed forms, and how often they cover the truth."""
 
 from __future__ import annotations
+
+import math
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
-from scipy.stats import binom, binomtest
+from scipy.stats import beta, binom, norm
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation import intervals
@@ -14,12 +16,16 @@ from lightning_clip.evaluation.intervals import clopper_pearson, wilson
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 400), st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.95, 0.995]))
-def test_equal_scipy(trials: int, share: float, confidence: float) -> None:
-    successes = round(share * trials)
-    test = binomtest(successes, trials)
-    for ours, method in ((clopper_pearson, "exact"), (wilson, "wilson")):
-        expected = test.proportion_ci(confidence, method)
-        assert ours(successes, trials, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+def test_equal_closed_forms(trials: int, share: float, confidence: float) -> None:
+    """low = B(a/2; k, n - k + 1), high = B(1 - a/2; k + 1, n - k), and Wilson's (p + z^2 / 2n -+ ...) / (1 + z^2 / n)."""
+    k, n, tail = round(share * trials), trials, (1 - confidence) / 2
+    low = 0.0 if k == 0 else beta.ppf(tail, k, n - k + 1)
+    high = 1.0 if k == n else beta.isf(tail, k + 1, n - k)
+    assert clopper_pearson(k, n, confidence) == pytest.approx((low, high), abs=1e-12)
+    z, p = norm.isf(tail), k / n
+    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    ends = [(p + z * z / (2 * n) + sign * reach) / (1 + z * z / n) for sign in (-1, 1)]
+    assert wilson(k, n, confidence) == pytest.approx(ends, abs=1e-12)
 
 
 @settings(deadline=None, max_examples=40)

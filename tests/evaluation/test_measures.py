@@ -20,7 +20,7 @@ from lightning_clip.evaluation.corruptions import CORRUPTIONS, corrupted
 from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.human_answers import correlation, divergence, ranked, read_answers
 from lightning_clip.evaluation.protocols.humans import Humans
-from lightning_clip.evaluation.protocols.zero_shot import calibration_error, class_accuracies, mean_average_precision
+from lightning_clip.evaluation.protocols.zero_shot import calibration_error, class_accuracies, class_average_precision
 from lightning_clip.metrics import ranking
 from lightning_clip.metrics.ranking import both_ranks, retrieval_scores
 
@@ -86,9 +86,9 @@ class TestClassification:
         labels = (torch.rand(40, 5, generator=generator) < 0.3).long()
         labels[:, 4] = 0
         expected = np.mean([average_precision_score(labels[:, c].numpy(), scores[:, c].numpy()) for c in range(4)])
-        assert mean_average_precision(scores, labels) == pytest.approx(expected, abs=1e-6)
+        assert class_average_precision(scores, labels) == pytest.approx(expected, abs=1e-6)
         with pytest.raises(InputError, match="no image has any of the classes"):
-            mean_average_precision(scores, torch.zeros_like(labels))
+            class_average_precision(scores, torch.zeros_like(labels))
 
     def test_class_accuracies(self) -> None:
         assert class_accuracies(torch.tensor([[3, 1, 0], [0, 0, 0], [1, 0, 1]])) == [0.75, None, 0.5]

@@ -16,9 +16,10 @@ from torch.nn.functional import normalize
 from lightning_clip import InputError
 from lightning_clip.cli import main
 from lightning_clip.data import SyntheticScenes
-from lightning_clip.evaluation.extraction import Images, extract, local_features
+from lightning_clip.evaluation.extraction import extract, local_features
 from lightning_clip.evaluation.features import Features, load_features, save_features
-from lightning_clip.evaluation.models import ModuleModel, open_model
+from lightning_clip.evaluation.images import Images
+from lightning_clip.evaluation.models import PredictorModel, open_model
 from lightning_clip.evaluation.run_suite import run_suite
 from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
@@ -44,9 +45,9 @@ SETS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def model() -> ModuleModel:
+def model() -> PredictorModel:
     pl.seed_everything(0)
-    return ModuleModel(small_module(), "small").eval()  # type: ignore[return-value]
+    return PredictorModel(small_module().predictor, "small").eval()  # type: ignore[return-value]
 
 
 def suite(folder: Path, sets: Any = None, **changes: Any) -> Suite:
@@ -54,7 +55,7 @@ def suite(folder: Path, sets: Any = None, **changes: Any) -> Suite:
 
 
 class TestExtraction:
-    def test_two_ranks_are_one_process(self, model: ModuleModel, tmp_path: Path) -> None:
+    def test_two_ranks_are_one_process(self, model: PredictorModel, tmp_path: Path) -> None:
         """61 images: 31 and 30; the same figures, every metric."""
         one = run_suite(suite(tmp_path / "one"), [model])
         ranks = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork", "enable_progress_bar": False}
@@ -67,20 +68,20 @@ class TestExtraction:
         assert first.index.tolist() == second.index.tolist() == list(range(61)) and first.keys == second.keys
         assert torch.allclose(first.image_features, second.image_features, atol=1e-6)
 
-    def test_features_are_the_models(self, model: ModuleModel, tmp_path: Path) -> None:
+    def test_features_are_the_models(self, model: PredictorModel, tmp_path: Path) -> None:
         scenes = SyntheticScenes("test", 5, image_size=32)
         found = extract(model, Images(scenes, model.transform()), tmp_path / "f.safetensors", trainer=CPU)
         pixels = torch.stack([scenes[place].image for place in range(5)])  # type: ignore[misc]
-        assert torch.allclose(found.image_features, model.module.encode_image(pixels), atol=1e-6)
+        assert torch.allclose(found.image_features, model.predictor.encode_image(pixels), atol=1e-6)
         assert torch.allclose(
-            found.text_features, model.module.encode_text([scenes[i].captions[0] for i in range(5)]), atol=1e-6
+            found.text_features, model.predictor.encode_text([scenes[i].captions[0] for i in range(5)]), atol=1e-6
         )
-        projected = normalize(model.module.model.image_projection(found.backbone), dim=-1)
+        projected = normalize(model.predictor.model.image_projection(found.backbone), dim=-1)
         assert torch.allclose(projected, found.image_features, atol=1e-6)
         again = local_features(model, Images(scenes, model.transform()), 2)
         assert torch.allclose(again.backbone, found.backbone, atol=1e-5) and again.text_index.tolist() == list(range(5))
 
-    def test_what_cannot_be_read_is_named(self, model: ModuleModel, tmp_path: Path) -> None:
+    def test_what_cannot_be_read_is_named(self, model: PredictorModel, tmp_path: Path) -> None:
         table = write_folder(tmp_path / "photos")
         (tmp_path / "photos/2.jpg").write_bytes(b"broken")
         source = open_evaluation_set({"name": str(table), "retrieval": True}).source
@@ -103,24 +104,26 @@ class TestExtraction:
 
 
 class TestSuite:
-    def test_second_time_nothing_is_computed(self, model: ModuleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_second_time_nothing_is_computed(
+        self, model: PredictorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         first = run_suite(suite(tmp_path), [model])
-        monkeypatch.setattr(ModuleModel, "encode_image", None)
-        monkeypatch.setattr(ModuleModel, "encode_text", None)
+        monkeypatch.setattr(PredictorModel, "encode_image", None)
+        monkeypatch.setattr(PredictorModel, "encode_text", None)
         second = run_suite(suite(tmp_path), [model])
         assert first.extracted and not second.extracted and not second.failures
         assert second.results["scenes"]["zero_shot"]["small"].metrics == first.results["scenes"]["zero_shot"]["small"].metrics
         sets = {"scenes": {**SETS["scenes"], "protocols": [{"name": "zero_shot", "bins": 5}]}}
         assert not run_suite(suite(tmp_path, sets), [model]).failures  # other settings, the same features
 
-    def test_another_models_features_are_not_taken(self, model: ModuleModel, tmp_path: Path) -> None:
+    def test_another_models_features_are_not_taken(self, model: PredictorModel, tmp_path: Path) -> None:
         sets = {"scenes": {**SETS["scenes"], "protocols": ["zero_shot"]}}
         run_suite(suite(tmp_path, sets), [model])
         pl.seed_everything(1)
-        other = ModuleModel(small_module(), "small").eval()
+        other = PredictorModel(small_module().predictor, "small").eval()
         assert run_suite(suite(tmp_path, sets), [other]).extracted and other.identity != model.identity  # type: ignore[list-item]
 
-    def test_goes_on_after_failures(self, model: ModuleModel, tmp_path: Path) -> None:
+    def test_goes_on_after_failures(self, model: PredictorModel, tmp_path: Path) -> None:
         sets = {
             "gone": {"name": str(tmp_path / "gone"), "protocols": ["zero_shot"]},
             "one_class": {**SCENES, "size": 8, "class_names": [f"c{n}" for n in range(8)], "protocols": ["linear_probe"]},
@@ -133,9 +136,9 @@ class TestSuite:
         assert "fewer than 100 shots" in reasons["few", "few_shot"] and list(outcome.results) == ["few"]
         assert "Not measured" in write_summary(outcome, tmp_path / "out").read_text()
 
-    def test_report(self, model: ModuleModel, tmp_path: Path) -> None:
+    def test_report(self, model: PredictorModel, tmp_path: Path) -> None:
         pl.seed_everything(1)
-        other = ModuleModel(small_module(), "other").eval()
+        other = PredictorModel(small_module().predictor, "other").eval()
         outcome = run_suite(suite(tmp_path), [model, other])  # type: ignore[list-item]
         page = write_summary(outcome, tmp_path).read_text()
         for words in ("Models side by side", "few-shot", "Linear probe", "robustness", "small - other", "images found"):
@@ -159,8 +162,8 @@ class TestSuite:
         with pytest.raises(InputError, match=message):
             Suite.parse(given)
 
-    def test_command(self, model: ModuleModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        save_checkpoint(tmp_path / "a.ckpt", model.module)
+    def test_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        save_checkpoint(tmp_path / "a.ckpt")
         sets = {"scenes": {**SETS["scenes"], "protocols": ["zero_shot"]}}
         (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"sets": sets, "trainer": CPU, "output": str(tmp_path / "out")}))
         command = ["evaluate", "--checkpoint", f"mine={tmp_path / 'a.ckpt'}", "--suite", str(tmp_path / "suite.yaml")]
@@ -249,18 +252,36 @@ class TestModels:
         with pytest.raises(InputError, match=message):
             open_model(name)
 
+    def test_whatever_has_a_predictor(self) -> None:
+        module = small_module()
 
-def test_several_names_of_a_class(tmp_path: Path) -> None:
-    from lightning_clip.evaluation.feature_provider import class_vectors
+        class Watched:
+            predictor = module.predictor
 
-    def encode(texts: Any) -> torch.Tensor:
-        return torch.stack([torch.tensor([len(text), text.count("a"), 1.0]) for text in texts])
+        named = {"ClipModule": module, "Predictor": module.predictor, "Watched": Watched()}
+        texts = module.encode_text(["a cat"])
+        for name, source in named.items():
+            model = open_model(source)
+            assert model.name == name and not model.predictor.model.training  # type: ignore[union-attr]
+            torch.testing.assert_close(model.encode_text(["a cat"]), texts)
+            assert open_model(model) is model
+        with pytest.raises(InputError, match="Linear has no predictor: give a ClipModule, or a LightningModule with"):
+            open_model(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 
-    found = class_vectors(encode, [["cat", "kitten"], "dog"], ["a {}", "{}"])
-    for row, template in enumerate(("a {}", "{}")):
-        unit = normalize(encode([template.replace("{}", name) for name in ("cat", "kitten", "dog")]), dim=1)
-        assert torch.allclose(found[row, 0], normalize((unit[0] + unit[1]) / 2, dim=0)) and torch.allclose(
-            found[row, 1], unit[2]
-        )
-    with pytest.raises(InputError, match="class 1 has no name"):
-        class_vectors(encode, ["cat", []], ["{}"])
+    def test_identity_knows_weights_preprocessing_and_vocabulary(self) -> None:
+        def identity(**arguments: Any) -> str:
+            pl.seed_everything(0)
+            return open_model(small_module(**arguments)).identity
+
+        first = identity()
+        assert identity() == first
+        others = [
+            identity(transform={"resize": "pad"}),
+            identity(transform={"resize": "pad", "fill": 0}),
+            identity(transform={"resize": "floor_crop"}),
+            identity(transform={"interpolation": "bilinear"}),
+            identity(transform={"scaled_decoding": True}),
+            identity(tokenizer={"name": "clip", "context_length": 16}),
+            identity(embed_dim=8),
+        ]
+        assert len({first, *others}) == 8

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.prompts import resolve_templates, templates, zero_shot_classifier
+from lightning_clip.prompts.classifier import template_vectors
 
 
 class Encoder:
@@ -188,3 +189,22 @@ class TestClassifier:
             zero_shot_classifier(Encoder(), ["cat"], "sample")
         with pytest.raises(InputError, match=r"encode_text gave \(3,\) for 2 prompts"):
             zero_shot_classifier(lambda texts: torch.ones(3), ["cat", "dog"])
+
+
+class TestSeveralNames:
+    def test_are_averaged_in_each_template(self) -> None:
+        encoder, patterns, names = Encoder(), ["a {}", "{}"], [["cat", "kitten"], "dog", ["dog"]]
+        found = template_vectors(encoder, names, patterns)
+        for row, pattern in enumerate(patterns):
+            unit = [normalize(encoder.feature(pattern.replace("{}", name)), dim=0) for name in ("cat", "kitten", "dog")]
+            torch.testing.assert_close(found[row, 0], normalize((unit[0] + unit[1]) / 2, dim=0))
+            torch.testing.assert_close(found[row, 1], unit[2])
+            torch.testing.assert_close(found[row, 2], unit[2])
+        assert len(encoder.batches[0]) == 6  # each prompt once
+        torch.testing.assert_close(zero_shot_classifier(encoder, names, patterns), normalize(found.sum(dim=0), dim=1).T)
+
+    def test_mistakes(self) -> None:
+        with pytest.raises(InputError, match="class 1 has no name: give at least one"):
+            zero_shot_classifier(Encoder(), ["cat", []])
+        with pytest.raises(InputError, match="class name 0 is empty"):
+            zero_shot_classifier(Encoder(), [["cat", " "], "dog"])

@@ -14,6 +14,7 @@ from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, 
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.prompts.templates import resolve_templates
 from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.text import in_percent
 
 __all__ = ["Bias"]
 
@@ -146,7 +147,7 @@ def _rows(category: str, own: Mapping[str, Sequence[Rate]], sets: Sequence[str])
 
 
 def _cell(rate: Rate) -> str:
-    return f"{100 * rate[3]:.1f} [{100 * rate[4]:.1f}, {100 * rate[5]:.1f}]"
+    return f"{in_percent(rate[3])} [{in_percent(rate[4])}, {in_percent(rate[5])}]"
 
 
 def _figure(name: str, categories: Mapping[str, Sequence[Rate]], top: float) -> Figure:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.evaluation.hard_negatives import TWINS, TwinScores, make_twins, twin_scores
-from lightning_clip.evaluation.image_grids import wrapped
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
 from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.text import in_percent, wrapped
 
 __all__ = ["Compositional"]
 
@@ -76,10 +76,10 @@ class Compositional(Protocol):
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
         header = ("what differs", *(f"{name}: {part}" for name in results for part in _CHANCE))
         rows = [
-            (_WORDS[kind], *(_percent(result.metrics[f"{kind}/{part}"]) for result in results.values() for part in _CHANCE))
+            (_WORDS[kind], *(in_percent(result.metrics[f"{kind}/{part}"]) for result in results.values() for part in _CHANCE))
             for kind in self.kinds
         ]
-        rows.append(("guessing", *(_percent(_CHANCE[part]) for _ in results for part in _CHANCE)))
+        rows.append(("guessing", *(in_percent(_CHANCE[part]) for _ in results for part in _CHANCE)))
         text = (
             "In %. Text: for both pictures their own caption scores higher; image: for both captions their own picture does; "
             "group: both."
@@ -101,7 +101,3 @@ class Compositional(Protocol):
 
 
 _LEGEND = "Green: told apart both ways; black: one way; red: neither."
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"

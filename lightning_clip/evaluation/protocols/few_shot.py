@@ -18,6 +18,7 @@ from lightning_clip.evaluation.protocols.linear_probe import accuracy
 from lightning_clip.evaluation.tip_adapter import TipAdapter, tune_keys
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.text import in_percent
 
 __all__ = ["FewShot", "draw_shots", "equivalent_shots"]
 
@@ -112,7 +113,7 @@ class FewShot(Protocol):
         for name, result in results.items():
             details = result.details
             rows = [(_METHODS[method], *(_spread(values) for values in curves)) for method, curves in details["curves"].items()]
-            rows.append(("zero-shot", *(f"{100 * details['zero_shot']:.1f}" for _ in details["shots"])))
+            rows.append(("zero-shot", *(in_percent(details["zero_shot"]) for _ in details["shots"])))
             header = ("top-1 in %, mean and deviation", *(f"{shots} a class" for shots in details["shots"]))
             text = _equal(details["equivalent_shots"], details["shots"]) if "probe" in details["curves"] else ""
             found.append(Section(f"{name}: few-shot", text, Table(header, rows), [("few-shot", _figure(details))]))
@@ -163,7 +164,7 @@ _PREDICT = {"probe": _probe, "zero_shot_probe": _zero_shot_probe, "tip_adapter":
 def _spread(values: Sequence[float]) -> str:
     mean = sum(values) / len(values)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+    return f"{in_percent(mean)} ± {in_percent(deviation)}"
 
 
 def _equal(shots: float | None, tried: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from lightning_clip.evaluation.human_figures import agreement_bars, class_scatte
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.text import percent
 
 __all__ = ["Humans"]
 
@@ -138,7 +139,7 @@ class Humans(Protocol):
 
 
 def _shown(key: str, metrics: Mapping[str, float]) -> str:
-    return f"{100 * metrics[key]:.1f} %" if key in _SHARES else f"{metrics[key]:.2f}"
+    return percent(metrics[key]) if key in _SHARES else f"{metrics[key]:.2f}"
 
 
 def _by_agreement(agreed: Tensor, right: Tensor) -> list[list[Any]]:

@@ -13,6 +13,7 @@ from lightning_clip.evaluation.probe import Probe, fit_probe, search_strength, s
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.text import percent
 
 __all__ = ["LinearProbe"]
 
@@ -72,7 +73,7 @@ class LinearProbe(Protocol):
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
         rows = [
-            (name, f"{100 * result.metrics['top1']:.1f} %", f"{result.details['strength']:.3g}", f"{result.details['train']:,}")
+            (name, percent(result.metrics["top1"]), f"{result.details['strength']:.3g}", f"{result.details['train']:,}")
             for name, result in results.items()
         ]
         table = Table(("model", "top-1", "L2 strength", "labelled images"), rows)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources import PairSource, pair_sources
-from lightning_clip.evaluation.image_grids import picture, wrapped
+from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.evaluation.train_test_overlap import Copies, hashes, nearest_copies, overlap_statistics
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
 from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.text import in_percent, wrapped
 
 __all__ = ["Overlap"]
 
@@ -179,9 +180,7 @@ def _picture(sources: Sequence[PairSource], place: int) -> Tensor | None:
 
 
 def _row(metrics: Mapping[str, float]) -> tuple[str, ...]:
-    def percent(name: str) -> str:
-        return f"{100 * metrics[name]:.2f}" if name in metrics else ""
-
-    interval = f"{percent('overlap')} [{percent('low')}, {percent('high')}]" if "overlap" in metrics else ""
+    shown = {name: in_percent(value, digits=2) for name, value in metrics.items()}
+    interval = f"{shown['overlap']} [{shown['low']}, {shown['high']}]" if "overlap" in metrics else ""
     p_value = f"{metrics['p_value']:.3g}" if "p_value" in metrics else ""
-    return percent("all"), percent("clean"), interval, percent("effect"), p_value
+    return shown.get("all", ""), shown.get("clean", ""), interval, shown.get("effect", ""), p_value

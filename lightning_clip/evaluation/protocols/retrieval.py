@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.evaluation.image_grids import picture, wrapped
+from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.retrieval_examples import spread_queries
 from lightning_clip.metrics import retrieval_chance
 from lightning_clip.metrics.ranking import retrieval_scores
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section
 from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.text import wrapped
 
 __all__ = ["RetrievalProtocol"]
 
@@ -68,13 +71,11 @@ class RetrievalProtocol(Protocol):
         return found
 
 
-def _examples(images: torch.Tensor, index: torch.Tensor, texts: torch.Tensor, text_index: torch.Tensor) -> list[list[object]]:
+def _examples(images: Tensor, index: Tensor, texts: Tensor, text_index: Tensor) -> list[list[object]]:
     """Captions spread over the set: [place of its image, which of its captions, the same place, places found]."""
-    rows = torch.linspace(0, len(texts) - 1, min(_QUERIES, len(texts))).long().tolist()
     examples: list[list[object]] = []
-    for row in rows:
+    for row, found in spread_queries(images, index, texts, _QUERIES, _SHOWN):
         own = int(text_index[row])
         which = int((text_index[:row] == own).sum())
-        best = (images @ texts[row]).topk(min(_SHOWN, len(images))).indices
-        examples.append([own, which, own, index[best].tolist()])
+        examples.append([own, which, own, found])
     return examples

@@ -11,6 +11,7 @@ from lightning_clip.evaluation.corruptions import CORRUPTIONS, parse_corruption
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.text import in_percent, percent
 
 __all__ = ["Robustness"]
 
@@ -59,11 +60,11 @@ class Robustness(Protocol):
         for name, result in results.items():
             header = ("top-1 in %", *(f"strength {strength}" for strength in self.strengths))
             rows = [
-                (kind.replace("_", " "), *(f"{100 * result.metrics[f'{kind}:{strength}']:.1f}" for strength in self.strengths))
+                (kind.replace("_", " "), *(in_percent(result.metrics[f"{kind}:{strength}"]) for strength in self.strengths))
                 for kind in self.corruptions
             ]
-            clean = 100 * result.metrics["clean"]
-            text = f"Clean pictures: {clean:.1f} %; mean over all corruptions: {100 * result.metrics['mean_corrupted']:.1f} %."
+            clean, mean = percent(result.metrics["clean"]), percent(result.metrics["mean_corrupted"])
+            text = f"Clean images: {clean}; mean over all corruptions: {mean}."
             figure = ("accuracy by strength", self._figure(result))
             found.append(Section(f"{name}: robustness to corruption", text, Table(header, rows), [figure]))
         return found

@@ -18,6 +18,7 @@ from lightning_clip.evaluation.probe import fit_probe
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.text import in_percent
 
 __all__ = ["Shift"]
 
@@ -89,11 +90,11 @@ class Shift(Protocol):
         rows: list[tuple[str, ...]] = []
         for model, result in results.items():
             clean = result.metrics["accuracy"]
-            rows.append((f"{model}: the set itself", _percent(clean), "", ""))
+            rows.append((f"{model}: the set itself", in_percent(clean), "", ""))
             for name in self.shifted:
                 line = Line(*result.details["lines"][name])
                 cells = (result.metrics[name], line.expected(clean), result.metrics[f"{name}/effective"])
-                rows.append((f"{model}: {name}", *map(_percent, cells)))
+                rows.append((f"{model}: {name}", *map(in_percent, cells)))
         whose = "the standard models of the table" if self.reference else "linear probes on the same features"
         text = f"In %. Expected: the line through {whose}, at this model's accuracy on the set itself. Effective: beyond that."
         table = Table(("shift", "accuracy", "expected", "effective robustness"), rows)
@@ -147,7 +148,3 @@ def _figure(name: str, results: Mapping[str, Result]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)
     return figure
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"

@@ -17,8 +17,9 @@ from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
 from lightning_clip.reporting.plots import confusion_figure
+from lightning_clip.reporting.text import percent
 
-__all__ = ["ZeroShot", "calibration_error", "class_accuracies", "mean_average_precision"]
+__all__ = ["ZeroShot", "calibration_error", "class_accuracies", "class_average_precision"]
 
 _SHOWN = 16
 
@@ -35,7 +36,7 @@ def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
     return float(error)
 
 
-def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+def class_average_precision(scores: Tensor, labels: Tensor) -> float:
     """Mean over classes that occur of the average precision; images may have several classes.
 
     Args:
@@ -84,24 +85,20 @@ class ZeroShot(Protocol):
         if features.label.ndim == 2:
             share = features.label.float().mean(dim=0)
             chance = float(share[share > 0].mean())
-            return Result({"mean_average_precision": mean_average_precision(cosines, features.label)},
+            return Result({"mean_average_precision": class_average_precision(cosines, features.label)},
                           {"mean_average_precision": chance})  # fmt: skip
         metric = ZeroShotAccuracy(classifier.shape[1])
         metric.update(cosines, features.label)
-        values = metric.compute()
+        metrics, confusion = metric.figures()
         logits = subject.scale * cosines
-        correct = cosines.argmax(dim=1) == features.label
-        classes = classifier.shape[1]
-        metrics = {name: float(values[name]) for name in ("top1", "top5", "mean_per_class")}
         metrics["calibration_error"] = calibration_error(logits, features.label, self.bins)
-        confusion = values["confusion"]
         return Result(
             metrics,
-            {"top1": 1 / classes, "top5": min(5, classes) / classes, "mean_per_class": 1 / classes},
-            correct.float().tolist(),
+            metric.chance,
+            (cosines.argmax(dim=1) == features.label).float().tolist(),
             {
                 "classes": class_accuracies(confusion),
-                "confusion": confusion.tolist() if classes <= 100 else None,
+                "confusion": confusion.tolist() if metric.num_classes <= 100 else None,
                 "templates": self._templates(subject) if self.per_template else {},
                 "reliability": _reliability(logits, features.label, 10),
                 **_examples(features.index, logits, features.label),
@@ -136,9 +133,9 @@ class ZeroShot(Protocol):
             ]
             found.append(Section(f"{name}: surest right and surest wrong answers", figures=sheets))
             if details["templates"]:
-                rows = [(template, f"{100 * value:.1f} %") for template, value in details["templates"].items()]
+                rows = [(template, percent(value)) for template, value in details["templates"].items()]
                 shown = rows if len(rows) <= 20 else [*rows[:10], ("...", ""), *rows[-10:]]
-                ensemble = f"All together reach {100 * result.metrics['top1']:.1f} %."
+                ensemble = f"All together reach {percent(result.metrics['top1'])}."
                 found.append(Section(f"{name}: each template alone", ensemble, Table(("template", "top-1"), shown)))
         return found
 
@@ -183,5 +180,5 @@ def _reliability_figure(rows: list[list[float]]) -> Figure:
 
 def _class_rows(accuracies: list[float | None], names: list[str], shown: int = 10) -> list[tuple[str, str]]:
     known = sorted(((value, names[c]) for c, value in enumerate(accuracies) if value is not None), key=lambda e: (-e[0], e[1]))
-    rows = [(name, f"{100 * value:.1f} %") for value, name in known]
+    rows = [(name, percent(value)) for value, name in known]
     return rows if len(rows) <= 2 * shown else [*rows[:shown], ("...", ""), *rows[-shown:]]
