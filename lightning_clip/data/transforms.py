@@ -103,7 +103,7 @@ def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module
         steps.append(v2.RandomApply([v2.ColorJitter(*settings.colour_jitter)], settings.colour_jitter_probability))
     if settings.rand_augment is not None:
         steps.append(v2.RandAugment(*settings.rand_augment, fill=[127.0]))
-    return ImageTransform(steps, _needed(size, settings) if settings.scaled_decoding else None)
+    return _Steps(steps, _needed(size, settings) if settings.scaled_decoding else None)
 
 
 def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
@@ -116,20 +116,19 @@ def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Modu
     else:
         crop = v2.CenterCrop(size) if settings.resize == "crop" else _FloorCrop(size)
         steps = [v2.Resize(size, interpolation=mode, antialias=True), crop]
-    return ImageTransform(steps, size if settings.scaled_decoding else None)
+    return _Steps(steps, size if settings.scaled_decoding else None)
 
 
-class ImageTransform(nn.Sequential):
-    """Steps in order: uint8 (3, H, W) of any size -> uint8 (3, S, S).
+class ImageTransform(nn.Module):
+    """Base of what brings pixels to the model's size: uint8 (3, H, W) of any size -> uint8 (3, S, S).
 
-    Args:
-        steps: each takes and gives pixels.
+    Any other `nn.Module` will do as a transform, too; JPEGs are then decoded whole.
+
+    Attributes:
         at_least: pixels that both sides must keep if a JPEG is decoded at a fraction of its size; None decodes it whole.
     """
 
-    def __init__(self, steps: list[nn.Module], at_least: int | None = None) -> None:
-        super().__init__(*steps)
-        self.at_least = at_least
+    at_least: int | None = None
 
     def extra_repr(self) -> str:
         """Says what decides about pixels and is no step."""
@@ -137,17 +136,25 @@ class ImageTransform(nn.Sequential):
 
 
 def needed_side(transform: nn.Module) -> int | None:
-    """Pixels that both sides of a JPEG must keep for a transform; None decodes it whole, as for a user's own."""
+    """Pixels that both sides of a JPEG must keep for a transform; None decodes it whole."""
     return transform.at_least if isinstance(transform, ImageTransform) else None
 
 
-class _Views(nn.Module):
+class _Steps(ImageTransform, nn.Sequential):
+    """Steps in order."""
+
+    def __init__(self, steps: list[nn.Module], at_least: int | None) -> None:
+        super().__init__(*steps)
+        self.at_least = at_least
+
+
+class _Views(ImageTransform):
     """A transform several times over: uint8 (3, H, W) -> as many uint8 (3, S, S)."""
 
     def __init__(self, transform: nn.Module, count: int) -> None:
         super().__init__()
         self.transform, self.count = transform, count
-        self.at_least = getattr(transform, "at_least", None)
+        self.at_least = needed_side(transform)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.transform(image) for _ in range(self.count))
