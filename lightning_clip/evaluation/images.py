@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_clip.core.errors import InputError
+from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.core.types import Skipped
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.loader import start_worker
@@ -75,7 +75,7 @@ class Images(Dataset["ImageSample | Skipped"]):
             pair = self.source[place]
             image = self.transform(decode(pair.image, needed_side(self.transform)))
         except (OSError, ValueError, KeyError) as error:
-            return Skipped(f"sample {place}", str(error).strip("'") or type(error).__name__)
+            return Skipped(f"sample {place}", reason_of(error))
         if self.corruption:
             image = corrupted(self.corruption, image, seed=visit_seed(0, 0, place))
         label = pair.metadata.get("labels", -1 if pair.label is None else pair.label)
