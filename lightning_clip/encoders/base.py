@@ -109,9 +109,7 @@ class Tower(nn.Module, ABC):
         Raises:
             InputError: this tower gives none.
         """
-        raise InputError(
-            f"{type(self).__name__} is not supported by plan: add the method example(), or plan without its column"
-        )
+        raise InputError(f"{type(self).__name__} is not supported by plan: add the method example() to it")
 
     def forward_tokens(self, *value: Any, **named: Any) -> Tensor:
         """What `forward` takes -> (B, L, W), where the tower has tokens.

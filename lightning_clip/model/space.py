@@ -43,6 +43,11 @@ class SharedSpace(nn.Module):
         InputError: a column that shares the tower of one that has none.
     """
 
+    # By their usual names, where there are such towers.
+    image_encoder: Any
+    text_encoder: Any
+    image_projection: Any
+    text_projection: Any
     mean: Tensor
     std: Tensor
 

@@ -86,7 +86,7 @@ def _run_rows(plan: Plan) -> list[tuple[str, str]]:
         ("devices", f"{machines.count:,} x {machines.device.name}, {machines.precision}, {machines.strategy}"),
         ("peak of a device, MFU assumed", f"{peak}, {100 * machines.mfu:g} %"),
         (
-            f"weights, {' and '.join(tower.name for tower in plan.towers)}",
+            f"weights, {names}",
             " + ".join(f"{tower.parameters / 1e6:,.1f} M" for tower in plan.towers),
         ),
         ("image, captions", f"{plan.image_size} pixels, {plan.caption_length} tokens"),
