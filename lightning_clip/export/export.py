@@ -69,7 +69,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
     module = whole(module)
-    with _without(module, list(module.model.parts()) if towers else module.objective.training_parts):
+    with _without(module, list(module.model.parts()) if towers else module.training_parts):
         return _exported(module, format, target, run or Run("a live module"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.model.predictor import evaluating
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.tasks.supervised import SupervisedModule
@@ -130,7 +130,7 @@ def check_alike(first: ClipModule, second: ClipModule, first_name: str, second_n
             )
 
 
-def _tried(module: ClipModule, model: ClipModel) -> tuple[Tensor, Tensor]:
+def _tried(module: ClipModule, model: SharedSpace) -> tuple[Tensor, Tensor]:
     """Features of noise and of a sentence."""
     size, device = module.image_size, model.logit_scale.device
     noise = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -59,6 +59,7 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer | None, temperature: Temper
                 column: projections.build(spec, input_dim=built[column].output_dim, embed_dim=recipe.embed_dim)
                 for column, spec in heads.items()
             },
+            embed_dim=recipe.embed_dim,
             share=recipe.share,
             **start,
             **pixels,

@@ -61,7 +61,7 @@ class ClipModel(SharedSpace):
             for column, tower in towers.items()
         }
         temperature = {"initial_scale": initial_scale, "initial_bias": initial_bias}
-        super().__init__(towers, heads, **temperature, mean=mean, std=std)  # type: ignore[arg-type]
+        super().__init__(towers, heads, embed_dim=embed_dim, **temperature, mean=mean, std=std)  # type: ignore[arg-type]
 
 
 def head_specs(projection: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class SharedSpace(nn.Module):
     Args:
         towers: column -> tower.
         heads: column -> projection (B, W) -> (B, D), for the same columns.
+        embed_dim: width D of the shared space.
         share: further columns -> the column whose tower and head they use, such as {"view2": "image"}.
         initial_scale: inverse temperature at the start.
         initial_bias: start of a learned logit bias, or None for no bias.
@@ -56,6 +57,7 @@ class SharedSpace(nn.Module):
         towers: Mapping[str, Tower],
         heads: Mapping[str, nn.Module],
         *,
+        embed_dim: int,
         share: Mapping[str, str] | None = None,
         initial_scale: float = 1 / 0.07,
         initial_bias: float | None = None,
@@ -63,6 +65,7 @@ class SharedSpace(nn.Module):
         std: tuple[float, ...] = CLIP_STD,
     ) -> None:
         super().__init__()
+        self.embed_dim = embed_dim
         self.text_chunks = 4
         self.channels_last = False
         self.own_columns, self.share = tuple(towers), dict(share or {})
@@ -183,7 +186,8 @@ class SharedSpace(nn.Module):
         if not isinstance(tower, TextEncoder):
             features: Tensor = tower(*inputs)
             return features
-        return encode_in_chunks(tower, *inputs, value.lengths, self.text_chunks)
+        tokens, mask = inputs
+        return encode_in_chunks(tower, tokens, mask, value.lengths, self.text_chunks)
 
     def _read(self, tower: Any, value: Any) -> tuple[Any, ...]:
         """What a tower's forward takes of a column's values: pixels are normalised here, on the device."""

@@ -113,6 +113,10 @@ class BuiltOnUse(pl.LightningModule):
         """Columns that get a tower: those of the objective. Subclasses that use further towers add theirs."""
         return self.objective.reads()
 
+    def to_mapping(self) -> dict[str, Any]:
+        """Arguments that build this module again."""
+        raise NotImplementedError
+
     def complete_model(self) -> None:
         """Adds parts of a subclass's own to `self.model` and freezes others, before locks and strategies see it."""
 
@@ -154,6 +158,11 @@ class BuiltOnUse(pl.LightningModule):
         if not self.is_built:
             self.configure_model()
         return self._adaptation
+
+    @property
+    def training_parts(self) -> frozenset[str]:
+        """Names of parts of the model that only training needs; exports and mixtures leave them out."""
+        return self.objective.training_parts
 
     def columns(self) -> Mapping[str, Callable[[list[Any]], Any] | None]:
         """Columns that the towers read, with what puts a batch of raw values together; None for images, texts and views."""
@@ -222,9 +231,9 @@ class BuiltOnUse(pl.LightningModule):
         self._build_alone()
         return super().load_state_dict(*arguments, **options)
 
-    def _apply(self, *arguments: Any, **options: Any) -> Self:  # to, cuda, half, ...
+    def _apply(self, *arguments: Any, **options: Any) -> Any:  # to, cuda, half, ...
         self._build_alone()
-        return super()._apply(*arguments, **options)
+        return super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         self._build_alone()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.strategies.sharding import fill
 from lightning_clip.tasks.supervised import SupervisedModule
 
@@ -80,7 +80,7 @@ class Head(nn.Module):
         return scale * image_features @ self.weight.T
 
 
-def head(model: ClipModel) -> Tensor:
+def head(model: SharedSpace) -> Tensor:
     """The rows (C, D) of a model with a `Head`."""
     found: Any = model.classes
     weight: Tensor = found.weight
