@@ -28,21 +28,27 @@ class Cached(Protocol):
     """What the cache asks of a `ClipModule`."""
 
     @property
-    def model(self) -> SharedSpace: ...
+    def model(self) -> SharedSpace:
+        """Built, with its weights."""
 
     @property
-    def transform_settings(self) -> ImageTransformSettings: ...
+    def transform_settings(self) -> ImageTransformSettings:
+        """How pixels reach the image tower."""
 
     @property
-    def adaptation(self) -> Any: ...
+    def adaptation(self) -> Any:
+        """Whose settings name the folder."""
 
     @property
-    def trainer(self) -> pl.Trainer: ...
+    def trainer(self) -> pl.Trainer:
+        """The one that fits it."""
 
     @property
-    def image_size(self) -> int: ...
+    def image_size(self) -> int:
+        """Side in pixels."""
 
-    def image_transform(self, train: bool) -> nn.Module: ...
+    def image_transform(self, train: bool) -> nn.Module:
+        """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
 
 
 class FeatureCache:

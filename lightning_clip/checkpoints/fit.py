@@ -25,7 +25,7 @@ def check_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tenso
 
     Args:
         name: of the weights, for the message.
-        wanted: what the model has.
+        wanted: what the model has, tensors of any shape.
         given: what the source has.
         remedy: the end of the message.
 

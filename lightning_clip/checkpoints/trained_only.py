@@ -19,7 +19,7 @@ BASE_KEY = "lightning_clip_base"
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """A short name for these very weights, whatever device they are on."""
+    """A short name for these very weights, of any shape and on any device."""
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

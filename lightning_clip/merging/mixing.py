@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
-from lightning_clip.model.space import SharedSpace
 from lightning_clip.model.predictor import evaluating
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.tasks.supervised import SupervisedModule
 
@@ -29,7 +29,7 @@ def interpolate(first: Weights, second: Weights, alpha: float) -> dict[str, Tens
     0 and 1 give the ends bit by bit. Whole numbers and flags are those of the nearer end.
 
     Args:
-        first: state of the model before fine-tuning.
+        first: state of the model before fine-tuning, tensors of any shape.
         second: after it, of the same names and shapes.
         alpha: in [0, 1].
 
@@ -54,7 +54,7 @@ def interpolate(first: Weights, second: Weights, alpha: float) -> dict[str, Tens
 
 
 def average(states: Sequence[Weights]) -> dict[str, Tensor]:
-    """The mean of weights of the same names and shapes; whole numbers and flags are the first one's.
+    """The mean of weights of the same names, each of any shape; whole numbers and flags are the first one's.
 
     Summed in float64, so that the order of the models does not matter.
 
@@ -93,7 +93,7 @@ def check_same(first: Weights, second: Weights, first_name: str, second_name: st
 
 
 def lasting(module: ClipModule) -> dict[str, Tensor]:
-    """Weights of a module's model without what only its training needs, such as a distilled student's bridges."""
+    """A model's weights, of any shape, without what only training needs, such as a distilled student's bridges."""
     state: Weights = module.model.state_dict()
     return {name: value for name, value in state.items() if name.partition(".")[0] not in module.training_parts}
 

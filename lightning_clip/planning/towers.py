@@ -195,7 +195,7 @@ def saved_bytes(forward: Callable[[], Tensor], weights: list[Tensor]) -> tuple[i
 
     Args:
         forward: the pass.
-        weights: tensors that live anyway.
+        weights: tensors of any shape that live anyway.
 
     Returns:
         Bytes, and what `forward` returned.

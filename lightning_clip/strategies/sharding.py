@@ -58,7 +58,10 @@ def shard_model(model: SharedSpace, mesh: DeviceMesh, dtype: torch.dtype, device
 
 
 def fill(weights: Tensor, value: Tensor) -> None:
-    """Sets weights, whole or spread over the ranks, to a value that each rank has whole; spread ones to the first rank's."""
+    """Sets weights of any shape, whole or spread over the ranks, to a value that each rank has whole.
+
+    Spread ones take the first rank's value.
+    """
     if not isinstance(weights, DTensor):
         weights.copy_(value)
         return

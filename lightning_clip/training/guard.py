@@ -30,6 +30,10 @@ class FiniteGuard:
     def watch(self, loss: Tensor, step: int) -> bool:
         """Whether the step is to be skipped.
 
+        Args:
+            loss: () of this rank.
+            step: its number, for the message.
+
         Raises:
             InputError: under "stop", if this loss is not finite; on an accelerator, if the one before was not, so that
                 no step waits for the device.

@@ -43,6 +43,7 @@ class Coordinates(Tower):
         )
 
     def example(self, size: int) -> Tensor:
+        """Degrees (B, 2)."""
         return torch.zeros(size, 2)
 
     def forward(self, gps: Tensor) -> Tensor:
