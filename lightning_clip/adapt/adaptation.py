@@ -1,4 +1,4 @@
-"""What a module does when it is adapted: its model arrives, rates and locks for each place of the run leave."""
+"""Adaptation: the locks, rates and adapters of a model, and what its checkpoints hold."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Adaptation:
         model: before a strategy wraps it; it gets its adapters, and its locks are set for the first step.
         settings: what is trained, and how.
         strategy: of the Trainer, where there is one.
-        base: what can be had again from where it came.
+        base: what can be reloaded.
 
     Raises:
         InputError: settings that do not fit the model or the strategy.

@@ -1,4 +1,4 @@
-"""Where the weights come from that a run begins with: a module's arguments arrive, what can be had again leaves."""
+"""The weights that a run begins with, as far as they can be reloaded from where they came."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOWERS = ("image_encoder", "text_encoder")
 
 @dataclass(frozen=True)
 class Base:
-    """The weights that a run begins with, as far as they can be had again.
+    """The weights that a run begins with, as far as they can be reloaded.
 
     Args:
         source: what the user called them; None where they have no name.

@@ -1,4 +1,4 @@
-"""Features of a locked image tower, kept from epoch to epoch and run to run: batches arrive, batches without pixels leave."""
+"""Features of a locked image tower, kept from epoch to epoch and run to run."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check_augmentation(module: Cached) -> None:
     if repr(module.image_transform(train=True)) != repr(module.image_transform(train=False)):
         raise InputError(
             f"adapt.image.cache {module.adaptation.settings.image.cache!r} needs the same pixels in every epoch, but training "
-            "augments them: set transform: {augment: false}, or leave the cache out"
+            "augments them: set transform: {augment: false}, or omit the cache"
         )
 
 

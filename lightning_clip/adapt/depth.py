@@ -1,4 +1,4 @@
-"""Where in a tower a parameter or layer stands: an encoder arrives, depths by name leave.
+"""Depths: where in a tower a parameter or layer stands.
 
 Depth 0 is what comes before the blocks (stem, embeddings), 1 to L are the blocks, L + 1 is what follows them (final norm,
 pooling). Blocks are those of `encoder.blocks()`; what is outside of them is placed by the order in which it is defined.

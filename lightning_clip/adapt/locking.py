@@ -1,4 +1,4 @@
-"""What of a model is still, and when: settings and the training's place arrive, gradients and modes are set in the model."""
+"""Locks: which parameters and layers are frozen, and in which stage of a run."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Locks:
             if lock.unlock_last > blocks:
                 raise InputError(
                     f"{where}.{tower}.unlock_last {lock.unlock_last} is more than the {blocks} blocks of the {tower} tower: "
-                    f"use at most {blocks}, or leave lock out to train the whole tower"
+                    f"use at most {blocks}, or omit lock to train the whole tower"
                 )
         if self._trainable and not self.trained(stage) - set(_TEMPERATURE):
             raise InputError(f"{where} locks all towers with their heads: nothing but the temperature would be trained")

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the towers, through peft: a model arrives, the same with adapters leaves; a module, one without them.
+"""Low-rank adapters on the towers, through peft.
 
 W x becomes W x + alpha / rank * B A x, W frozen, A drawn and B zero at the start, so that nothing changes before the first step
 (Hu et al. 2021, https://arxiv.org/abs/2106.09685).

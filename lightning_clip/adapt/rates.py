@@ -1,4 +1,4 @@
-"""Learning rates and weight decay by parameter: names and settings arrive, a rate for each parameter leaves."""
+"""Learning rates and weight decay by parameter, by tower and depth."""
 
 from __future__ import annotations
 

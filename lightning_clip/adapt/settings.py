@@ -1,4 +1,4 @@
-"""What is trained, and how, when a model is adapted: a mapping arrives (a recipe's `adapt`), checked settings leave."""
+"""Settings of adaptation: what is trained, and how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How one tower is trained: a mapping arrives, settings with checked values leave."""
+"""Settings of one tower's training."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class LoraSettings:
         in_range(f"{where}.dropout", self.dropout, 0, 1, open_high=True)
         if self.targets is not None and (not self.targets or not _is_words(self.targets)):
             raise InputError(
-                f"{where}.targets {self.targets!r} must be a list of names of layers, such as ['qkv', 'proj'], or left out"
+                f"{where}.targets {self.targets!r} must be a list of names of layers, such as ['qkv', 'proj'], or omitted"
             )
 
 
 @dataclass(frozen=True)
 class Lock:
-    """What of a tower is still.
+    """What of a tower is frozen.
 
     Args:
         lock: no gradient, no optimizer state, evaluation mode: normalisation keeps its statistics, nothing is dropped out
@@ -98,7 +98,7 @@ class TowerAdapt(Lock):
         if self.lora is not None:
             self.lora.check(f"{where}.lora")
             if self.lock:
-                raise InputError(f"{where} has both lock and lora: adapters keep a tower's own weights still anyway, drop lock")
+                raise InputError(f"{where} has both lock and lora: adapters freeze a tower's own weights anyway, drop lock")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ImageAdapt(TowerAdapt):
     def check(self, where: str) -> None:
         super().check(where)
         if self.cache == "":
-            raise InputError(f"{where}.cache {self.cache!r} must be a folder, such as runs/features, or left out")
+            raise InputError(f"{where}.cache {self.cache!r} must be a folder, such as runs/features, or omitted")
         if self.cache is not None and (not self.lock or self.unlock_last):
             raise InputError(f"{where}.cache {self.cache!r} keeps features of a tower that never changes: lock it as a whole")
 

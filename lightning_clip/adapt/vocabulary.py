@@ -1,4 +1,4 @@
-"""More tokens and longer texts for a text tower that is trained already: tokenizer and tower arrive, and leave grown."""
+"""More tokens and longer texts for a text tower that is trained already."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def grow_tower(encoder: TextEncoder, before: Tokenizer, after: Tokenizer, settin
         encoder: made for the tokenizer as it was before.
         before: that tokenizer.
         after: the one that has grown.
-        settings: whether old tokens are still while new ones are learned.
+        settings: whether old tokens are frozen while new ones are learned.
 
     Raises:
-        InputError: a tower that cannot grow, or new tokens that would be still because they are not new.
+        InputError: a tower that cannot grow, or new tokens that would be frozen because they are not new.
     """
     count = after.vocab_size - before.vocab_size
     asked, text = len(settings.text.new_tokens), settings.text
     if count < asked and (text.lock or text.lora):
         raise InputError(
             f"the tokenizer knows {asked - count} of adapt.text.new_tokens {list(text.new_tokens)} already, and what it knows "
-            f"is still under {'lock' if text.lock else 'lora'}: leave those out, or train the tower"
+            f"is frozen under {'lock' if text.lock else 'lora'}: omit those, or train the tower"
         )
     apart = count > 0 and settings.tokens_apart
     encoder.grow(before.vocab_size if apart else after.vocab_size, after.context_length)

@@ -1,4 +1,4 @@
-"""Whether weights fit a model: two sets of tensors arrive, nothing or one error that lists the differences in groups leaves."""
+"""Whether weights fit a model; one error lists the differences in groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that hold only what was trained: a whole one arrives and shrinks, a small one arrives and is completed."""
+"""Checkpoints that hold only what was trained: shrunk when written, completed when read."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Recipe:
         strategy = self.trainer.get("strategy", "auto")
         if not isinstance(strategy, str):
             raise InputError(
-                "the recipe's strategy is an object and not a name: say what to reckon with, such as --strategy ddp"
+                "the recipe's strategy is an object and not a name: name the one to plan for, such as --strategy ddp"
             )
         return strategy
 

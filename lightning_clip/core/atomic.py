@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a path arrives, a place beside it leaves, which gets that name when all is written."""
+"""Files that are whole or not there: written beside their place, renamed when complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names for pluggable things: what arrives is a name, a mapping or an instance, what leaves is an instance."""
+"""Names for pluggable things: a name, a mapping or an instance becomes an instance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values from a recipe: mappings and numbers arrive, checked ones leave, or an error that names the setting."""
+"""Settings from a recipe, checked: an error names the setting."""
 
 from __future__ import annotations
 

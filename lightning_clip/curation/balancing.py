@@ -1,4 +1,4 @@
-"""At most so many pairs for each entry: matches arrive, which pairs stay leaves."""
+"""Balancing: at most so many pairs for each entry."""
 
 from __future__ import annotations
 

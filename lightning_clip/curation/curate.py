@@ -1,4 +1,4 @@
-"""From a noisy source to the pairs worth training on: settings arrive, a verdict on every pair leaves."""
+"""Curation: from a noisy source to the pairs worth training on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that are the same or nearly so: hashes arrive, which of them repeat an earlier one leaves."""
+"""Duplicates: which images are the same as an earlier one, or nearly so."""
 
 from __future__ import annotations
 

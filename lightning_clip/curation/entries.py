@@ -1,4 +1,4 @@
-"""The words and names that captions are balanced over: texts arrive, numbers of the entries found in them leave."""
+"""The words and names that captions are balanced over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one pass over images: a range of a source arrives, a few numbers for each pair leave."""
+"""The one pass over images: a few numbers for each pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WiSE-FT: a model before and after fine-tuning arrive, weights in between leave, with their scores on several sets."""
+"""WiSE-FT: weights between a model and its fine-tuned form, with their scores on several sets."""
 
 from __future__ import annotations
 

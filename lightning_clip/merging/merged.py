@@ -23,7 +23,7 @@ def merged(module: Module) -> Module:
     checkpoints hold all of them.
 
     Args:
-        module: with adapters or new tokens apart, or of whose weights checkpoints hold only what is trained.
+        module: with adapters or separate embeddings for new tokens, or of whose weights checkpoints hold only what is trained.
 
     Raises:
         InputError: an ordinary module already, or weights that a strategy has spread.

@@ -1,4 +1,4 @@
-"""Weights of several models: states of the same names and shapes arrive, one state leaves, or a checkpoint of it."""
+"""Weights of several models mixed into one, and checks that they may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a module is on a set: a module and a set arrive, one figure leaves, top-1 of labelled images or recall of pairs."""
+"""The score of a module on a set: top-1 of labelled images, or recall of pairs."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def read_sets(path: str) -> dict[str, EvaluationSet]:
         if len(dataset.class_names) == 1 or dataset.multilabel:
             raise InputError(
                 f"set {name!r} of suite {path!r} has neither one class an image of several, nor pairs (retrieval: true): "
-                "leave it out"
+                "omit it"
             )
     return opened
 

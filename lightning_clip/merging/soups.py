@@ -1,4 +1,4 @@
-"""Model soups: several fine-tuned models of one start arrive, one model with averaged weights leaves."""
+"""Model soups: the average of several fine-tuned models of one start."""
 
 from __future__ import annotations
 

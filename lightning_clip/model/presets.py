@@ -1,4 +1,4 @@
-"""The paper's models by name (Radford et al. 2021, tables 19 and 20): a name arrives, arguments of ClipModule leave."""
+"""The paper's models by name (Radford et al. 2021, tables 19 and 20), as arguments of `ClipModule`."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class BuiltOnUse(pl.LightningModule):
 
     @property
     def training_parts(self) -> frozenset[str]:
-        """Names of parts of the model that only training needs; exports and mixtures leave them out."""
+        """Names of parts of the model that only training needs; exports and mixtures omit them."""
         return self.objective.training_parts
 
     def columns(self) -> Mapping[str, Callable[[list[Any]], Any] | None]:

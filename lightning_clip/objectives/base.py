@@ -27,7 +27,7 @@ class Objective(AcrossRanks, nn.Module, ABC):
     slice, and `forward` once on the features and rows of the whole batch: sums over the batch belong there.
 
     Attributes:
-        training_parts: names of what `build` adds and only training needs; exports leave it out.
+        training_parts: names of what `build` adds and only training needs; exports omit it.
         max_scale: upper bound of the inverse temperature, applied after each step.
     """
 

@@ -1,4 +1,4 @@
-"""Accelerators by name: "h100", or what the driver calls it, arrives; memory and peak FLOP/s by precision leave."""
+"""Accelerators by name: memory, and peak FLOP/s by precision."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def find_device(name: str, peak_flops: float | None = None, memory: float | None
 
     Args:
         name: a short name such as "h100", in any case, or the driver's.
-        peak_flops: FLOP/s to reckon with instead of the maker's; needed for a device that is not known.
+        peak_flops: FLOP/s to plan with instead of the maker's; needed for a device that is not known.
         memory: bytes, likewise.
 
     Raises:
@@ -123,7 +123,7 @@ def matmul_format(precision: str) -> str:
     bits = str(precision).partition("-")[0]
     if bits not in _FORMATS:
         known = ["16-mixed", "16-true", "bf16-mixed", "bf16-true", "32-true", "64-true"]
-        raise InputError(f"precision {precision!r} cannot be reckoned with: {nearest(str(precision), known)}")
+        raise InputError(f"precision {precision!r} is not supported by plan: {nearest(str(precision), known)}")
     if bits == "32" and torch.get_float32_matmul_precision() != "highest":
         return "tf32"
     return _FORMATS[bits]

@@ -1,4 +1,4 @@
-"""FLOPs of a step in three accounts: a step runs under a `FlopCounter`; forward, backward and recomputed FLOPs leave."""
+"""FLOPs of a step in three accounts: forward, backward and recomputed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large numbers in short words, and plain tables: figures arrive, text and rich tables leave."""
+"""Large numbers in short words, and plain tables."""
 
 from __future__ import annotations
 

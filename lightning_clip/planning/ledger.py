@@ -1,4 +1,4 @@
-"""Books of a run: elapsed time and counted steps arrive, accelerator-seconds by device and speeds leave."""
+"""Books of a run: accelerator-seconds by device, and speeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loss costs on a device: batch, number of devices and width of the features arrive, bytes and FLOPs leave."""
+"""Bytes and FLOPs of the loss on a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trains: a device, how many, a precision and a strategy arrive; FLOP/s of all together leave."""
+"""The machines of a run: device, count, precision and strategy."""
 
 from __future__ import annotations
 

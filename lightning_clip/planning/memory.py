@@ -1,4 +1,4 @@
-"""Memory of a device by part: costs of the towers, batch and strategy arrive, bytes leave."""
+"""Memory of a device by part."""
 
 from __future__ import annotations
 

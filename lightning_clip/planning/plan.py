@@ -1,4 +1,4 @@
-"""The plan of a run: a module, machines and a number of samples arrive; FLOPs, memory, time and accelerator-years leave."""
+"""The plan of a run: FLOPs, memory, time and accelerator-years."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a strategy divides: its name arrives, which of weights, gradients and optimizer each device keeps whole leaves."""
+"""What a strategy divides: which of weights, gradients and optimizer each device keeps whole."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def sharding_of(strategy: str, devices: int) -> Sharding:
     """The sharding of a Trainer strategy by name; "auto" is DDP on several devices.
 
     Raises:
-        InputError: a strategy that cannot be reckoned with.
+        InputError: a strategy that is not supported by plan.
 
     Examples:
         >>> sharding_of("clip_deepspeed_stage_2", 8).gradients
@@ -73,5 +73,5 @@ def sharding_of(strategy: str, devices: int) -> Sharding:
     if strategy == "auto" or (strategy.startswith("ddp") and strategy not in _KNOWN):
         return _DDP
     if strategy not in _KNOWN:
-        raise InputError(f"strategy {strategy!r} cannot be reckoned with: {nearest(strategy, ['auto', *_KNOWN])}")
+        raise InputError(f"strategy {strategy!r} is not supported by plan: {nearest(strategy, ['auto', *_KNOWN])}")
     return _KNOWN[strategy]

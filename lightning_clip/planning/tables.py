@@ -1,4 +1,4 @@
-"""A plan or a measured run as a reader wants it: figures arrive, rich tables or a plain mapping leave."""
+"""Tables of a plan or a measured run, and the same as a plain mapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tower costs per sample: an unbuilt ClipModule arrives; parameters, FLOPs and kept activations leave.
+"""Costs of a tower per sample: parameters, FLOPs and kept activations.
 
 Nothing is allocated and nothing computed: the towers run on fake tensors, which have shapes and types but no memory, so that a
 tower of a billion weights costs seconds and no gigabytes.

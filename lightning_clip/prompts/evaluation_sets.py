@@ -1,4 +1,4 @@
-"""Labelled sets for zero-shot evaluation: a name, a path or a mapping arrives, an `EvaluationSet` leaves."""
+"""Labelled sets for zero-shot evaluation, by name, path or mapping."""
 
 from __future__ import annotations
 

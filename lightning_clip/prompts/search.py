@@ -1,4 +1,4 @@
-"""Search for good templates: features, labels and the vectors of each template with each class arrive, a choice leaves."""
+"""Search for good templates."""
 
 from __future__ import annotations
 

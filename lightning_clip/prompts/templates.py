@@ -1,4 +1,4 @@
-"""Prompt templates by name: a set's name, one template or a list arrives, a list of strings with {} leaves."""
+"""Prompt templates by name."""
 
 from __future__ import annotations
 

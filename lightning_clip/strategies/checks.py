@@ -1,4 +1,4 @@
-"""What a strategy must be for a `ClipModule`: a Trainer's strategy arrives, an error leaves where it is wrong."""
+"""What a strategy must be for a `ClipModule`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file from a checkpoint that ranks wrote in parts: a folder arrives, the checkpoint of one process leaves."""
+"""One file from a checkpoint that ranks wrote in parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ZeRO's third stage in evaluation: an engine with weights in parts arrives, meanwhile each rank holds them whole."""
+"""Whole weights on each rank for evaluation under ZeRO's third stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model is run, which changes speed and memory but not the result: settings arrive, a prepared model leaves."""
+"""How a model is run: settings that change speed and memory but not the result."""
 
 from __future__ import annotations
 

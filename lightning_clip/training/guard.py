@@ -1,4 +1,4 @@
-"""What keeps a run from going on with NaN, and ranks from waiting for one that stopped: losses arrive, a verdict leaves."""
+"""Guards of a training step: against losses that are not finite, and against ranks that wait for one that stopped."""
 
 from __future__ import annotations
 

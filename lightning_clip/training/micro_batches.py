@@ -1,4 +1,4 @@
-"""Large batches on small memory: a batch arrives, its features leave, and memory held one slice's activations at a time.
+"""Micro-batches: large batches on small memory, which holds one slice's activations at a time.
 
 Each slice is encoded under activation checkpointing: its features stay, its activations are computed again when the
 gradient comes back. The loss sees the whole batch, so the gradient is that of the whole batch (the idea of GradCache, Gao
@@ -96,5 +96,5 @@ def check_micro_batches(model: nn.Module, micro_batch_size: int, local_batch_siz
         raise InputError(
             f"micro_batch_size {micro_batch_size} with batch normalisation ({len(layers)} layers, the first {layers[0]!r}): "
             "it would normalise by slices instead of the batch and the result would depend on their size. Use a tower "
-            "without it (ViT, ConvNeXt), freeze its statistics (.eval()), or leave micro_batch_size out"
+            "without it (ViT, ConvNeXt), freeze its statistics (.eval()), or omit micro_batch_size"
         )

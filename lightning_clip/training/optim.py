@@ -1,4 +1,4 @@
-"""Parameter groups and the learning-rate schedule: a model and settings arrive, an optimizer and a scheduler leave."""
+"""Parameter groups, the optimizer and its learning-rate schedule."""
 
 from __future__ import annotations
 

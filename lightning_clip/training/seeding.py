@@ -1,4 +1,4 @@
-"""Random numbers of a step: a Trainer arrives, torch's generator stands where (seed, batch, rank) alone put it."""
+"""Random numbers of a step: torch's generator is set from (seed, batch, rank) alone."""
 
 from __future__ import annotations
 

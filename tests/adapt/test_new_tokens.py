@@ -329,7 +329,7 @@ class TestMerging:
         module, _ = built(adapt=adapt(LOCK))
         train(module, tmp_path, 1, tmp_path / "words.ckpt")
         with pytest.raises(
-            InputError, match=r"holds adapters, new tokens apart or .* lightning-clip checkpoint merge .*words.ck"
+            InputError, match=r"holds adapters, separate embeddings for new tokens or .* lightning-clip checkpoint merge .*words.ck"
         ):
             ClipModule(pretrained=str(tmp_path / "words.ckpt"))
 

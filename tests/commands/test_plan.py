@@ -128,7 +128,7 @@ def test_tables(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--samples", "many"), "--samples 'many' is no number: write 400000000 or 4e8"),
         (("--samples", "0"), "--samples 0 must be at least 1"),
         (("--devices", "0"), "devices 0 must be at least 1"),
-        (("--strategy", "zero"), "strategy 'zero' cannot be reckoned with"),
+        (("--strategy", "zero"), "strategy 'zero' is not supported by plan"),
         (("--micro-batch-size", "5"), "micro_batch_size 5 does not divide local_batch_size 16: take 4"),
         (("--trainer.max_steps=-1", "--trainer.max_epochs=-1"), "the recipe has no end: set trainer.max_steps"),
         (("--trainer.max_steps=-1", "--trainer.max_epochs=32"), "32 epochs of data that cannot be opened.*--samples 32e6"),

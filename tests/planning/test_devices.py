@@ -73,5 +73,5 @@ def test_mistakes() -> None:
         find_device("cpu", peak_flops=-1)
     with pytest.raises(InputError, match="V100 has no bf16 arithmetic for precision 'bf16-mixed': use .* 16-mixed, 32-true"):
         peak_flops_of(find_device("v100"), "bf16-mixed")
-    with pytest.raises(InputError, match="precision 'fp8' cannot be reckoned with"):
+    with pytest.raises(InputError, match="precision 'fp8' is not supported by plan"):
         matmul_format("fp8")

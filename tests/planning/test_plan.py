@@ -245,5 +245,5 @@ class TestPlan:
             cpu(mfu=40)
         with pytest.raises(InputError, match="devices 0 must be at least 1"):
             cpu(count=0)
-        with pytest.raises(InputError, match="strategy 'clip_fsdp' cannot be reckoned with: did you mean 'clip_fsdp2'"):
+        with pytest.raises(InputError, match="strategy 'clip_fsdp' is not supported by plan: did you mean 'clip_fsdp2'"):
             small_plan(machines=cpu(count=2, strategy="clip_fsdp"))

@@ -1,4 +1,4 @@
-"""The seam of what one look at a pair can tell: pairs arrive, a verdict on each leaves."""
+"""The filter seam: a verdict on each pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP_benchmark's WebDataset folders, as they are: a folder or the URL of one arrives, an `EvaluationSet` leaves.
+"""CLIP_benchmark's WebDataset folders, as they are, from a disk or a URL.
 
 FOLDER/
     classnames.txt                          one class a line

@@ -1,4 +1,4 @@
-"""Sources opened when first used: how to open one arrives, a `PairSource` leaves that costs nothing until then."""
+"""Sources that are opened when first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class names of well-known sets: a set's name arrives, its class names in the order of the labels leave."""
+"""Class names of well-known sets, in the order of the labels."""
 
 from __future__ import annotations
 

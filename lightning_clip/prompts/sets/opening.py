@@ -1,4 +1,4 @@
-"""Opening torchvision's datasets: a folder arrives, a dataset leaves, or one line on what is missing and what to do."""
+"""Opening torchvision's datasets, or one line on what is missing and what to do."""
 
 from __future__ import annotations
 

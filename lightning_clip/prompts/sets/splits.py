@@ -1,4 +1,4 @@
-"""Sets that come in one piece: their labels arrive, a training and a test split leave, the same on every machine."""
+"""Training and test splits of sets that come in one piece, the same on every machine."""
 
 from __future__ import annotations
 

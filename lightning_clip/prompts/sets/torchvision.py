@@ -1,4 +1,4 @@
-"""Sets that torchvision reads, by name: a folder arrives, an `EvaluationSet` of labelled pictures leaves."""
+"""Sets that torchvision reads, by name."""
 
 from __future__ import annotations
 

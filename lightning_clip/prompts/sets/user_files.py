@@ -1,4 +1,4 @@
-"""Prompts in a file: YAML or JSON with class names and templates arrives, both leave, checked."""
+"""Prompts in a file: class names and templates in YAML or JSON."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _class_names(given: Any) -> ClassNames:
             if not isinstance(name, str):
                 raise InputError(f"class {place!r} has the name {name!r}, which is no text: put it in quotes")
             if not name.strip():
-                raise InputError(f"class {place!r} has an empty name: give it one, or leave it out")
+                raise InputError(f"class {place!r} has an empty name: give it one, or omit it")
             if name.strip() in owner:
                 raise InputError(f"name {name!r} is given to class {owner[name.strip()]!r} and to {place!r}: keep one of them")
             owner[name.strip()] = place
