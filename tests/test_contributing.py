@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from distributed.ranks import run_ranks
 from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from strategies.ranks import _ranks
+from torch import Tensor
+from torch.nn.functional import normalize
+from variants.senses import Senses, batch_of, error_of, gradients, module_of, share
 
 from lightning_clip import ClipDataModule, ClipModule, ZeroShotClassification
 
@@ -40,7 +47,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> ModuleType:
 @pytest.mark.parametrize("name", ["encoder", "loss", "source", "evaluation"])
 def test_line_count_is_true(name: str) -> None:
     lines = [line for line in EXAMPLES[name].splitlines() if line.strip()]
-    assert len(lines) == CLAIMED[name] <= 13
+    assert len(lines) == CLAIMED[name] <= 16
     if name == "encoder":
         assert len(lines) <= 12
 
@@ -57,10 +64,56 @@ def test_encoder(example: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("example", ["loss"], indirect=True)
-def test_loss(example: ModuleType, tmp_path: Path) -> None:
-    module = ClipModule(IMAGE, TEXT, embed_dim=16, objective="distance", training={"optimizer": {"warmup_steps": 0}})
-    small_trainer(tmp_path).fit(module, small_data())
-    assert type(module.loss).__name__ == "DistanceLoss"
+class TestLoss:
+    MARGIN: ClassVar[dict[str, Any]] = {"name": "margin", "margin": 0.25}
+
+    def test_trains_and_is_in_the_checkpoint(self, example: ModuleType, tmp_path: Path) -> None:
+        module = ClipModule(IMAGE, TEXT, embed_dim=16, objective=self.MARGIN, training={"optimizer": {"warmup_steps": 0}})
+        trainer = small_trainer(tmp_path)
+        trainer.fit(module, small_data())
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")
+        assert type(again.objective.loss) is example.MarginLoss and again.objective.loss.margin == 0.25
+
+    def test_is_the_formula(self, example: ModuleType) -> None:
+        generator = torch.Generator().manual_seed(0)
+        images, texts = (normalize(torch.randn(5, 7, generator=generator).double(), dim=1) for _ in range(2))
+        total = 0.0
+        for rows, columns in ((images, texts), (texts, images)):
+            for i in range(5):
+                logits = [9.0 * (float(rows[i] @ columns[j]) - 0.25 * (i == j)) for j in range(5)]
+                total += math.log(sum(math.exp(logit - logits[i]) for logit in logits)) / 5
+        found = example.MarginLoss(0.25)(images, texts, torch.tensor([9.0]).double())
+        assert found.item() == pytest.approx(total, rel=1e-12)
+
+    def test_gradients_on_uneven_ranks_are_those_of_one_process(self, example: ModuleType) -> None:
+        """Ranks hold 8 and 4 different samples; gradients are averaged over ranks as DDP does."""
+        module = module_of("pairs", objective=self.MARGIN)
+        expected = gradients(module, batch_of(module, Senses()))
+        for found in run_ranks(self._on_rank, 2, self.MARGIN, timeout=60):
+            assert error_of(found, expected) <= 1e-6
+
+    @staticmethod
+    def _on_rank(rank: int, world_size: int, objective: dict[str, Any]) -> dict[str, Tensor]:
+        module = module_of("pairs", objective=objective)
+        return gradients(module, share(batch_of(module, Senses()), rank, 8))
+
+    def test_ranks_with_unequal_numbers_of_batches_validate(self, example: ModuleType, tmp_path: Path, free_port: int) -> None:
+        """33 samples in batches of 16 are two batches on one rank and one on the other: none may wait for the other."""
+        batches = run_ranks(_validated, 2, free_port, tmp_path, self.MARGIN, timeout=60)
+        assert sorted(batches) == [[16], [16, 1]]
+
+
+def _validated(rank: int, world_size: int, port: int, folder: Path, objective: dict[str, Any]) -> list[int]:
+    """The sizes of the batches that a rank has scored."""
+    _ranks(rank, world_size, port)
+    module = small_module(objective=objective)
+    sizes: list[int] = []
+    module.objective.loss.register_forward_hook(lambda loss, inputs, found: sizes.append(len(inputs[0])))
+    trainer = small_trainer(folder, strategy="ddp", devices=world_size)
+    trainer.validate(module, small_data(33), verbose=False)
+    assert trainer.callback_metrics["val/loss"].isfinite()
+    return sizes
 
 
 @pytest.mark.parametrize("example", ["source"], indirect=True)

@@ -1,9 +1,8 @@
-"""What ranks tell each other beside the columns of a loss: who they are, what is wrong, and rows for losses of one's own."""
+"""What ranks tell each other beside the columns of a loss: who they are, what is wrong, and rows for losses of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -12,7 +11,9 @@ from torch.distributed.nn.functional import all_gather
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["AcrossRanks", "Gathered", "agree", "gather_rows", "on_any_rank", "world"]
+__all__ = ["AcrossRanks", "agree", "on_any_rank", "world"]
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 
 
 def world() -> tuple[int, int]:
@@ -68,68 +69,84 @@ def _device_of_numbers(device: torch.device) -> torch.device:
     return torch.device("cpu") if "cpu:gloo" in backend or dist.get_backend() == "gloo" else device
 
 
-class Gathered(NamedTuple):
-    """The rows of all ranks in rank order, and where this rank's begin.
-
-    Attributes:
-        rows: (N, D), N being the sum of all ranks' rows; gradients flow back to the rank that owns a row.
-        offset: index of this rank's first row in `rows`.
-        world_size: number of ranks that took part.
-    """
-
-    rows: Tensor
-    offset: int
-    world_size: int
-
-
-def gather_rows(features: Tensor) -> Gathered:
-    """Concatenates the features (B, D) of all ranks, for losses of your own; ranks may bring different numbers of rows.
-
-    The backward pass sums each row's gradient over all ranks. If every rank scores its own rows against all of them, and
-    DDP then averages over ranks, the parameters receive the gradient of one process on the concatenated batch::
-
-        rank 0:  rows 0..a      offset 0
-        rank 1:  rows a..a+b    offset a
-    """
-    rank, world_size = world()
-    if world_size == 1:
-        return Gathered(features, 0, 1)
-    lengths = [length for (length,) in agree(None, [len(features)], features.device)]
-    padded = torch.nn.functional.pad(features, (0, 0, 0, max(lengths) - len(features)))
-    parts = all_gather(padded.contiguous())  # type: ignore[no-untyped-call]
-    rows = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-    return Gathered(rows, sum(lengths[:rank]), world_size)
-
-
 class AcrossRanks:
     """What a loss asks of other ranks; for modules, whose `training` decides whether there are any.
 
-    In evaluation a module is alone: ranks may hold different numbers of batches, and none waits for another.
+    In evaluation a module is alone: ranks may hold different numbers of batches, and none waits for another. In training every
+    rank calls the same methods in the same order, which Lightning's loop sees to; what does not fit is an error on all of them.
     """
 
     training: bool
 
     def all_columns(self, features: Tensor) -> tuple[Tensor, int]:
-        """The rows (N, D) of all ranks in rank order, with gradient, and where this rank's begin; ranks may bring different B.
+        """The rows (N, D) of all ranks in rank order, and how many come before this rank's own; ranks may bring different B.
+
+        Gradients flow back to the rank that owns a row, summed over the ranks that used it. In evaluation, and where one
+        process runs, N is B and the number 0::
+
+            rank 0:  rows 0..a      offset 0
+            rank 1:  rows a..a+b    offset a
 
         Args:
-            features: (B, D) of this rank.
+            features: (B, D) or (B,) of this rank: floating point, or int64 such as ids.
+
+        Raises:
+            InputError: on every rank, where they differ in shape or type, or it is another than these.
         """
-        if not self.training:
+        rank, world_size = world()
+        problem = _problem_of_rows(features)
+        if not self.training or world_size == 1:
+            if problem:
+                raise InputError(problem)
             return features, 0
-        gathered = gather_rows(features)
-        return gathered.rows, gathered.offset
+        lengths = _lengths(features, problem)
+        # Collectives want equal shapes: the shorter ranks bring rows of zeros, cut off again below.
+        missing = features.new_zeros(max(lengths) - len(features), *features.shape[1:])
+        parts = all_gather(torch.cat([features, missing]))  # type: ignore[no-untyped-call]  # (B, D) -> W x (longest, D)
+        rows = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])  # -> (N, D)
+        return rows, sum(lengths[:rank])
 
     def mean(self, per_row: Tensor) -> Tensor:
         """The mean () over the rows of all ranks, of which this rank gives its share times the number of ranks.
 
-        After DDP's average over ranks the gradient is that of one process on all rows, also where ranks bring different B.
+        After DDP's average over ranks the gradient is that of one process on all rows, also where ranks bring different B: a
+        plain mean would weigh the rows of a small rank more. In evaluation it is the mean of this rank's rows.
 
         Args:
-            per_row: (B,) of this rank.
+            per_row: a value (B,) for each row of this rank.
+
+        Raises:
+            InputError: on every rank, where it is not (B,) or has no rows on one of them.
         """
-        count, world_size = len(per_row), world()[1] if self.training else 1
+        problem = None
+        if per_row.ndim != 1:
+            problem = f"mean: per_row {tuple(per_row.shape)} must be (B,), a value for each row of this rank"
+        elif not len(per_row):
+            problem = "mean: per_row (0,) has no rows: drop the batch, or give each rank at least one sample"
+        world_size = world()[1] if self.training else 1
         if world_size == 1:
+            if problem:
+                raise InputError(problem)
             return per_row.mean()
-        total = sum(length for (length,) in agree(None, [count], per_row.device))
+        total = sum(length for (length,) in agree(problem, [per_row.numel()], per_row.device))
         return per_row.sum() * (world_size / total)
+
+
+def _lengths(features: Tensor, problem: str | None) -> list[int]:
+    """Rows of each rank, once all ranks agree on the rest of the shape and on the type."""
+    width = features.shape[1] if features.ndim == 2 else 0
+    kind = _TYPES.index(features.dtype) if features.dtype in _TYPES else 0
+    headers = agree(problem, [features.shape[0] if features.ndim else 0, width, kind], features.device)
+    if len({tuple(found[1:]) for found in headers}) > 1:
+        shapes = [f"(B, {columns})" if columns else "(B,)" for _, columns, _ in headers]
+        listing = ", ".join(f"rank {rank} {shapes[rank]} {_TYPES[kind]}" for rank, (_, _, kind) in enumerate(headers))
+        raise InputError(f"all_columns: features differ in width or type: {listing}. Build the same model on every rank.")
+    return [length for length, _, _ in headers]
+
+
+def _problem_of_rows(features: Tensor) -> str | None:
+    if features.ndim not in (1, 2):
+        return f"all_columns: features {tuple(features.shape)} must be (B, D) or (B,)"
+    if features.dtype not in _TYPES:
+        return f"all_columns: features are {features.dtype}, expected one of {', '.join(map(str, _TYPES))}"
+    return None

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_clip.core.distributed import agree, world
+from lightning_clip.core.distributed import AcrossRanks, agree, world
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.registry import Registry
 from lightning_clip.losses.exchange import Alone, Exchange, Gather, Ring
@@ -18,11 +18,12 @@ __all__ = ["ContrastiveLoss", "check_exchange", "check_features", "losses", "ope
 _TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-class ContrastiveLoss(nn.Module, ABC):
+class ContrastiveLoss(AcrossRanks, nn.Module, ABC):
     """A contrastive loss; it holds settings only, the learned scale and bias belong to `ClipModel`.
 
     While the loss is in training mode and several ranks run, rows are this rank's and columns are all ranks'.
-    In evaluation mode it scores this rank's batch alone, so that ranks may hold different numbers of batches.
+    In evaluation mode it scores this rank's batch alone, so that ranks may hold different numbers of batches. A loss of your
+    own gets this from `all_columns` and `mean`: with them, ranks equal one process on the concatenated batch.
 
     Args:
         initial_scale: inverse temperature at the start, > 0.

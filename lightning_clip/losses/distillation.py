@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from lightning_clip.core.distributed import Gathered, gather_rows, world
+from lightning_clip.core.distributed import AcrossRanks
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.losses.tiling import full_precision
 
@@ -55,21 +55,25 @@ def relational_kl(
         dtype = image_features.dtype if image_features.dtype == torch.float64 else torch.float32
         own = [value.to(dtype) for value in (image_features, text_features)]
         taught = [value.to(dtype).detach() for value in (teacher_image, teacher_text)]
-        images, texts = (_all(value, alone) for value in own)
-        teacher_images, teacher_texts = (_all(value, alone) for value in taught)
+        ranks = _ranks(alone)
+        images, texts, teacher_images, teacher_texts = (ranks.all_columns(value)[0] for value in (*own, *taught))  # -> (N, D)
         options = (scale.to(dtype), teacher_scale, rows_at_once)
-        to_text = _rows_kl(own[0], texts.rows, taught[0], teacher_texts.rows, *options)
-        to_image = _rows_kl(own[1], images.rows, taught[1], teacher_images.rows, *options)
-        return (to_text + to_image) * (images.world_size / (2 * len(images.rows)))
+        to_text = _rows_kl(own[0], texts, taught[0], teacher_texts, *options)  # (B,)
+        to_image = _rows_kl(own[1], images, taught[1], teacher_images, *options)  # (B,)
+        return ranks.mean(to_text + to_image) / 2
 
 
-def feature_distance(features: Tensor, teacher: Tensor, kind: str = "mse") -> Tensor:
-    """Mean over rows of |f - t|^2 ("mse") or of 1 - cos(f, t) ("cosine").
+def feature_distance(features: Tensor, teacher: Tensor, kind: str = "mse", *, alone: bool = False) -> Tensor:
+    """Mean over the rows of all ranks of |f - t|^2 ("mse") or of 1 - cos(f, t) ("cosine").
 
     Args:
         features: the student's, brought to the teacher's width, (B, D_t).
         teacher: unit, (B, D_t).
         kind: of `DISTANCES`.
+        alone: this rank by itself, as in evaluation.
+
+    Returns:
+        (), at least 0. Over ranks its mean is that of the concatenated batch.
 
     Raises:
         InputError: another kind.
@@ -84,27 +88,27 @@ def feature_distance(features: Tensor, teacher: Tensor, kind: str = "mse") -> Te
     with full_precision(features.device):
         own, target = features.float(), teacher.float().detach()
         if kind == "mse":
-            return (own - target).pow(2).sum(dim=1).mean()
-        return (1 - torch.cosine_similarity(own, target, dim=1)).mean()
+            return _ranks(alone).mean((own - target).pow(2).sum(dim=1))  # (B, D_t) -> (B,) -> ()
+        return _ranks(alone).mean(1 - torch.cosine_similarity(own, target, dim=1))
 
 
-def _all(rows: Tensor, alone: bool) -> Gathered:
-    return Gathered(rows, 0, 1) if alone or world()[1] == 1 else gather_rows(rows)
+def _ranks(alone: bool) -> AcrossRanks:
+    ranks = AcrossRanks()
+    ranks.training = not alone
+    return ranks
 
 
 def _rows_kl(
     rows: Tensor, columns: Tensor, taught: Tensor, taught_columns: Tensor, scale: Tensor, teacher_scale: float, at_once: int
 ) -> Tensor:
-    """The sum over rows; logits are computed again when the gradient comes back where there are many rows."""
+    """Of each row (B,); logits are computed again when the gradient comes back where there are many rows."""
 
     def block(part: Tensor, taught_part: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
         own = log_softmax(scale * (part @ columns.T), dim=1)
         target = log_softmax(teacher_scale * (taught_part @ taught_columns.T), dim=1)
-        return (target.exp() * (target - own)).sum()
+        return (target.exp() * (target - own)).sum(dim=1)  # (B', N) -> (B',)
 
     if len(rows) <= at_once:
         return block(rows, taught, columns, scale)
-    total = rows.new_zeros(())
-    for part, taught_part in zip(torch.split(rows, at_once), torch.split(taught, at_once), strict=True):
-        total = total + checkpoint(block, part, taught_part, columns, scale, use_reentrant=False)
-    return total
+    parts = zip(torch.split(rows, at_once), torch.split(taught, at_once), strict=True)
+    return torch.cat([checkpoint(block, part, taught_part, columns, scale, use_reentrant=False) for part, taught_part in parts])
