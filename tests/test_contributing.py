@@ -73,7 +73,8 @@ class TestLoss:
         trainer.fit(module, small_data())
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")
-        assert type(again.objective.loss) is example.MarginLoss and again.objective.loss.margin == 0.25
+        loss: Any = again.objective.loss
+        assert type(loss) is example.MarginLoss and loss.margin == 0.25
 
     def test_is_the_formula(self, example: ModuleType) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -109,7 +110,8 @@ def _validated(rank: int, world_size: int, port: int, folder: Path, objective: d
     _ranks(rank, world_size, port)
     module = small_module(objective=objective)
     sizes: list[int] = []
-    module.objective.loss.register_forward_hook(lambda loss, inputs, found: sizes.append(len(inputs[0])))
+    loss: Any = module.objective.loss
+    loss.register_forward_hook(lambda module, inputs, found: sizes.append(len(inputs[0])))
     trainer = small_trainer(folder, strategy="ddp", devices=world_size)
     trainer.validate(module, small_data(33), verbose=False)
     assert trainer.callback_metrics["val/loss"].isfinite()
