@@ -32,14 +32,9 @@ def stack_values(values: Sequence[Any], keep: Sequence[torch.dtype] = ()) -> Ten
         >>> stack_values([(48.9, 2.4), (52.5, 13.4)]).shape
         torch.Size([2, 2])
     """
-    try:
-        tensors = [torch.as_tensor(value) for value in values]
-    except (TypeError, ValueError, RuntimeError) as error:
-        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
-        raise InputError(
-            f"values of type {kinds} cannot be stacked ({error}): give numbers or arrays of one shape, or override the tower's "
-            "collate()"
-        ) from error
+    tensors = _tensors(values)
+    if not tensors:
+        return torch.empty(0)
     shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in tensors))
     if len(shapes) > 1:
         named = ", ".join(str(shape) for shape in shapes[:4]) + (", ..." if len(shapes) > 4 else "")
@@ -47,12 +42,21 @@ def stack_values(values: Sequence[Any], keep: Sequence[torch.dtype] = ()) -> Ten
             f"values of one batch have different shapes {named}: bring them to one shape in the source, or pad them in the "
             "tower's collate()"
         )
-    if not tensors:
-        return torch.empty(0)
-    stacked = torch.stack(tensors)
+    stacked = torch.stack(tensors)  # B x (...) -> (B, ...)
     if stacked.dtype in keep:
         return stacked
     return stacked.float() if stacked.is_floating_point() else stacked.long()
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    try:
+        return [torch.as_tensor(value) for value in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+        raise InputError(
+            f"values of type {kinds} cannot be stacked ({error}): give numbers or arrays of one shape, or override the tower's "
+            "collate()"
+        ) from error
 
 
 class Tower(nn.Module, ABC):
@@ -77,6 +81,8 @@ class Tower(nn.Module, ABC):
 
     # What of a sample the tower reads; empty where whoever holds the tower names its column.
     column: str = ""
+    # What its library calls it, for messages; None where it has no name beside its class.
+    architecture: str | None = None
 
     def __init__(self, output_dim: int, column: str | None = None) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ _FEWEST_ROWS = 32
 def text_lengths(mask: Tensor) -> list[int]:
     """The place after the last token of each row of a mask (B, L). Waits for an accelerator; loaders know it beforehand."""
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    lengths: list[int] = (mask * places).amax(dim=1).tolist()
+    lengths: list[int] = (mask * places).amax(dim=1).tolist()  # (B, L) -> B
     return lengths
 
 
@@ -47,8 +47,16 @@ def chunk_sizes(lengths: Sequence[int], chunks: int) -> list[int]:
     padded = [-(-length // _MULTIPLE) * _MULTIPLE for length in lengths]
     # Only where the padded length changes is a cut worth anything.
     ends = [row for row in range(1, len(padded)) if padded[row] != padded[row - 1]] + [len(padded)]
+    sizes = [end - start for start, end in pairwise(_best_cuts(padded, ends, min(count, len(ends))))]
+    while len(sizes) < count:
+        sizes = _halved(sizes) if len(sizes) > 1 else _even(sizes[0], count)
+    return sizes
+
+
+def _best_cuts(padded: Sequence[int], ends: Sequence[int], parts: int) -> list[int]:
+    """The cuts into at most that many parts, first and last included, under which the fewest tokens are computed."""
     best: dict[int, tuple[int, list[int]]] = {0: (0, [0])}  # rows taken -> (tokens, cuts)
-    for _ in range(min(count, len(ends))):
+    for _ in range(parts):
         longer = dict(best)
         for taken, (tokens, cuts) in best.items():
             for end in ends:
@@ -56,10 +64,7 @@ def chunk_sizes(lengths: Sequence[int], chunks: int) -> list[int]:
                 if end > taken and (end not in longer or candidate < longer[end][0]):
                     longer[end] = (candidate, [*cuts, end])
         best = longer
-    sizes = [end - start for start, end in pairwise(best[len(padded)][1])]
-    while len(sizes) < count:
-        sizes = _halved(sizes) if len(sizes) > 1 else _even(sizes[0], count)
-    return sizes
+    return best[len(padded)][1]
 
 
 def encode_in_chunks(
@@ -83,9 +88,10 @@ def encode_in_chunks(
     parts, start = [], 0
     for size in sizes:
         rows = place[start : start + size]
+        # (R, L) -> (R, length of the longest) -> (R, ...)
         parts.append(encode(*_trimmed(tokens[rows], mask[rows], lengths[order[start + size - 1]])))
         start += size
-    return torch.cat(parts)[place.argsort()]
+    return torch.cat(parts)[place.argsort()]  # rows back in their order: (B, ...)
 
 
 def _trimmed(tokens: Tensor, mask: Tensor, length: int) -> tuple[Tensor, Tensor]:

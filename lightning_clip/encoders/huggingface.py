@@ -1,37 +1,43 @@
-"""Any Hugging Face text model as a text tower: a name, folder or configuration arrives, a `TextEncoder` leaves."""
+"""Any Hugging Face text model as a text tower, by its name, folder or configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.encoders.base import TextEncoder, text_encoders
-from lightning_clip.encoders.huggingface_towers import describe, load
-from lightning_clip.encoders.text_transformer import last_text_position
+from lightning_clip.encoders.huggingface_towers import (
+    checkpoint_layers,
+    describe,
+    family_of,
+    load,
+    longest_list,
+    whole_config_of,
+)
+from lightning_clip.encoders.text_transformer import at_last_token
 
 __all__ = ["POOLINGS", "HuggingFaceTextEncoder"]
 
 
 def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, L) -> (B, L, 1)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)  # (B, L, W) -> (B, W)
 
 
 def _first(hidden: Tensor, mask: Tensor) -> Tensor:
-    return hidden[:, 0]
+    return hidden[:, 0]  # (B, L, W) -> (B, W)
 
 
 def _last(hidden: Tensor, mask: Tensor) -> Tensor:
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last_text_position(mask)]
+    return at_last_token(hidden, mask)
 
 
 def _max(hidden: Tensor, mask: Tensor) -> Tensor:
-    return hidden.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1)
+    return hidden.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1)  # (B, L, W) -> (B, W)
 
 
 POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "cls": _first, "eot": _last, "max": _max}
@@ -55,6 +61,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         InputError: unknown pooling, no such model, or a model without token output.
 
     Examples:
+        >>> import torch
         >>> tiny = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
         ...         "intermediate_size": 32, "vocab_size": 50}
         >>> encoder = HuggingFaceTextEncoder(config=tiny, pooling="mean")
@@ -83,18 +90,32 @@ class HuggingFaceTextEncoder(TextEncoder):
         super().__init__(output_dim=int(width), context_length=int(length))
         self.pooling, self.pad_id = pooling, pad_id
         self.model = model
+        self.architecture = family_of(model) or model.config.model_type
         if isinstance(pooler := getattr(model, "pooler", None), nn.Module) and pooling != _OWN:
             pooler.requires_grad_(False)  # never asked: DDP would wait for its gradient
         self.vocab_size = int(model.config.vocab_size)
 
+    @property
+    def family(self) -> str | None:
+        """The two-tower family of transformers that the model was taken from, None for a model of its own."""
+        return family_of(self.model)
+
+    @property
+    def whole_config(self) -> Any:
+        """The configuration of the encoder and decoder that the model was taken from, None for any other."""
+        return whole_config_of(self.model)
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim), by the pooling."""
         return self._pooled(self._outputs(tokens, mask), mask)
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Token ids int64 (B, L) and mask bool (B, L) -> the last hidden state (B, L, W); with `pad_id` L is the context."""
         hidden: Tensor = self._outputs(tokens, mask).last_hidden_state
         return hidden
 
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         outputs = self._outputs(tokens, mask)
         return self._pooled(outputs, mask), outputs.last_hidden_state
 
@@ -104,6 +125,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         return pooled  # (B, L, W) -> (B, W)
 
     def token_table(self) -> nn.Module:
+        """The model's input embeddings."""
         table: nn.Module = self.model.get_input_embeddings()
         return table
 
@@ -111,20 +133,20 @@ class HuggingFaceTextEncoder(TextEncoder):
         if self.pad_id is None:
             return self.model(input_ids=tokens, attention_mask=mask.long())
         filled = tokens.masked_fill(~mask, self.pad_id)
-        return self.model(input_ids=pad(filled, (0, self.context_length - tokens.shape[1]), value=self.pad_id))
+        filled = pad(filled, (0, self.context_length - tokens.shape[1]), value=self.pad_id)  # (B, L) -> (B, context_length)
+        return self.model(input_ids=filled)
 
     def blocks(self) -> list[nn.Module]:
-        lists = [list(layers) for layers in self.model.modules() if isinstance(layers, nn.ModuleList)]
-        return max(lists, key=len, default=[])
+        """The longest list of layers in the model."""
+        return longest_list(self.model)
 
     def checkpoint_blocks(self) -> None:
-        try:
-            # Renamed in transformers 5.
-            name = "activation_checkpointing_enable"
-            enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-        except ValueError as error:
-            raise InputError(f"{error} Omit 'text' from execution.checkpoint.") from error
+        """By transformers' own checkpointing.
+
+        Raises:
+            InputError: the model has none.
+        """
+        checkpoint_layers(self.model, "text")
 
     def grow(self, vocab_size: int, context_length: int) -> None:
         """New tokens begin as the mean of the old ones; how many tokens a caption has is the model's own affair."""
@@ -141,5 +163,6 @@ class HuggingFaceTextEncoder(TextEncoder):
             self.vocab_size = vocab_size
 
     def to_mapping(self) -> dict[str, Any]:
+        """The pooling, the padding and the model's configuration."""
         padding = {} if self.pad_id is None else {"pad_id": self.pad_id}
         return {"name": "hf", "pooling": self.pooling, "config": describe(self.model), **padding}

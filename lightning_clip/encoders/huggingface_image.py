@@ -1,4 +1,4 @@
-"""Any Hugging Face vision model as an image tower: a name, folder or configuration arrives, an `ImageEncoder` leaves."""
+"""Any Hugging Face vision model as an image tower, by its name, folder or configuration."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.encoders.base import ImageEncoder, image_encoders
-from lightning_clip.encoders.huggingface_towers import describe, load
+from lightning_clip.encoders.huggingface_towers import checkpoint_layers, describe, family_of, load, longest_list
 from lightning_clip.encoders.timm_image import tokens_of
 
 __all__ = ["HuggingFaceImageEncoder"]
 
 _POOLINGS: dict[str, Callable[[Any], Tensor]] = {
-    "pooler": lambda outputs: outputs.pooler_output.flatten(1),
-    "cls": lambda outputs: outputs.last_hidden_state[:, 0],
-    "mean": lambda outputs: outputs.last_hidden_state.mean(dim=1),
+    "pooler": lambda outputs: outputs.pooler_output.flatten(1),  # (B, W) or (B, W, 1, 1) -> (B, W)
+    "cls": lambda outputs: outputs.last_hidden_state[:, 0],  # (B, L, W) -> (B, W)
+    "mean": lambda outputs: outputs.last_hidden_state.mean(dim=1),  # (B, L, W) -> (B, W)
 }
 
 
@@ -59,28 +59,38 @@ class HuggingFaceImageEncoder(ImageEncoder):
         width = getattr(model.config, "hidden_size", None) or model.config.hidden_sizes[-1]
         super().__init__(output_dim=int(width), image_size=int(size if isinstance(size, int) else size[0]))
         self.pooling, self.model = pooling, model
+        self.architecture = family_of(model) or model.config.model_type
+
+    @property
+    def family(self) -> str | None:
+        """The two-tower family of transformers that the model was taken from, None for a model of its own."""
+        return family_of(self.model)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Normalised float pixels (B, 3, S, S) -> (B, output_dim), by the pooling."""
         return _POOLINGS[self.pooling](self.model(pixel_values=image))
 
     def forward_tokens(self, image: Tensor) -> Tensor:
+        """Normalised float pixels (B, 3, S, S) -> (B, L, W): the model's last hidden state."""
         return tokens_of(self.model(pixel_values=image).last_hidden_state)
 
     def forward_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised float pixels (B, 3, S, S) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         outputs = self.model(pixel_values=image)
         return _POOLINGS[self.pooling](outputs), tokens_of(outputs.last_hidden_state)
 
     def blocks(self) -> list[nn.Module]:
-        lists = [list(layers) for layers in self.model.modules() if isinstance(layers, nn.ModuleList)]
-        return max(lists, key=len, default=[])
+        """The longest list of layers in the model."""
+        return longest_list(self.model)
 
     def checkpoint_blocks(self) -> None:
-        try:
-            name = "activation_checkpointing_enable"  # renamed in transformers 5
-            enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-        except ValueError as error:
-            raise InputError(f"{error} Omit 'image' from execution.checkpoint.") from error
+        """By transformers' own checkpointing.
+
+        Raises:
+            InputError: the model has none.
+        """
+        checkpoint_layers(self.model, "image")
 
     def to_mapping(self) -> dict[str, Any]:
+        """The pooling and the model's configuration."""
         return {"name": "hf", "pooling": self.pooling, "config": describe(self.model)}

@@ -1,4 +1,4 @@
-"""Towers of transformers by configuration: a plain mapping arrives, a module with random weights leaves.
+"""Towers of transformers by configuration: plain mappings, and modules with random weights built from them.
 
 Two-tower families (CLIP, SigLIP, ...) have no public class for each of their towers. Their mapping names the family and holds
 the tower's own part: {"model_type": "siglip", "text_config": {...}}.
@@ -11,10 +11,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["build", "describe", "encoder_of", "load", "plain"]
+__all__ = [
+    "build",
+    "checkpoint_layers",
+    "describe",
+    "encoder_of",
+    "family_of",
+    "load",
+    "longest_list",
+    "plain",
+    "set_family",
+    "whole_config_of",
+]
 
 
 def load(path: str | None, side: str, pretrained: bool, config: Mapping[str, Any] | None) -> Any:
@@ -69,8 +81,24 @@ def build(config: Mapping[str, Any]) -> Any:
     if "add_pooling_layer" in accepted:
         options = {"add_pooling_layer": getattr(tower, "pooler", None) is not None}
     built = type(tower)(tower.config, **options)
-    built.family = family
+    set_family(built, family)
     return built
+
+
+def set_family(tower: Any, family: str) -> None:
+    """Notes on a tower of transformers which two-tower family it was taken from; `describe` says it again."""
+    tower.family = family
+
+
+def family_of(tower: Any) -> str | None:
+    """The two-tower family that a tower of transformers was taken from; None for a model of its own."""
+    family: str | None = getattr(tower, "family", None)
+    return family
+
+
+def whole_config_of(tower: Any) -> Any:
+    """The configuration of the encoder and decoder that an encoder was taken from; None for any other tower."""
+    return getattr(tower, "whole_config", None)
 
 
 def encoder_of(model: Any) -> Any:
@@ -80,12 +108,36 @@ def encoder_of(model: Any) -> Any:
     return encoder
 
 
+def longest_list(model: nn.Module) -> list[nn.Module]:
+    """The layers of the longest list in a model: its blocks, whatever it calls them."""
+    lists = [list(layers) for layers in model.modules() if isinstance(layers, nn.ModuleList)]
+    return max(lists, key=len, default=[])
+
+
+def checkpoint_layers(model: Any, tower: str) -> None:
+    """From now on the model's layers keep no activations, by transformers' own checkpointing.
+
+    Args:
+        model: of transformers.
+        tower: "image" or "text", for messages.
+
+    Raises:
+        InputError: the model has no checkpointing.
+    """
+    renamed = "activation_checkpointing_enable"  # in transformers 5
+    enable = getattr(model, renamed, None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InputError(f"{error} Omit {tower!r} from execution.checkpoint.") from error
+
+
 def describe(model: Any) -> dict[str, Any]:
     """A plain mapping from which `build` makes a module of the same architecture."""
-    if (whole := getattr(model, "whole_config", None)) is not None:
+    if (whole := whole_config_of(model)) is not None:
         return {**plain(whole.to_dict()), "vocab_size": model.config.vocab_size, "encoder_only": True}
     settings: dict[str, Any] = plain(model.config.to_dict())
-    if family := getattr(model, "family", None):
+    if family := family_of(model):
         side = "text_config" if hasattr(model.config, "vocab_size") else "vision_config"
         return {"model_type": family, side: settings}
     if getattr(model, "pooler", True) is None:

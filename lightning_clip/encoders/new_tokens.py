@@ -1,4 +1,4 @@
-"""New words for a text tower that stays as it is: a tower arrives, its table of token vectors leaves with rows of their own.
+"""Separate embeddings for new tokens of a text tower, beside a table of token vectors that may be frozen.
 
 The old vectors and those of the new tokens are two parameters, so that locks, adapters, rates and checkpoints can tell them
 apart by name.
@@ -20,7 +20,7 @@ _OLD, _NEW = ".old_tokens.", ".new_tokens."
 
 
 class GrownTable(nn.Module):
-    """A table of token vectors, and beside it the rows of new tokens, which are learned while the table may rest.
+    """A table of token vectors, and beside it the rows of new tokens, which are learned while the table may be frozen.
 
     Nothing is copied in a lookup. Where no token is new the rows have a gradient of zeros, not none: under DDP every rank needs
     one.
@@ -49,8 +49,8 @@ class GrownTable(nn.Module):
         """Ids int64 (B, L) -> vectors (B, L, W)."""
         new = tokens >= self.first
         old_vectors = self.old_tokens(tokens.masked_fill(new, 0))
-        new_vectors = self.new_tokens((tokens - self.first).clamp(min=0))
-        return torch.where(new.unsqueeze(-1), new_vectors, old_vectors)
+        new_vectors = self.new_tokens((tokens - self.first).clamp(min=0))  # (B, L) -> (B, L, W)
+        return torch.where(new.unsqueeze(-1), new_vectors, old_vectors)  # (B, L, 1) chooses among (B, L, W)
 
 
 def add_new_tokens(encoder: TextEncoder, first: int, count: int) -> None:

@@ -1,4 +1,4 @@
-"""open_clip's towers that nothing else here holds exactly: their settings arrive, open_clip's own modules leave, wrapped.
+"""open_clip's towers that nothing else here holds exactly: its own modules, built from their settings and wrapped.
 
 CLIP's own towers are `TimmImageEncoder` and `ClipTextTransformer`; these are for the others (CoCa's and SigLIP's text towers,
 attention pooling, layer scale, ...). The last matrix of a tower, which maps into the shared space, is taken off: it is the
@@ -50,25 +50,29 @@ class OpenClipImageEncoder(ImageEncoder):
         self.model = visual
 
     def forward(self, image: Tensor) -> Tensor:
-        output = self.model(image)
+        """Normalised float pixels (B, 3, S, S) -> (B, output_dim)."""
+        output = self.model(image)  # (B, 3, S, S) -> (B, W), or that beside tokens (B, L, W')
         features: Tensor = output[0] if isinstance(output, tuple) else output
         return features
 
     def forward_tokens(self, image: Tensor) -> Tensor:
+        """Normalised float pixels (B, 3, S, S) -> (B, L, W), where open_clip's tower has tokens."""
         if self._trunk is not None:
             return tokens_of(self._trunk.forward_features(image))
         return self.forward_both(image)[1]
 
     def forward_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised float pixels (B, 3, S, S) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         model: Any = self.model
         if self._trunk is not None:
-            hidden = self._trunk.forward_features(image)
+            hidden = self._trunk.forward_features(image)  # (B, 3, S, S) -> (B, L, W') or a map (B, W', rows, columns)
             return model.head(self._trunk.forward_head(hidden)), tokens_of(hidden)
         if not hasattr(model, "output_tokens"):  # open_clip's ResNets
             raise self._no_tokens()
         return _with_tokens(model, image)
 
     def blocks(self) -> list[nn.Module]:
+        """The Transformer's blocks, a ResNet's stages, or those of timm's model inside."""
         model: Any = self.model
         if hasattr(model, "transformer"):
             return list(model.transformer.resblocks)
@@ -77,9 +81,11 @@ class OpenClipImageEncoder(ImageEncoder):
         return list(layers) if layers is not None else [part for name, part in trunk.named_children() if "layer" in name]
 
     def checkpoint_blocks(self) -> None:
+        """By open_clip's own checkpointing."""
         self.model.set_grad_checkpointing(True)
 
     def to_mapping(self) -> dict[str, Any]:
+        """open_clip's settings."""
         settings = {"embed_dim": self.embed_dim, "config": self.config, "quick_gelu": self.quick_gelu}
         return {"name": "open_clip", **settings}
 
@@ -119,25 +125,31 @@ class OpenClipTextEncoder(TextEncoder):
         self.model = text
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        output = self.model(self._padded(tokens, mask))
+        """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim); padded to the context length."""
+        output = self.model(self._padded(tokens, mask))  # (B, context_length) -> (B, W), or that beside tokens
         features: Tensor = output[0] if isinstance(output, tuple) else output
         return features
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Token ids int64 (B, L) and mask bool (B, L) -> (B, L, W), those of the padding cut off."""
         return self.forward_both(tokens, mask)[1]
 
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         features, hidden = _with_tokens(self.model, self._padded(tokens, mask))
         return features, hidden[:, : tokens.shape[1]]  # (B, context_length, W) -> (B, L, W)
 
     def blocks(self) -> list[nn.Module]:
+        """The Transformer's blocks."""
         model: Any = self.model
         return list(model.transformer.resblocks)
 
     def checkpoint_blocks(self) -> None:
+        """By open_clip's own checkpointing."""
         self.model.set_grad_checkpointing(True)
 
     def to_mapping(self) -> dict[str, Any]:
+        """open_clip's settings."""
         settings = {"embed_dim": self.embed_dim, "config": self.config, "quick_gelu": self.quick_gelu, "pad_id": self.pad_id}
         return {"name": "open_clip", **settings}
 
@@ -145,7 +157,7 @@ class OpenClipTextEncoder(TextEncoder):
         room = self.context_length - tokens.shape[1]
         if room < 0:
             raise InputError(f"tokens of length {tokens.shape[1]} exceed the text tower's context_length {self.context_length}")
-        return pad(tokens.masked_fill(~mask, self.pad_id), (0, room), value=self.pad_id)
+        return pad(tokens.masked_fill(~mask, self.pad_id), (0, room), value=self.pad_id)  # (B, L) -> (B, context_length)
 
 
 def _with_tokens(model: Any, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Heads into the shared space: (B, output_dim) arrives, (B, embed_dim) leaves, not yet of unit length."""
+"""Heads into the shared space: (B, output_dim) -> (B, embed_dim), not yet of unit length."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class LinearProjection(nn.Linear):
         super().__init__(input_dim, embed_dim, bias=bias)
 
     def reset_parameters(self) -> None:
+        """Draws the matrix with standard deviation input_dim^-0.5; the bias begins at zero."""
         nn.init.normal_(self.weight, std=self.in_features**-0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -70,4 +71,5 @@ class IdentityProjection(nn.Module):
             )
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, input_dim) -> the same (B, embed_dim)."""
         return features

@@ -1,4 +1,4 @@
-"""CLIP's causal text Transformer: token ids arrive, the feature at the end-of-text token leaves."""
+"""CLIP's causal text Transformer, read at the end-of-text token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import TextEncoder, text_encoders
 
-__all__ = ["CLIP_TEXT_WIDTHS", "ClipTextTransformer", "last_text_position"]
+__all__ = ["CLIP_TEXT_WIDTHS", "ClipTextTransformer", "at_last_token", "last_text_position"]
 
 # width, layers, heads: `base` and `large` are the paper's towers of B and L, `huge` is open_clip's of H.
 CLIP_TEXT_WIDTHS = {
@@ -87,24 +87,30 @@ class ClipTextTransformer(TextEncoder):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        features: Tensor = self.final_norm(_at_the_end(self._hidden(tokens), mask))
+        """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim), at the last token."""
+        features: Tensor = self.final_norm(at_last_token(self._hidden(tokens), mask))
         return features
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Token ids int64 (B, L) and mask bool (B, L) -> (B, L, W), after the last norm."""
         features: Tensor = self.final_norm(self._hidden(tokens))
         return features
 
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         normed = self.forward_tokens(tokens, mask)
-        return _at_the_end(normed, mask), normed
+        return at_last_token(normed, mask), normed
 
     def token_table(self) -> nn.Module:
+        """The token embedding (vocab_size, width)."""
         return self.token_embedding
 
     def blocks(self) -> list[nn.Module]:
+        """The Transformer's blocks."""
         return list(self.transformer)
 
     def checkpoint_blocks(self) -> None:
+        """Block by block, non-reentrant; cannot fail."""
         self.checkpointed = True
 
     def grow(self, vocab_size: int, context_length: int) -> None:
@@ -120,6 +126,7 @@ class ClipTextTransformer(TextEncoder):
             self.context_length = context_length
 
     def to_mapping(self) -> dict[str, Any]:
+        """All sizes and the activation."""
         keys = ("width", "layers", "heads", "vocab_size", "context_length", "quick_gelu")
         return {"name": "clip_text", **{key: getattr(self, key) for key in keys}}
 
@@ -127,9 +134,9 @@ class ClipTextTransformer(TextEncoder):
         length = tokens.shape[1]
         if length > self.context_length:
             raise InputError(f"tokens of length {length} exceed the text tower's context_length {self.context_length}")
-        hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding[:length]
+        hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding[:length]  # (B, L) -> (B, L, W)
         for block in self.transformer:
-            # A tower that is locked is in evaluation mode, and may have a gradient to pass on to new tokens or prompts.
+            # A frozen tower is in evaluation mode, and may have a gradient to pass on to new tokens or prompts.
             if self.checkpointed and (self.training or hidden.requires_grad):
                 hidden = checkpoint(block, hidden, is_causal=True, use_reentrant=False)
             else:
@@ -144,10 +151,11 @@ def last_text_position(mask: Tensor) -> Tensor:
         >>> last_text_position(torch.tensor([[True, True, False], [True, False, False]]))
         tensor([1, 0])
     """
-    return mask.sum(dim=1).clamp(min=1) - 1
+    return mask.sum(dim=1).clamp(min=1) - 1  # (B, L) -> (B,)
 
 
-def _at_the_end(hidden: Tensor, mask: Tensor) -> Tensor:
+def at_last_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The vector at the end of each row's text: (B, L, W) and mask bool (B, L) -> (B, W)."""
     rows = torch.arange(hidden.shape[0], device=hidden.device)  # len() would fix the size in an export
     return hidden[rows, last_text_position(mask)]  # (B, L, W) -> (B, W)
 

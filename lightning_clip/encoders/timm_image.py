@@ -1,4 +1,4 @@
-"""Any timm backbone as an image tower: a timm name and its options arrive, an `ImageEncoder` leaves."""
+"""Any timm backbone as an image tower, by its name and options."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class TimmImageEncoder(ImageEncoder):
         torch.Size([2, 192])
     """
 
+    architecture: str
+
     def __init__(self, architecture: str, image_size: int | None = None, *, pretrained: bool = False, **options: Any) -> None:
         if not timm.is_model(architecture):
             raise InputError(
@@ -50,20 +52,24 @@ class TimmImageEncoder(ImageEncoder):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.model(image)
+        """Normalised float pixels (B, 3, S, S) -> (B, output_dim)."""
+        features: Tensor = self.model(image)  # (B, 3, S, S) -> (B, W)
         return features
 
     def forward_tokens(self, image: Tensor) -> Tensor:
+        """Normalised float pixels (B, 3, S, S) -> (B, L, W): what timm's model hands to its pooling."""
         model: Any = self.model
         return tokens_of(model.forward_features(image))
 
     def forward_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised float pixels (B, 3, S, S) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         model: Any = self.model
-        hidden: Tensor = model.forward_features(image)
-        features: Tensor = model.forward_head(hidden)  # without a classifier: `num_classes` is 0
+        hidden: Tensor = model.forward_features(image)  # (B, 3, S, S) -> (B, L, W) or a map (B, W, rows, columns)
+        features: Tensor = model.forward_head(hidden)  # -> (B, W), without a classifier: `num_classes` is 0
         return features, tokens_of(hidden)
 
     def blocks(self) -> list[nn.Module]:
+        """The layers of the list that timm's family keeps them in, or a ResNet's four stages."""
         for name in _BLOCK_ATTRIBUTES:
             layers = getattr(self.model, name, None)
             if isinstance(layers, nn.Sequential | nn.ModuleList):
@@ -71,6 +77,11 @@ class TimmImageEncoder(ImageEncoder):
         return [layer for name, layer in self.model.named_children() if name.startswith("layer")]
 
     def checkpoint_blocks(self) -> None:
+        """By timm's own checkpointing.
+
+        Raises:
+            InputError: the architecture has none.
+        """
         try:
             self.model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
@@ -79,12 +90,13 @@ class TimmImageEncoder(ImageEncoder):
             ) from error
 
     def to_mapping(self) -> dict[str, Any]:
+        """The architecture's name, image size and options."""
         return {"name": self.architecture, "image_size": self.image_size, **self.options}
 
 
 def tokens_of(hidden: Tensor) -> Tensor:
     """What comes before a tower's pooling as tokens: a map (B, W, rows, columns), or tokens (B, L, W) -> (B, L, W)."""
-    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden  # (B, W, r, c) -> (B, r c, W)
 
 
 def _create(architecture: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:

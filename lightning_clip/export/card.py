@@ -1,4 +1,4 @@
-"""The model card: a module and what its run left behind arrive, a README.md with facts and no guesses leaves."""
+"""The model card: a README.md with the facts of a module and its run, and no guesses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.encoders import Tower
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.planning.formatting import accelerator_time
 from lightning_clip.weights.files import read_file
@@ -127,20 +128,22 @@ def _text(path: Path, what: str) -> str:
 
 
 def _what(module: ClipModule, run: Run) -> str:
-    model = module.model
-    image, text = (
-        getattr(encoder, "architecture", type(encoder).__name__) for encoder in (model.image_encoder, model.text_encoder)
-    )
-    counts = [sum(value.numel() for value in tower.parameters()) for tower in (model.image_encoder, model.text_encoder)]
+    reads = {"image": f", {module.image_size} x {module.image_size} pixels" if "image" in module.model.columns else ""}
+    reads |= {"text": f", up to {module.tokenizer.context_length} tokens"}
     rows = {
-        "image tower": f"{image}, {counts[0]:,} parameters, {module.image_size} x {module.image_size} pixels",
-        "text tower": f"{text}, {counts[1]:,} parameters, up to {module.tokenizer.context_length} tokens",
+        **{f"{column} tower": _tower(module.model.tower(column)) + reads.get(column, "") for column in module.model.columns},
         "shared width": str(module.embed_dim),
         "objective": type(module.objective).__name__,
         "weights from": run.source,
     }
     lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"Two towers that put pictures and texts into one space, written by lightning_clip.\n\n| | |\n|---|---|\n{lines}"
+    columns = " and ".join(module.model.columns)
+    return f"Towers that put {columns} into one space, written by lightning_clip.\n\n| | |\n|---|---|\n{lines}"
+
+
+def _tower(tower: Tower) -> str:
+    count = sum(value.numel() for value in tower.parameters())
+    return f"{tower.architecture or type(tower).__name__}, {count:,} parameters"
 
 
 def _data(run: Run) -> str:
@@ -169,7 +172,7 @@ def _compute(run: Run) -> str:
 
 
 def _parsed(recipe: str | None) -> dict[str, Any]:
-    """A recipe as far as it can be read: a card is not the place to refuse one."""
+    """A recipe as far as it can be read: a card is no place to reject one."""
     try:
         found = yaml.safe_load(recipe or "")
     except yaml.YAMLError:

@@ -1,4 +1,4 @@
-"""The way out: a module and the name of a format arrive, a folder that was read back and compared leaves."""
+"""Export: a module is written in a format, read back by the format's library and compared."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
         format: "safetensors", "huggingface", "open_clip", "onnx" or "torch-export".
         output: folder to make; it appears under its name only when it is complete.
         run: for the model card.
-        towers: leave out what a subclass has learned beside the towers, such as a classifier's head or learned prompts.
+        towers: omit what a subclass has learned beside the towers, such as a classifier's head or learned prompts.
 
     Raises:
         InputError: unknown format, one that cannot hold the model exactly, weights in half precision, an output that exists,
@@ -83,9 +83,7 @@ def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Export
             "export its towers alone (--towers, towers=True), or keep the checkpoint"
         )
     if (kind := module.model.logit_scale.dtype) != torch.float32:
-        raise InputError(
-            f"the weights of this module are {kind}, and exports are written and compared in float32: call module.float() first"
-        )
+        raise InputError(f"the weights of this module are {kind}, and exports are float32: call module.float() first")
     training = [layer for layer in module.modules() if layer.training]
     device = module.device
     module.eval().cpu()
@@ -141,7 +139,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
     """Uploads a folder to the Hugging Face hub under the account that is logged in there; returns its address.
 
     Raises:
-        InputError: the hub cannot be reached or refuses.
+        InputError: the hub cannot be reached or does not accept the folder.
     """
     import huggingface_hub
 

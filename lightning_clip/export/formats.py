@@ -1,9 +1,9 @@
-"""The seam of export formats: a module and an empty folder arrive, files and a way to read them back leave."""
+"""The interface of export formats: how files are written and how they are read back."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights.towers import NotHeld
 
-__all__ = ["Format", "formats", "refusal"]
+__all__ = ["Format", "formats", "reason_not", "refusal"]
 
 
 class Format(ABC):
@@ -50,6 +51,15 @@ class Format(ABC):
     def notes(self, module: ClipModule) -> list[str]:
         """What the format says a little differently, for the model card."""
         return []
+
+
+def reason_not(check: Callable[[], object]) -> str | None:
+    """Why a conversion says that a library has no such towers, or None; `check` is called for its `NotHeld`."""
+    try:
+        check()
+    except NotHeld as reason:
+        return str(reason)
+    return None
 
 
 formats: Registry[Format] = Registry("export format")

@@ -1,4 +1,4 @@
-"""Our own format: a module arrives, safetensors beside a JSON file of settings leave, which `from_pretrained` reads."""
+"""Our own format: safetensors beside a JSON file of settings, which `from_pretrained` reads."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ module.encode_text(["a dog"])
 """
 
     def reason(self, module: ClipModule) -> str | None:
+        """Names an argument that is an object without a registered name, which JSON cannot hold, or None."""
         settings = module.to_mapping()
         live = [key for key in RECIPE_KEYS if "live object" in json.dumps(settings[key])]
         return f"its {live[0]} hold an object of your own without a registered name" if live else None
 
     def write(self, module: ClipModule, folder: Path) -> None:
+        """Writes settings and weights."""
         from safetensors.torch import save_file
 
         settings = module.to_mapping()
@@ -42,5 +44,6 @@ module.encode_text(["a dog"])
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by `from_pretrained`, from the folder."""
         read = ClipModule.from_pretrained(str(folder))
         return read.encode_image(pixels), read.encode_text(list(texts))

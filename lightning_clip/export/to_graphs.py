@@ -1,4 +1,4 @@
-"""Graphs without Python: a module arrives, one graph per tower with any batch size leaves, as ONNX or as torch.export.
+"""Graphs without Python: one per tower, for any batch size, as ONNX or as torch.export.
 
 `image` takes uint8 pixels (B, 3, S, S), normalisation is inside; `text` takes token ids int64 (B, L) and a mask int64 (B, L), 1
 on text. Both give unit features (B, D) in float32.
@@ -21,10 +21,11 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.export.formats import Format, formats
-from lightning_clip.model.clip import ClipModel
+from lightning_clip.export.formats import Format, formats, reason_not
 from lightning_clip.model.recipe import plain_settings
+from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights.towers import TwoTowers
 
 __all__ = ["OnnxFormat", "TorchExportFormat", "exported_towers"]
 
@@ -33,31 +34,37 @@ _EXAMPLES = ["a dog", "a photo of two cats on the beach", "rain"]
 
 
 class _Image(nn.Module):
-    def __init__(self, model: ClipModel) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, towers: TwoTowers, space: SharedSpace) -> None:
         super().__init__()
-        self.model = model
+        self.encoder, self.projection = towers.image, towers.image_head
+        self.register_buffer("mean", space.mean)
+        self.register_buffer("std", space.std)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        normalised = (pixels.to(self.model.mean.dtype) / 255 - self.model.mean) / self.model.std
-        return normalize(self.model.image_projection(self.model.image_encoder(normalised)), dim=-1)
+        normalised = (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std  # (B, 3, S, S) uint8 -> float
+        return normalize(self.projection(self.encoder(normalised)), dim=-1)  # -> (B, W) -> (B, D)
 
 
 class _Text(nn.Module):
-    def __init__(self, model: ClipModel) -> None:
+    def __init__(self, towers: TwoTowers) -> None:
         super().__init__()
-        self.model = model
+        self.encoder, self.projection = towers.text, towers.text_head
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return normalize(self.model.text_projection(self.model.text_encoder(tokens, mask > 0)), dim=-1)
+        return normalize(self.projection(self.encoder(tokens, mask > 0)), dim=-1)  # (B, L) -> (B, W) -> (B, D)
 
 
 def exported_towers(module: ClipModule) -> tuple[ExportedProgram, ExportedProgram]:
     """Both towers as graphs: any number of images or texts, texts of any length up to the context.
 
     Raises:
-        InputError: a tower that torch.export cannot trace.
+        InputError: a tower that torch.export cannot trace, or towers of other columns than image and text.
     """
     module.configure_model()
+    towers = TwoTowers.of(module.model)
     size = module.image_size
     pixels = torch.zeros(3, 3, size, size, dtype=torch.uint8)
     tokens, mask = module.tokenizer(_EXAMPLES)
@@ -65,9 +72,9 @@ def exported_towers(module: ClipModule) -> tuple[ExportedProgram, ExportedProgra
     texts: Any = {0: batch, 1: length}
     try:
         with torch.no_grad(), _quiet():
-            image = torch.export.export(_Image(module.model).eval(), (pixels,), dynamic_shapes={"pixels": {0: batch}})
+            image = torch.export.export(_Image(towers, module.model).eval(), (pixels,), dynamic_shapes={"pixels": {0: batch}})
             shapes = {"tokens": texts, "mask": texts}
-            text = torch.export.export(_Text(module.model).eval(), (tokens, mask.long()), dynamic_shapes=shapes)
+            text = torch.export.export(_Text(towers).eval(), (tokens, mask.long()), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many kinds
         reason = " ".join(str(error).split())[:240]
         raise InputError(f"torch.export cannot trace this model ({type(error).__name__}: {reason})") from error
@@ -80,9 +87,12 @@ class _Graphs(Format):
     tolerance = 1e-4
 
     def reason(self, module: ClipModule) -> str | None:
-        return None  # only a trial can tell
+        """Why there are no two graphs, or None: whether they can be traced, only a trial can tell."""
+        module.configure_model()
+        return reason_not(lambda: TwoTowers.of(module.model))
 
     def write(self, module: ClipModule, folder: Path) -> None:
+        """Writes both graphs and the settings of preprocessing."""
         settings = module.to_mapping()
         kept = {"tokenizer": settings["tokenizer"], "embed_dim": settings["embed_dim"]}
         kept["transform"] = plain_settings(module.transform_settings)
@@ -95,6 +105,7 @@ class _Graphs(Format):
         self._write(text, folder, "text")
 
     def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by the graphs; the module tokenizes."""
         tokens, mask = module.tokenizer(list(texts))
         images = torch.cat([self._run(folder, "image", {"pixels": part}) for part in torch.split(pixels, 2)])
         inputs = {"tokens": tokens, "mask": mask.long()}
@@ -119,9 +130,6 @@ features = image.run(None, {{"pixels": pixels}})[0]  # uint8 (B, 3, S, S), resiz
 text = onnxruntime.InferenceSession("{folder}/text.onnx")
 features = text.run(None, {{"tokens": tokens, "mask": mask}})[0]  # int64 (B, L), mask 1 on text
 """
-
-    def reason(self, module: ClipModule) -> str | None:
-        return None
 
     def _write(self, program: ExportedProgram, folder: Path, name: str) -> None:
         for package in ("onnx", "onnxscript"):

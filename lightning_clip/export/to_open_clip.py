@@ -1,4 +1,4 @@
-"""Into open_clip: a module arrives, a folder that `open_clip.create_model_and_transforms("local-dir:...")` reads leaves."""
+"""The format of open_clip: a folder that `open_clip.create_model_and_transforms("local-dir:...")` reads."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import torch
 from torch import Tensor
 
 from lightning_clip.encoders import HuggingFaceTextEncoder
-from lightning_clip.export.formats import Format, formats
-from lightning_clip.export.to_open_clip_texts import text_config, text_part
-from lightning_clip.export.to_open_clip_towers import Part, image_part
-from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
+from lightning_clip.export.formats import Format, formats, reason_not
 from lightning_clip.module.clip_module import ClipModule
-from lightning_clip.weights import layouts
+from lightning_clip.weights.clip import temperature
+from lightning_clip.weights.open_clip_images import write_image
+from lightning_clip.weights.open_clip_inputs import write_tokenizer_settings, write_transform
+from lightning_clip.weights.open_clip_texts import TEXT_FOLDER, text_config, write_text
 from lightning_clip.weights.rules import to_ours, to_theirs
 from lightning_clip.weights.tokenizer_files import transformers_tokenizer
 from lightning_clip.weights.tokens import is_clip
+from lightning_clip.weights.towers import ForeignTower, NotHeld, TwoTowers
 
 __all__ = ["OpenClipFormat"]
-
-_MODES = {"crop": "shortest", "floor_crop": "shortest", "pad": "longest", "squash": "squash"}
-_TEXT_FOLDER = "text_config"
 
 
 @formats.register("open_clip")
@@ -39,43 +37,31 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
 """
 
     def reason(self, module: ClipModule) -> str | None:
-        image, text = _parts(module)
-        if isinstance(image, str):
-            return image
-        if isinstance(text, str):
-            return text
-        if None not in (image.quick_gelu, text.quick_gelu) and image.quick_gelu != text.quick_gelu:
-            return "its towers have different activations, and open_clip has one setting for both"
-        return None
+        """Why open_clip cannot hold the module exactly, or None."""
+        module.configure_model()
+        return reason_not(lambda: _towers(module))
 
     def write(self, module: ClipModule, folder: Path) -> None:
-        image, text = _parts(module)
-        assert isinstance(image, Part) and isinstance(text, Part)
-        model = module.model
-        if "hf_model_name" in text.settings:
-            text.settings["hf_model_name"] = str(folder.resolve() / _TEXT_FOLDER)
-        config: dict[str, Any] = {"embed_dim": module.embed_dim, "vision_cfg": image.settings, "text_cfg": text.settings}
-        config["quick_gelu"] = bool(image.quick_gelu or text.quick_gelu)
-        if text.custom:
-            config["custom_text"] = True
-        if model.logit_bias is not None:
-            config["init_logit_bias"] = float(model.logit_bias.detach())
-        if isinstance(model.text_encoder, HuggingFaceTextEncoder):
-            text_config(model.text_encoder).save_pretrained(folder / _TEXT_FOLDER)
-        if not is_clip(module.tokenizer):
-            transformers_tokenizer(module.tokenizer).save_pretrained(folder)
-        content = {"model_cfg": config, "preprocess_cfg": _preprocess(module)}
-        (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-        rules = [*image.rules, *text.rules, *layouts.temperature(bias=model.logit_bias is not None)]
-        state = model.state_dict()
-        for part in (image, text):
-            state |= to_ours(part.before, state, "the model")
-        weights = to_theirs(rules, state)
+        """Writes configuration, weights and the tokenizer's files."""
         from safetensors.torch import save_file
 
+        image, text = _towers(module)
+        model = module.model
+        if isinstance(model.text_encoder, HuggingFaceTextEncoder):
+            text_config(model.text_encoder).save_pretrained(folder / TEXT_FOLDER)
+        if not is_clip(module.tokenizer):
+            transformers_tokenizer(module.tokenizer).save_pretrained(folder)
+        preprocess = write_transform(module.transform_settings, module.image_size)
+        content = {"model_cfg": _config(module, image, text, folder), "preprocess_cfg": preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+        state = model.state_dict()
+        for tower in (image, text):
+            state |= to_ours(tower.before, state, "the model")
+        weights = to_theirs([*image.rules, *text.rules, *temperature(bias=model.logit_bias is not None)], state)
         save_file({**weights, **image.extra}, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
     def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by open_clip, from the folder alone."""
         import open_clip
 
         model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
@@ -88,13 +74,15 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
             return image, model.encode_text(tokens, normalize=True)
 
     def moved(self, folder: Path, target: Path) -> None:
+        """Writes the path of a Hugging Face tower's configuration, which open_clip resolves from where Python runs."""
         path = folder / "open_clip_config.json"
         content = json.loads(path.read_text("utf-8"))
         if "hf_model_name" in content["model_cfg"]["text_cfg"]:  # open_clip looks for it from where Python runs
-            content["model_cfg"]["text_cfg"]["hf_model_name"] = str(target.resolve() / _TEXT_FOLDER)
+            content["model_cfg"]["text_cfg"]["hf_model_name"] = str(target.resolve() / TEXT_FOLDER)
             path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     def notes(self, module: ClipModule) -> list[str]:
+        """Differences of the centre crop and of the tokenizer, and a path that is not relative."""
         found = []
         if module.transform_settings.resize == "floor_crop":
             found.append(
@@ -102,28 +90,34 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
             )
         if isinstance(module.model.text_encoder, HuggingFaceTextEncoder):
             found.append(
-                f"open_clip_config.json names the folder {_TEXT_FOLDER}/ by its path: change it if the folder is moved."
+                f"open_clip_config.json names the folder {TEXT_FOLDER}/ by its path: change it if the folder is moved."
             )
         if getattr(module.tokenizer, "clean", "") is None:
             found.append("open_clip repairs entities and spaces of captions before its tokenizer, which training did not.")
         return found
 
 
-def _parts(module: ClipModule) -> tuple[Part | str, Part | str]:
-    """Both towers, each as open_clip has it or the reason why it has not."""
-    module.configure_model()
-    return image_part(module), text_part(module, _TEXT_FOLDER)
+def _towers(module: ClipModule) -> tuple[ForeignTower, ForeignTower]:
+    """Both towers as open_clip has them.
+
+    Raises:
+        NotHeld: it has none like one of them.
+    """
+    towers = TwoTowers.of(module.model)
+    image = write_image(towers.image, towers.image_head)
+    text = write_text(towers.text, towers.text_head, module.tokenizer)
+    if None not in (image.quick_gelu, text.quick_gelu) and image.quick_gelu != text.quick_gelu:
+        raise NotHeld("its towers have different activations, and open_clip has one setting for both")
+    text.settings |= write_tokenizer_settings(module.tokenizer)
+    return image, text
 
 
-def _preprocess(module: ClipModule) -> dict[str, Any]:
-    settings = module.transform_settings
-    borders = {"fill_color": settings.fill} if settings.resize == "pad" else {}
-    return {
-        "size": [module.image_size, module.image_size],
-        "mode": "RGB",
-        "mean": list(settings.mean or CLIP_MEAN),
-        "std": list(settings.std or CLIP_STD),
-        "interpolation": settings.interpolation,
-        "resize_mode": _MODES[settings.resize],
-        **borders,
-    }
+def _config(module: ClipModule, image: ForeignTower, text: ForeignTower, folder: Path) -> dict[str, Any]:
+    """open_clip's settings of the whole model."""
+    texts, bias = dict(text.settings), module.model.logit_bias
+    if "hf_model_name" in texts:
+        texts["hf_model_name"] = str(folder.resolve() / TEXT_FOLDER)
+    config = {"embed_dim": module.embed_dim, "vision_cfg": image.settings, "text_cfg": texts}
+    config |= {"quick_gelu": bool(image.quick_gelu or text.quick_gelu)}
+    config |= {"custom_text": True} if text.custom else {}
+    return config | ({} if bias is None else {"init_logit_bias": float(bias.detach())})

@@ -1,4 +1,4 @@
-"""Into transformers: a module arrives, a folder that `AutoModel` and `AutoProcessor` (for CLIP `CLIPModel`) read leaves."""
+"""The format of transformers: a folder that `AutoModel` and `AutoProcessor` (for CLIP `CLIPModel`) read."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.nn.functional import normalize
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer
 from lightning_clip.encoders import ClipTextTransformer
-from lightning_clip.export.formats import Format, formats
-from lightning_clip.export.to_transformers_towers import LEGACY_END, Plan, plan
-from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
+from lightning_clip.export.formats import Format, formats, reason_not
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.weights.rules import to_theirs
 from lightning_clip.weights.tokenizer_files import swapped, transformers_tokenizer, with_cleaning
 from lightning_clip.weights.tokens import end_token
+from lightning_clip.weights.towers import TwoTowers
+from lightning_clip.weights.transformers_inputs import write_processor
+from lightning_clip.weights.transformers_models import ForeignModel, write_model
+from lightning_clip.weights.transformers_towers import LEGACY_END
 
 __all__ = ["TransformersFormat"]
-
-_RESAMPLES = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 
 
 @formats.register("huggingface")
@@ -38,17 +38,17 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
 """
 
     def reason(self, module: ClipModule) -> str | None:
+        """Why transformers cannot hold the module exactly, or None."""
         module.configure_model()
         if module.transform_settings.resize == "pad":
             return "transformers has no preprocessing that pads pictures to a square"
-        found = plan(module)
-        return found if isinstance(found, str) else None
+        return reason_not(lambda: _model(module))
 
     def write(self, module: ClipModule, folder: Path) -> None:
+        """Writes configuration, weights, image processor and the tokenizer's files."""
         from transformers import AutoConfig, AutoModel
 
-        found = plan(module)
-        assert isinstance(found, Plan)
+        found = _model(module)
         tokenizer, weights = _ending_last(module, found)
         config: Any = AutoConfig.for_model(found.family, **found.config)
         model: Any = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
@@ -62,9 +62,10 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         model.save_pretrained(folder)
         # SigLIP attends to its padding: a mask among the inputs would give other features.
         transformers_tokenizer(with_cleaning(tokenizer), masked=found.family != "siglip").save_pretrained(folder)
-        _image_processor(module).save_pretrained(folder)
+        write_processor(module.transform_settings, module.image_size).save_pretrained(folder)
 
     def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by transformers, from the folder alone."""
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         model: Any = AutoModel.from_pretrained(folder).eval()
@@ -80,19 +81,24 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         return normalize(image, dim=-1), normalize(text, dim=-1)
 
     def notes(self, module: ClipModule) -> list[str]:
+        """Differences of the centre crop and of the tokenizer."""
         found = []
         if module.transform_settings.resize == "crop":
             found.append("The corner of the centre crop may lie one pixel elsewhere: transformers rounds it down.")
         if module.tokenizer.to_mapping()["name"] == "clip" or getattr(module.tokenizer, "clean", None) is not None:
             found.append(
-                "transformers' tokenizer leaves out the repair of broken letters, curly quotes and HTML entities in captions."
+                "transformers' tokenizer omits the repair of broken letters, curly quotes and HTML entities in captions."
             )
         if isinstance(module.model.text_encoder, ClipTextTransformer) and end_token(module.tokenizer) == LEGACY_END:
             found.append("The id that ends a text was exchanged with the largest one: transformers gives id 2 another meaning.")
         return found
 
 
-def _ending_last(module: ClipModule, found: Plan) -> tuple[Tokenizer, dict[str, Tensor]]:
+def _model(module: ClipModule) -> ForeignModel:
+    return write_model(TwoTowers.of(module.model), module.tokenizer, module.embed_dim)
+
+
+def _ending_last(module: ClipModule, found: ForeignModel) -> tuple[Tokenizer, dict[str, Tensor]]:
     """Where texts end in id 2, the tokenizer and the embedding with that id exchanged for another.
 
     transformers takes 2 for a sign of old configurations and then looks for the end of a text at its largest id.
@@ -105,14 +111,3 @@ def _ending_last(module: ClipModule, found: Plan) -> tuple[Tokenizer, dict[str, 
     order[LEGACY_END], order[last] = last, LEGACY_END
     weights[key] = weights[key][order.to(weights[key].device)]
     return swapped(module.tokenizer, LEGACY_END, last), weights
-
-
-def _image_processor(module: ClipModule) -> Any:
-    from transformers import CLIPImageProcessor
-
-    settings, side = module.transform_settings, module.image_size
-    square = {"height": side, "width": side}
-    crop = settings.resize != "squash"
-    sizes: dict[str, Any] = {"size": {"shortest_edge": side} if crop else square, "crop_size": square, "do_center_crop": crop}
-    colours: dict[str, Any] = {"image_mean": list(settings.mean or CLIP_MEAN), "image_std": list(settings.std or CLIP_STD)}
-    return CLIPImageProcessor(**sizes, **colours, resample=_RESAMPLES[settings.interpolation], do_convert_rgb=True)

@@ -1,4 +1,4 @@
-"""Files of weights of any library: a path arrives, tensors by name leave; nothing is executed unless it is allowed."""
+"""Files of weights of any library, as tensors by name; nothing in them is executed unless it is allowed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["TRUST", "is_openai", "plain_names", "read_file", "read_weights", "unreachable"]
+__all__ = ["TRUST", "read_file", "read_weights", "unreachable"]
 
-TRUST = "allow_pickle=True, or write it anew once with lightning-clip export --allow-pickle --format safetensors"
-
-_OPENAI = ("input_resolution", "context_length", "vocab_size")
+TRUST = "allow_pickle=True, or rewrite it once with lightning-clip export --allow-pickle --format safetensors"
 
 
 def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
@@ -28,24 +26,43 @@ def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
         InputError: a truncated file, another kind of file, or one with Python objects or code while `allow_pickle` is off.
     """
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise _broken(path) from error
+        return _read_safetensors(path)
     if _is_archive(path):
-        if not allow_pickle:
-            raise InputError(
-                f"pretrained {str(path)!r} is a TorchScript archive, which holds code: if you trust its author, set {TRUST}"
-            )
-        try:
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            raise _broken(path) from error
+        return _read_archive(path, allow_pickle)
+    content = _read_pickle(path, allow_pickle)
+    if isinstance(content, torch.nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, dict):
+        raise InputError(f"pretrained {str(path)!r} holds a {type(content).__name__}, not weights by name")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise _broken(path) from error
+
+
+def _read_archive(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    """TorchScript's."""
+    if not allow_pickle:
+        raise InputError(
+            f"pretrained {str(path)!r} is a TorchScript archive, which holds code: if you trust its author, set {TRUST}"
+        )
+    try:
+        return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise _broken(path) from error
+
+
+def _read_pickle(path: Path, allow_pickle: bool) -> Any:
+    """torch.save's, old and new."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
         if not allow_pickle and (zipfile.is_zipfile(path) or _is_pickle(path)):
             raise InputError(
@@ -60,11 +77,6 @@ def read_file(path: Path, allow_pickle: bool) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _broken(path) from error
-    if isinstance(content, torch.nn.Module):
-        content = content.state_dict()
-    if not isinstance(content, dict):
-        raise InputError(f"pretrained {str(path)!r} holds a {type(content).__name__}, not weights by name")
-    return content
 
 
 def read_weights(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
@@ -82,22 +94,6 @@ def read_weights(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     if not weights:
         raise InputError(f"pretrained {str(path)!r} holds no weights by name: give a state dict of a model")
     return weights
-
-
-def is_openai(weights: Mapping[str, Tensor]) -> bool:
-    """Whether OpenAI's code wrote these weights: it keeps three sizes among them."""
-    return all(any(key.endswith(name) for key in weights) for name in _OPENAI)
-
-
-def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what wrappers put in front (`module.`, `_orig_mod.`), and without OpenAI's three sizes.
-
-    Examples:
-        >>> sorted(plain_names({"module._orig_mod.visual.proj": torch.ones(1), "module.vocab_size": torch.ones(1)}))
-        ['visual.proj']
-    """
-    named = {re.sub(r"(^|(?<=\.))(module|_orig_mod)\.", "", key): value for key, value in weights.items()}
-    return {key: value for key, value in named.items() if key not in _OPENAI}
 
 
 def unreachable(what: str, error: Exception) -> InputError:

@@ -1,4 +1,4 @@
-"""Chinese-CLIP's own checkpoints (Yang et al. 2022): a .pt file of OFA-Sys/Chinese-CLIP arrives, `Pretrained` leaves.
+"""Chinese-CLIP's own checkpoints as sources of weights (Yang et al. 2022): .pt files of OFA-Sys/Chinese-CLIP.
 
 The image tower is CLIP's, the text tower a BERT read at its first token. All sizes are read off the weights.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
-from lightning_clip.weights import layouts
-from lightning_clip.weights.open_clip_towers import RESNETS
-from lightning_clip.weights.positions import resized_grid
+from lightning_clip.weights import clip
+from lightning_clip.weights.open_clip_images import read_vit
+from lightning_clip.weights.openai import count_blocks, resnet_depths
 from lightning_clip.weights.rules import to_ours
 from lightning_clip.weights.source import Pretrained, Source
-from lightning_clip.weights.towers import Tower, assemble, timm_vit, under
+from lightning_clip.weights.towers import TowerWeights, assemble, under
 
 __all__ = ["is_chinese_clip", "open_chinese_clip"]
 
@@ -55,33 +55,30 @@ def open_chinese_clip(weights: dict[str, Tensor], source: Source, label: str) ->
     return found
 
 
-def _vit(weights: dict[str, Tensor], source: Source, label: str) -> Tower:
-    width, patch = weights["visual.conv1.weight"].shape[0], weights["visual.conv1.weight"].shape[-1]
-    depth = sum(key.endswith("ln_1.weight") for key in weights if key.startswith("visual."))
-    size = source.image_size or patch * math.isqrt(len(weights["visual.positional_embedding"]) - 1)
-    found = to_ours([*layouts.open_clip_vit(depth), *layouts.head("image", "visual.proj", transposed=True)], weights, label)
-    key = "image_encoder.model.pos_embed"
-    found[key] = resized_grid(found[key], size, patch, class_tokens=1)
-    hidden = len(weights["visual.transformer.resblocks.0.mlp.c_fc.weight"])
-    sizes = {"image_size": size, "patch_size": patch, "width": width, "depth": depth, "hidden": hidden}
-    heads = max(1, width // _OTHER_HEADS.get(width, _HEAD))
-    return Tower(timm_vit(heads=heads, quick_gelu=True, **sizes), _LINEAR, found)
+def _vit(weights: dict[str, Tensor], source: Source, label: str) -> TowerWeights:
+    width, _, _, patch = weights["visual.conv1.weight"].shape
+    sizes = {
+        "image_size": source.image_size or patch * math.isqrt(len(weights["visual.positional_embedding"]) - 1),
+        "patch_size": patch,
+        "width": width,
+        "depth": count_blocks(weights, "visual."),
+        "heads": max(1, width // _OTHER_HEADS.get(width, _HEAD)),
+        "hidden": len(weights["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
+    }
+    return read_vit(weights, sizes, quick_gelu=True, label=label)
 
 
-def _resnet(weights: dict[str, Tensor], source: Source, label: str) -> Tower:
-    depths = tuple(
-        len({key.split(".")[2] for key in weights if key.startswith(f"visual.layer{stage}.")}) for stage in range(1, 5)
-    )
-    width = len(weights["visual.layer1.0.conv1.weight"])
-    name = RESNETS.get((depths, width))
+def _resnet(weights: dict[str, Tensor], source: Source, label: str) -> TowerWeights:
+    depths, width = resnet_depths(weights), len(weights["visual.layer1.0.conv1.weight"])
+    name = clip.RESNETS.get((depths, width))
     if name is None:
         raise InputError(f"{label} has a ResNet of {depths} blocks and width {width}, which is none of CLIP's")
-    size = source.image_size or 32 * math.isqrt(len(weights["visual.attnpool.positional_embedding"]) - 1)
-    found = to_ours(layouts.open_clip_resnet(depths), weights, label)
-    return Tower({"name": name, "image_size": size}, {**_LINEAR, "bias": True}, found)
+    own = clip.RESNET_STRIDE * math.isqrt(len(weights["visual.attnpool.positional_embedding"]) - 1)
+    found = to_ours(clip.open_clip_resnet(depths), weights, label)
+    return TowerWeights({"name": name, "image_size": source.image_size or own}, {**_LINEAR, "bias": True}, found)
 
 
-def _bert(weights: dict[str, Tensor]) -> Tower:
+def _bert(weights: dict[str, Tensor]) -> TowerWeights:
     vocabulary, width = weights["bert.embeddings.word_embeddings.weight"].shape
     config = {
         "vocab_size": vocabulary,
@@ -95,4 +92,4 @@ def _bert(weights: dict[str, Tensor]) -> Tower:
     spec = {"name": "hf", "pooling": "cls", "config": {"model_type": "chinese_clip", "text_config": config}}
     found = under("bert.", weights, "text_encoder.model.")
     found = {key: value for key, value in found.items() if "pooler" not in key and not key.endswith("position_ids")}
-    return Tower(spec, _LINEAR, {**found, "text_projection.weight": weights["text_projection"].T.contiguous()})
+    return TowerWeights(spec, _LINEAR, {**found, "text_projection.weight": weights["text_projection"].T.contiguous()})

@@ -1,4 +1,4 @@
-"""open_clip's models: a name with weights, or a folder, arrives; open_clip builds and reads it, `Pretrained` leaves."""
+"""open_clip's models as sources of weights: open_clip builds and reads a name or a folder, and both towers are translated."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from torch import Tensor
 
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.core.errors import InputError, existing_path, nearest
-from lightning_clip.data.tokenizers import from_transformers
 from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
-from lightning_clip.weights.files import is_openai, plain_names, read_weights, unreachable
-from lightning_clip.weights.open_clip_texts import text_tower
-from lightning_clip.weights.open_clip_towers import image_tower, openai_config
+from lightning_clip.weights.files import read_weights, unreachable
+from lightning_clip.weights.open_clip_images import read_image
+from lightning_clip.weights.open_clip_inputs import read_tokenizer, read_transform
+from lightning_clip.weights.open_clip_texts import read_text
+from lightning_clip.weights.openai import is_openai, openai_config, plain_names
 from lightning_clip.weights.source import Pretrained, Source
 from lightning_clip.weights.towers import assemble
 
 __all__ = ["open_open_clip", "open_openai"]
-
-_RESIZES = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 
 
 @dataclass
@@ -75,18 +74,18 @@ def open_openai(weights: dict[str, Tensor], source: Source, label: str) -> Pretr
     _load(model, weights, Path(label), label)
     size = config["vision_cfg"]["image_size"]
     preprocess = {"size": size, "mean": CLIP_MEAN, "std": CLIP_STD}
-    return _translated(model, config, _tokenizer_mapping(get_tokenizer("ViT-B-32"), label), preprocess, source, label)
+    return _translated(model, config, read_tokenizer(get_tokenizer("ViT-B-32"), label), preprocess, source, label)
 
 
 def _translated(
     model: Any, config: dict[str, Any], tokens: dict[str, Any] | None, preprocess: dict[str, Any], source: Source, label: str
 ) -> Pretrained:
-    image = image_tower(model, config, source.image_size, label)
-    text, length = text_tower(model, config, tokens, source.context_length)
+    image = read_image(model.visual, config, source.image_size, label)
+    text, length = read_text(model, config, tokens, source.context_length)
     tokens = None if tokens is None else {**tokens, "context_length": length}
     scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
     width = int(config["embed_dim"])
-    return assemble(label, (image, text), scale, embed_dim=width, tokenizer=tokens, transform=_transform(preprocess))
+    return assemble(label, (image, text), scale, embed_dim=width, tokenizer=tokens, transform=read_transform(preprocess))
 
 
 def _named(name: str) -> _Found:
@@ -134,33 +133,47 @@ def _read(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
 
 def _load(model: Any, weights: dict[str, Tensor], file: Path, label: str) -> None:
     """Fills open_clip's model by open_clip's own conversions of older and foreign names."""
-    from open_clip.convert import convert_state_dict, load_big_vision_weights
-    from open_clip.model import convert_to_custom_text_state_dict
-
     if not weights:
-        try:
-            load_big_vision_weights(model, str(file))
-        except Exception as error:  # numpy's, or of a tower that SigLIP's weights have no place in
-            raise InputError(
-                f"{str(file)!r} does not fit {label} ({type(error).__name__}: {error}): .npz files hold big_vision's weights "
-                "of SigLIP, name the architecture that they were trained with"
-            ) from error
+        _load_big_vision(model, file, label)
         return
-    weights = convert_state_dict(model, plain_names(weights))
-    if hasattr(model, "positional_embedding"):
-        weights = {key.removeprefix("text."): value for key, value in weights.items()}
-    elif "positional_embedding" in weights:
-        weights = convert_to_custom_text_state_dict(weights)
     own = model.state_dict()
-    for key in ("logit_scale", "logit_bias"):
-        if key in own and key in weights:
-            weights[key] = weights[key].reshape(own[key].shape)
-    if "logit_bias" in own and "logit_bias" not in weights:
-        weights["logit_bias"] = torch.zeros_like(own["logit_bias"])
-    derived = ("attn_mask", "position_ids")  # older versions stored what follows from the settings
-    weights = {key: value for key, value in weights.items() if key in own or not key.endswith(derived)}
+    weights = _fitted(own, _named_as(model, plain_names(weights)))
     check_fit(label, own, weights)
     model.load_state_dict(weights)
+
+
+def _load_big_vision(model: Any, file: Path, label: str) -> None:
+    from open_clip.convert import load_big_vision_weights
+
+    try:
+        load_big_vision_weights(model, str(file))
+    except Exception as error:  # numpy's, or of a tower that SigLIP's weights have no place in
+        raise InputError(
+            f"{str(file)!r} does not fit {label} ({type(error).__name__}: {error}): .npz files hold big_vision's weights "
+            "of SigLIP, name the architecture that they were trained with"
+        ) from error
+
+
+def _named_as(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as the model has them: text towers used to have no prefix, or have one now."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    weights = convert_state_dict(model, weights)
+    if hasattr(model, "positional_embedding"):
+        return {key.removeprefix("text."): value for key, value in weights.items()}
+    return convert_to_custom_text_state_dict(weights) if "positional_embedding" in weights else weights
+
+
+def _fitted(own: Mapping[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scales of the model's shape, and nothing that follows from the settings, which older versions stored."""
+    derived = ("attn_mask", "position_ids")
+    found = {key: value for key, value in weights.items() if key in own or not key.endswith(derived)}
+    for key in {"logit_scale", "logit_bias"} & own.keys() & found.keys():
+        found[key] = found[key].reshape(own[key].shape)
+    if "logit_bias" in own:
+        found.setdefault("logit_bias", torch.zeros_like(own["logit_bias"]))
+    return found
 
 
 def _tokenizer(found: _Found, label: str) -> tuple[dict[str, Any] | None, InputError | None]:
@@ -173,7 +186,7 @@ def _tokenizer(found: _Found, label: str) -> tuple[dict[str, Any] | None, InputE
     try:
         with _quiet():
             live = open_clip.get_tokenizer(found.name, **safe)
-        return _tokenizer_mapping(live, label), None
+        return read_tokenizer(live, label), None
     except InputError as error:
         return None, error
     except Exception as error:  # of several libraries
@@ -183,31 +196,6 @@ def _tokenizer(found: _Found, label: str) -> tuple[dict[str, Any] | None, InputE
             f"one that belongs to these weights, tokenizer={{'name': 'hf:NAME_OR_FOLDER', 'clean': {clean!r}, "
             f"'context_length': {settings.get('context_length', 77)}}}"
         )
-
-
-def _tokenizer_mapping(live: Any, label: str) -> dict[str, Any]:
-    """open_clip's tokenizer as a mapping of ours with the same ids."""
-    length = int(live.context_length)
-    if not hasattr(live, "tokenizer"):
-        if live.clean_fn.__name__ != "_clean_lower" or live.reduction_fn is not None:
-            raise InputError(f"{label} cleans or shortens captions in a way that is not supported: pass a tokenizer of yours")
-        return {"name": "clip", "context_length": length}
-    if getattr(live, "tokenizer_mode", "") or getattr(live, "strip_sep_token", False):
-        raise InputError(f"{label} changes the ids of its tokenizer in a way that is not supported: pass a tokenizer of yours")
-    clean = getattr(live, "clean_fn", None)
-    cleaning = clean.__name__.removeprefix("_clean_") if clean else "canonicalize"  # the latter in SigLipTokenizer
-    return from_transformers(live.tokenizer, label, length, clean=cleaning).to_mapping()
-
-
-def _transform(settings: Mapping[str, Any]) -> dict[str, Any]:
-    interpolation = settings.get("interpolation", "bicubic").replace("random", "bicubic")
-    mode = settings.get("resize_mode", "shortest")
-    if mode not in _RESIZES:
-        raise InputError(f"unknown resize_mode {mode!r} in open_clip's preprocessing: {nearest(mode, _RESIZES)}")
-    resize = _RESIZES[mode]
-    borders = {"fill": int(settings.get("fill_color", 0))} if resize == "pad" else {}
-    colours = {"mean": list(settings["mean"]), "std": list(settings["std"])}
-    return {"resize": resize, "interpolation": interpolation, **borders, **colours}
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Two-tower models of transformers: a hub name or folder arrives; transformers builds and reads it, `Pretrained` leaves.
-
-CLIP's towers become the native ones, the towers of other families stay transformers' modules, built from their settings.
-"""
+"""transformers' two-tower models as sources of weights: transformers builds and reads them, and both towers are translated."""
 
 from __future__ import annotations
 
@@ -10,34 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
-
 from lightning_clip.checkpoints.fit import groups
 from lightning_clip.core.errors import InputError, existing_path, nearest
-from lightning_clip.encoders.huggingface_towers import describe
-from lightning_clip.weights import layouts
 from lightning_clip.weights.files import TRUST, unreachable
-from lightning_clip.weights.positions import resized_grid, resized_row
-from lightning_clip.weights.rules import to_ours
 from lightning_clip.weights.source import Pretrained, Source
-from lightning_clip.weights.tokens import end_token
-from lightning_clip.weights.towers import Tower, assemble, timm_vit, under
-from lightning_clip.weights.transformers_inputs import read_tokenizer, read_transform, room_of
+from lightning_clip.weights.towers import assemble
+from lightning_clip.weights.transformers_families import FAMILIES
+from lightning_clip.weights.transformers_inputs import read_tokenizer, read_transform
+from lightning_clip.weights.transformers_towers import read_image, read_text
 
-__all__ = ["FAMILIES", "open_transformers"]
-
-# Family -> how its text features are pooled: "pooler" is the text model's own output, "cls" the first token.
-FAMILIES = {
-    "clip": "pooler",
-    "metaclip_2": "pooler",
-    "siglip": "pooler",
-    "chinese_clip": "cls",
-    "altclip": "cls",
-    "vision-text-dual-encoder": "pooler",
-}
-_ACTIVATIONS = {"quick_gelu": True, "gelu": False}
-_CLIP_EPSILON = 1e-5
-_LINEAR, _NONE = {"name": "linear"}, {"name": "none"}
+__all__ = ["open_transformers"]
 
 
 def open_transformers(name: str, source: Source) -> Pretrained:
@@ -53,8 +32,8 @@ def open_transformers(name: str, source: Source) -> Pretrained:
     _check(loading, label)
     family = model.config.model_type
     tokenizer, problem = read_tokenizer(name, model, label)
-    image = _image_tower(model, family, source.image_size, label)
-    text, length = _text_tower(model, family, tokenizer, source.context_length, label)
+    image = read_image(model, family, source.image_size, label)
+    text, length = read_text(model, family, tokenizer, source.context_length, label)
     if tokenizer is not None:
         tokenizer["context_length"] = length
     scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
@@ -118,82 +97,3 @@ def _check(loading: Mapping[str, Any], label: str) -> None:
     kinds["unexpected"] = unexpected
     if parts := [f"{len(keys)} {kind}: {groups(keys)}" for kind, keys in kinds.items() if keys]:
         raise InputError(f"the weights of {label} do not fit its config.json: {'; '.join(parts)}. Is the folder complete?")
-
-
-def _image_tower(model: Any, family: str, image_size: int | None, label: str) -> Tower:
-    tower = model.vision_model
-    config, weights = tower.config, tower.state_dict(prefix="vision_model.")
-    size, patch = image_size or int(config.image_size), int(getattr(config, "patch_size", 1))
-    head = _head(model, "visual_projection", "image")
-    if family != "vision-text-dual-encoder" and "siglip" not in family and _is_clip(config):
-        found = to_ours(layouts.transformers_vit(config.num_hidden_layers), weights, label)
-        key = "image_encoder.model.pos_embed"
-        found[key] = resized_grid(found[key], size, patch, class_tokens=1)
-        sizes = {"width": config.hidden_size, "depth": config.num_hidden_layers, "heads": config.num_attention_heads}
-        sizes |= {"image_size": size, "patch_size": patch, "hidden": config.intermediate_size}
-        spec = timm_vit(quick_gelu=_ACTIVATIONS[config.hidden_act], **sizes)
-        return Tower(spec, head[0], {**found, **head[1]})
-    found = under("vision_model.", weights, "image_encoder.model.")
-    if size != config.image_size:
-        key = "image_encoder.model.embeddings.position_embedding.weight"
-        if key not in found:
-            raise InputError(f"{label} takes images of {config.image_size} only: leave image_size out")
-        patches = (int(config.image_size) // patch) ** 2
-        found[key] = resized_grid(found[key], size, patch, class_tokens=len(found[key]) - patches)
-        config.image_size = size
-    spec = {"name": "hf", "pooling": "pooler", "config": _described(tower, family)}
-    return Tower(spec, head[0], {**found, **head[1]})
-
-
-def _text_tower(
-    model: Any, family: str, tokenizer: dict[str, Any] | None, context_length: int | None, label: str
-) -> tuple[Tower, int]:
-    """The tower, and the number of tokens that it takes."""
-    tower = model.text_model
-    config, weights = tower.config, tower.state_dict(prefix="text_model.")
-    head = _head(model, "text_projection", "text")
-    if family == "clip" and _is_clip(config) and config.intermediate_size == 4 * config.hidden_size and tokenizer is not None:
-        end = end_token(tokenizer)
-        if end is not None and end == (config.eos_token_id if config.eos_token_id != 2 else config.vocab_size - 1):
-            length = context_length or int(config.max_position_embeddings)
-            found = to_ours(layouts.transformers_text(config.num_hidden_layers), weights, label)
-            key = "text_encoder.positional_embedding"
-            found[key] = resized_row(found[key], length)
-            sizes = {"width": config.hidden_size, "layers": config.num_hidden_layers, "heads": config.num_attention_heads}
-            sizes |= {"vocab_size": config.vocab_size, "context_length": length}
-            spec = {"name": "clip_text", **sizes, "quick_gelu": _ACTIVATIONS[config.hidden_act]}
-            return Tower(spec, head[0], {**found, **head[1]}), length
-    found = under("text_model.", weights, "text_encoder.model.")
-    key, room = "text_encoder.model.embeddings.position_embedding.weight", room_of(tower)
-    if key in found:  # the families whose towers are as long as their texts
-        length = context_length or room
-        found[key] = resized_row(found[key], length)
-        config.max_position_embeddings = length
-    else:
-        length = context_length or min(room, 77 if tokenizer is None else int(tokenizer["context_length"]))
-        if length > room:
-            raise InputError(f"context_length {length} exceeds what {label} takes, {room}: its positions cannot be extended")
-    spec = {"name": "hf", "pooling": FAMILIES[family], "config": _described(tower, family)}
-    if family == "siglip":
-        spec["pad_id"] = config.pad_token_id if tokenizer is None else tokenizer["pad_id"]
-    return Tower(spec, head[0], {**found, **head[1]}), length
-
-
-def _described(tower: nn.Module, family: str) -> dict[str, Any]:
-    if family != "vision-text-dual-encoder":
-        tower.family = family  # type: ignore[assignment]
-    return describe(tower)
-
-
-def _head(model: Any, name: str, tower: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    head = getattr(model, name, None)
-    if head is None:
-        return dict(_NONE), {}
-    bias = {"bias": True} if head.bias is not None else {}
-    return {**_LINEAR, **bias}, under("", head.state_dict(), f"{tower}_projection.")
-
-
-def _is_clip(config: Any) -> bool:
-    """Whether the native towers hold a tower of these settings exactly."""
-    channels = getattr(config, "num_channels", 3)
-    return config.hidden_act in _ACTIVATIONS and config.layer_norm_eps == _CLIP_EPSILON and channels == 3

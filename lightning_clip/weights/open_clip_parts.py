@@ -9,9 +9,22 @@ from torch import Tensor
 
 from lightning_clip.weights.towers import under
 
-__all__ = ["LINEAR", "NONE", "is_plain", "without_head", "wrapped"]
+__all__ = ["LINEAR", "NONE", "TOKENIZER_SETTINGS", "complete", "is_plain", "without_head", "wrapped"]
 
 LINEAR, NONE = {"name": "linear"}, {"name": "none"}
+# Settings of a text tower that say nothing of its layers.
+TOKENIZER_SETTINGS = ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained")
+
+
+def complete(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of open_clip's class of settings for what they do not say."""
+    return {**{entry.name: entry.default for entry in fields(cls)}, **settings}
+
+
+def is_plain(cls: type, settings: dict[str, Any], known: set[str]) -> bool:
+    """Whether all settings but the known ones are at their defaults in open_clip's class of settings."""
+    defaults = complete(cls, {})
+    return all(key in known or value == defaults.get(key) for key, value in settings.items())
 
 
 def without_head(weights: dict[str, Tensor], key: str, tower: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -34,9 +47,3 @@ def wrapped(config: dict[str, Any], part: str, **sizes: int) -> dict[str, Any]:
         "config": settings,
         "quick_gelu": bool(config.get("quick_gelu")),
     }
-
-
-def is_plain(cls: type, settings: dict[str, Any], known: set[str]) -> bool:
-    """Whether all settings but the known ones are at their defaults in open_clip's class of settings."""
-    defaults = {entry.name: entry.default for entry in fields(cls)}
-    return all(key in known or value == defaults.get(key) for key, value in settings.items())

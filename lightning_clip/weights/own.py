@@ -1,4 +1,4 @@
-"""Our own formats: a checkpoint or a folder that `export` wrote arrives, `Pretrained` leaves."""
+"""Our own formats as sources of weights: checkpoints, and folders that `export` wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lightning_clip.checkpoints.reading import CLASS_KEY, is_in_parts
 from lightning_clip.checkpoints.trained_only import BASE_KEY
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.model.recipe import Recipe, TowerSpec
-from lightning_clip.weights.files import is_openai, plain_names, read_file, read_weights
+from lightning_clip.weights.files import read_file, read_weights
+from lightning_clip.weights.openai import is_openai, plain_names
 from lightning_clip.weights.positions import resized_grid, resized_row
 from lightning_clip.weights.source import Pretrained, Source
 
@@ -43,8 +44,8 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
     settings = content["hyper_parameters"]
     if BASE_KEY in content or has_parts(content["state_dict"]):
         raise InputError(
-            f"pretrained {str(path)!r} holds adapters, new tokens apart or only what was trained: make whole weights of it "
-            f"with lightning-clip checkpoint merge {path} WHOLE.ckpt"
+            f"pretrained {str(path)!r} holds adapters, separate embeddings for new tokens, or only what was trained: make "
+            f"whole weights of it with lightning-clip checkpoint merge {path} WHOLE.ckpt"
         )
     recipe = Recipe.from_mapping(settings)
     weights = _of_every_model(content["state_dict"], parts_of(recipe), path)
@@ -58,10 +59,10 @@ def parts_of(recipe: Recipe) -> set[str]:
 
 
 def _of_every_model(state: dict[str, Tensor], parts: set[str], path: Path) -> dict[str, Tensor]:
-    """Towers, heads and temperature of a module's state; what an objective has learned beside them is left out and named."""
+    """Towers, heads and temperature of a module's state; what an objective has learned beside is ignored with a warning."""
     own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     if others := sorted({key.partition(".")[0] for key in own} - parts):
-        log.warning("pretrained %r has weights beside its towers (%s): they are left out", str(path), ", ".join(others))
+        log.warning("pretrained %r has weights beside its towers (%s): they are ignored", str(path), ", ".join(others))
     return {key: value for key, value in own.items() if key.partition(".")[0] in parts}
 
 

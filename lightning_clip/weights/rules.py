@@ -1,16 +1,18 @@
-"""Names of weights in two libraries: a table of rules arrives and reads both ways, so that in and out cannot disagree."""
+"""Tables of names in two libraries, of weights and of settings, each read both ways, so that in and out cannot disagree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_clip.checkpoints.fit import groups
 from lightning_clip.core.errors import InputError
 
-__all__ = ["Rule", "below", "renamed", "same_names", "to_ours", "to_theirs"]
+__all__ = ["Rule", "SettingsTable", "below", "renamed", "same_names", "to_ours", "to_theirs"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def below(rules: Iterable[Rule], ours: str, theirs: str) -> list[Rule]:
 
 
 def to_ours(rules: Iterable[Rule], weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Weights under our names; what no rule mentions is left out.
+    """Weights under our names; what no rule mentions is omitted.
 
     Args:
         rules: the table.
@@ -62,18 +64,17 @@ def to_ours(rules: Iterable[Rule], weights: Mapping[str, Tensor], name: str) -> 
     """
     table = list(rules)
     if missing := [key for rule in table for key in rule.theirs if key not in weights]:
-        from lightning_clip.checkpoints.fit import groups
-
         raise InputError(f"{name!r} lacks {len(missing)} weights: {groups(missing)}. Is it complete, and of this architecture?")
-    found = {}
-    for rule in table:
-        value = torch.cat([weights[key] for key in rule.theirs]) if len(rule.theirs) > 1 else weights[rule.theirs[0]]
-        value = value.T.contiguous() if rule.transposed else value
-        if rule.rows is not None:
-            first, end, every = rule.rows
-            value = value[len(value) * first // every : len(value) * end // every].clone()
-        found[rule.ours] = value.reshape((1,) * rule.lead + tuple(value.shape))
-    return found
+    return {rule.ours: _ours(rule, [weights[key] for key in rule.theirs]) for rule in table}
+
+
+def _ours(rule: Rule, parts: list[Tensor]) -> Tensor:
+    value = torch.cat(parts) if len(parts) > 1 else parts[0]  # n x (R, ...) -> (n R, ...)
+    value = value.T.contiguous() if rule.transposed else value
+    if rule.rows is not None:
+        first, end, every = rule.rows
+        value = value[len(value) * first // every : len(value) * end // every].clone()
+    return value.reshape((1,) * rule.lead + tuple(value.shape))
 
 
 def to_theirs(rules: Iterable[Rule], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,3 +101,44 @@ def to_theirs(rules: Iterable[Rule], weights: Mapping[str, Tensor]) -> dict[str,
         for key, part in zip(rule.theirs, parts, strict=True):
             found[key] = part.clone(memory_format=torch.contiguous_format)
     return found
+
+
+@dataclass(frozen=True)
+class SettingsTable:
+    """Settings of a tower of ours and what another library calls them.
+
+    Args:
+        names: ours -> theirs.
+        values: by our name, each value of ours with theirs, for settings that are written in other words.
+        always: what theirs say beside, whatever ours are.
+
+    Examples:
+        >>> table = SettingsTable({"width": "hidden_size", "quick": "act"}, {"quick": {True: "quick_gelu", False: "gelu"}})
+        >>> table.to_theirs({"width": 8, "quick": True})
+        {'hidden_size': 8, 'act': 'quick_gelu'}
+        >>> table.to_ours({"hidden_size": 8, "act": "quick_gelu", "seed": 0})
+        {'width': 8, 'quick': True}
+        >>> table.holds({"hidden_size": 8, "act": "relu"})
+        False
+    """
+
+    names: Mapping[str, str]
+    values: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
+    always: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_theirs(self, ours: Mapping[str, Any]) -> dict[str, Any]:
+        """Their settings from ours, which may hold others beside."""
+        found = {other: self.values[own][ours[own]] if own in self.values else ours[own] for own, other in self.names.items()}
+        return {**found, **self.always}
+
+    def to_ours(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        """Our settings from theirs, which may hold others beside; for settings that the table `holds`."""
+        return {own: self._ours(own, theirs[other]) for own, other in self.names.items()}
+
+    def holds(self, theirs: Mapping[str, Any]) -> bool:
+        """Whether ours can say the same: every value is a known one, and what is always so is so, or is not mentioned."""
+        known = all(theirs[self.names[own]] in values.values() for own, values in self.values.items())
+        return known and all(theirs.get(key, value) == value for key, value in self.always.items())
+
+    def _ours(self, own: str, value: Any) -> Any:
+        return {theirs: ours for ours, theirs in self.values[own].items()}[value] if own in self.values else value

@@ -1,7 +1,7 @@
-"""SigLIP's two forms, that of timm and open_clip and that of transformers: a tower arrives, settings in the other form leave.
+"""SigLIP's towers in two words: those of timm and open_clip beside those of transformers, names of weights and settings.
 
-Both keep the same numbers under other names (Zhai et al. 2023, https://arxiv.org/abs/2303.15343), one table each for pictures
-and texts. The activation differs among published weights: a form that lacks it is refused, nothing is approximated.
+Both keep the same numbers under other names (Zhai et al. 2023, https://arxiv.org/abs/2303.15343). The activation differs among
+published weights: a form that lacks it is refused, nothing is approximated.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from lightning_clip.encoders import (
     ImageEncoder,
     OpenClipTextEncoder,
     TextEncoder,
-    TimmImageEncoder,
     image_encoders,
 )
-from lightning_clip.weights.open_clip_parts import is_plain
-from lightning_clip.weights.rules import Rule, renamed
-from lightning_clip.weights.shapes import same_structure
+from lightning_clip.weights.open_clip_parts import TOKENIZER_SETTINGS, complete, is_plain
+from lightning_clip.weights.rules import Rule, SettingsTable, renamed
+from lightning_clip.weights.shapes import same_structure, unallocated, vit_sizes
 from lightning_clip.weights.towers import mlp_ratio
 
 __all__ = [
@@ -39,10 +38,37 @@ __all__ = [
 _IMAGE, _TEXT = "image_encoder.model.", "text_encoder.model."
 # timm's plainest architecture with each activation.
 _PLAIN = {"gelu": "vit_base_patch16_siglip_224", "gelu_pytorch_tanh": "vit_base_patch32_siglip_256"}
+# Sizes of timm's Vision Transformer beside transformers' vision_config.
+_VISION = SettingsTable(
+    {
+        "image_size": "image_size",
+        "patch_size": "patch_size",
+        "width": "hidden_size",
+        "depth": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "hidden": "intermediate_size",
+        "act": "hidden_act",
+    },
+    always={"layer_norm_eps": 1e-6},
+)
+# open_clip's text_cfg beside transformers' text_config; `act` and `eps` stand for its `act_kwargs` and `norm_kwargs`.
+_TEXTS = SettingsTable(
+    {
+        "context_length": "max_position_embeddings",
+        "vocab_size": "vocab_size",
+        "width": "hidden_size",
+        "heads": "num_attention_heads",
+        "layers": "num_hidden_layers",
+        "hidden": "intermediate_size",
+        "act": "hidden_act",
+        "eps": "layer_norm_eps",
+    },
+    {"act": {"": "gelu", "tanh": "gelu_pytorch_tanh"}},
+)
+_OPEN_CLIP_ALWAYS = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
 # Settings that are carried over, or that change nothing here; every other one must be at its default.
 _TEXT_SETTINGS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
-_TEXT_SETTINGS |= {"no_causal_mask", "pool_type", "proj_bias", "proj_type", "output_tokens", "pad_id"}
-_TEXT_SETTINGS |= {"hf_tokenizer_name", "hf_model_pretrained", "tokenizer_mode", "tokenizer_kwargs"}
+_TEXT_SETTINGS |= {"no_causal_mask", "pool_type", "proj_bias", "proj_type", "output_tokens", "pad_id", *TOKENIZER_SETTINGS}
 
 
 def image_rules(depth: int, theirs: str = "vision_model.") -> list[Rule]:
@@ -87,36 +113,22 @@ def _qkv(block: str, end: str) -> tuple[str, ...]:
 
 def transformers_vision_settings(encoder: ImageEncoder) -> dict[str, Any] | None:
     """Transformers' settings of a tower that timm builds like SigLIP's; None for any other tower."""
-    model: Any = getattr(encoder, "model", None)
-    if not isinstance(encoder, TimmImageEncoder) or getattr(model, "global_pool", None) != "map" or not len(model.blocks):
+    sizes = vit_sizes(encoder)
+    if sizes is None:
         return None
-    block = model.blocks[0]
-    try:
-        act = "gelu_pytorch_tanh" if "Tanh" in type(block.mlp.act).__name__ else "gelu"
-        sizes = {
-            "image_size": encoder.image_size,
-            "patch_size": model.patch_embed.proj.kernel_size[0],
-            "hidden_size": model.embed_dim,
-            "num_hidden_layers": len(model.blocks),
-            "num_attention_heads": block.attn.num_heads,
-            "intermediate_size": block.mlp.fc1.out_features,
-            "hidden_act": act,
-            "layer_norm_eps": 1e-6,
-        }
-    except AttributeError:  # it is made of other parts
-        return None
-    twin = _twin(_PLAIN[act], sizes)
-    return sizes if twin is not None and same_structure(model, twin.model) else None
+    sizes["act"] = "gelu_pytorch_tanh" if "Tanh" in sizes["act"] else "gelu"
+    twin = unallocated(_timm_spec(sizes))
+    return _VISION.to_theirs(sizes) if twin is not None and same_structure(encoder.model, twin.model) else None
 
 
 def timm_name(encoder: HuggingFaceImageEncoder) -> str | None:
     """The name under which timm has transformers' image tower exactly; None if there is none, often for its activation."""
-    config: Any = encoder.model.config
-    for name in timm.list_models(f"vit_*_patch{config.patch_size}_siglip_{encoder.image_size}"):
+    config = encoder.model.config.to_dict()
+    for name in timm.list_models(f"vit_*_patch{config['patch_size']}_siglip_{encoder.image_size}"):
         with torch.device("meta"):
             known: Any = image_encoders.build({"name": name, "image_size": encoder.image_size})
         sizes = transformers_vision_settings(known)
-        if sizes is not None and all(getattr(config, key) == value for key, value in sizes.items()):
+        if sizes is not None and all(config[key] == value for key, value in sizes.items()):
             return str(name)
     return None
 
@@ -127,59 +139,37 @@ def transformers_text_settings(encoder: TextEncoder) -> dict[str, Any] | None:
 
     if not isinstance(encoder, OpenClipTextEncoder) or encoder.quick_gelu:
         return None
-    settings = encoder.config
-    if not settings.get("no_causal_mask") or settings.get("pool_type") != "last":
+    if not is_plain(CLIPTextCfg, encoder.config, _TEXT_SETTINGS):
         return None
-    act, norm = dict(settings.get("act_kwargs") or {}), {"eps": 1e-5, **(settings.get("norm_kwargs") or {})}
-    if not is_plain(CLIPTextCfg, settings, _TEXT_SETTINGS) or act not in ({}, {"approximate": "tanh"}) or len(norm) > 1:
+    settings = complete(CLIPTextCfg, encoder.config)
+    act, norm = dict(settings["act_kwargs"] or {}), {"eps": 1e-5, **(settings["norm_kwargs"] or {})}
+    sees_all = settings["no_causal_mask"] and settings["pool_type"] == "last"
+    if not sees_all or act not in ({}, {"approximate": "tanh"}) or len(norm) > 1:
         return None
-    return {
-        "vocab_size": encoder.vocab_size,
-        "hidden_size": encoder.output_dim,
-        "num_hidden_layers": len(encoder.blocks()),
-        "num_attention_heads": settings.get("heads", 8),
-        "intermediate_size": encoder.model.get_parameter("transformer.resblocks.0.mlp.c_fc.bias").numel(),
-        "max_position_embeddings": encoder.context_length,
-        "hidden_act": "gelu_pytorch_tanh" if act else "gelu",
-        "layer_norm_eps": norm["eps"],
-        "pad_token_id": encoder.pad_id,
-    }
+    hidden = int(settings["width"] * settings["mlp_ratio"])
+    sizes = {**settings, "hidden": hidden, "act": act.get("approximate", ""), **norm}
+    return {**_TEXTS.to_theirs(sizes), "pad_token_id": encoder.pad_id}
 
 
 def open_clip_text_settings(encoder: HuggingFaceTextEncoder) -> dict[str, Any] | None:
     """open_clip's `text_cfg` for transformers' text tower; None for an activation that it lacks."""
-    config: Any = encoder.model.config
-    acts: dict[str, dict[str, Any]] = {"gelu": {}, "gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}}}
-    if config.hidden_act not in acts:
+    config = encoder.model.config.to_dict()
+    if not _TEXTS.holds(config):
         return None
-    return {
-        "context_length": config.max_position_embeddings,
-        "vocab_size": config.vocab_size,
-        "width": config.hidden_size,
-        "heads": config.num_attention_heads,
-        "layers": config.num_hidden_layers,
-        "mlp_ratio": mlp_ratio(config.intermediate_size, config.hidden_size),
-        "no_causal_mask": True,
-        "proj_bias": True,
-        "pool_type": "last",
-        "norm_kwargs": {"eps": config.layer_norm_eps},
-        **acts[config.hidden_act],
-    }
+    sizes = _TEXTS.to_ours(config)
+    act, norm = sizes.pop("act"), {"eps": sizes.pop("eps")}
+    sizes["mlp_ratio"] = mlp_ratio(sizes.pop("hidden"), sizes["width"])
+    return {**sizes, **_OPEN_CLIP_ALWAYS, "norm_kwargs": norm, **({"act_kwargs": {"approximate": act}} if act else {})}
 
 
 def is_transformers_siglip(encoder: nn.Module) -> bool:
     """Whether a tower is transformers' SigLIP with its own pooling."""
-    pooled = isinstance(encoder, HuggingFaceImageEncoder | HuggingFaceTextEncoder) and encoder.pooling == "pooler"
-    return pooled and getattr(encoder.model, "family", None) == "siglip"
+    found = isinstance(encoder, HuggingFaceImageEncoder | HuggingFaceTextEncoder)
+    return found and encoder.family == "siglip" and encoder.pooling == "pooler"
 
 
-def _twin(name: str, sizes: dict[str, Any]) -> Any:
-    """Timm's tower of these sizes, without memory; None where they make no tower."""
-    spec = {"name": name, "image_size": sizes["image_size"], "patch_size": sizes["patch_size"]}
-    spec |= {"embed_dim": sizes["hidden_size"], "depth": sizes["num_hidden_layers"], "num_heads": sizes["num_attention_heads"]}
-    spec["mlp_ratio"] = mlp_ratio(sizes["intermediate_size"], sizes["hidden_size"])
-    try:
-        with torch.device("meta"):
-            return image_encoders.build(spec)
-    except (RuntimeError, AssertionError, ZeroDivisionError):
-        return None
+def _timm_spec(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Timm's tower of these sizes."""
+    spec = {"name": _PLAIN[sizes["act"]], "image_size": sizes["image_size"], "patch_size": sizes["patch_size"]}
+    spec |= {"embed_dim": sizes["width"], "depth": sizes["depth"], "num_heads": sizes["heads"]}
+    return {**spec, "mlp_ratio": mlp_ratio(sizes["hidden"], sizes["width"])}

@@ -1,4 +1,4 @@
-"""Tokenizers of ours as transformers keeps them: a tokenizer arrives, a live one of transformers leaves."""
+"""Tokenizers of ours as live ones of transformers, with the same ids."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _inputs(masked: bool) -> list[str]:
 def with_cleaning(tokenizer: Tokenizer) -> Tokenizer:
     """The same tokenizer with open_clip's cleaning of captions as a part of its JSON, which transformers knows nothing of.
 
-    The repair of broken letters and HTML entities has no form there and is left out.
+    The repair of broken letters and HTML entities has no form there and is omitted.
 
     Examples:
         >>> from lightning_clip.data.tokenizers import train_tokenizer

@@ -1,22 +1,26 @@
-"""One tower of a source: how to build it here, its head and its weights; two of them and a temperature make a `Pretrained`."""
+"""Towers on their way: what a source holds of one, what another library holds of one, and two of them as a `Pretrained`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_clip.core.errors import InputError
+from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.model.recipe import Recipe, TowerSpec
+from lightning_clip.model.space import SharedSpace
+from lightning_clip.weights.rules import Rule
 from lightning_clip.weights.source import Pretrained
 
-__all__ = ["Tower", "assemble", "mlp_ratio", "timm_vit", "under"]
+__all__ = ["ForeignTower", "NotHeld", "TowerWeights", "TwoTowers", "assemble", "mlp_ratio", "under"]
 
 
 @dataclass
-class Tower:
-    """What a source holds of one modality.
+class TowerWeights:
+    """What a source holds of one modality, in our words.
 
     Attributes:
         spec: mapping from which the registry builds the encoder.
@@ -29,29 +33,60 @@ class Tower:
     weights: dict[str, Tensor] = field(repr=False)
 
 
-def timm_vit(
-    *, image_size: int, patch_size: int, width: int, depth: int, heads: int, hidden: int, quick_gelu: bool
-) -> dict[str, Any]:
-    """CLIP's Vision Transformer of any size as timm's.
+@dataclass
+class ForeignTower:
+    """A tower of ours as another library has it.
 
-    Args:
-        image_size: side in pixels.
-        patch_size: side of a patch.
-        width: of the tokens.
-        depth: number of blocks.
-        heads: of each block's attention.
-        hidden: width of a block's hidden layer.
-        quick_gelu: OpenAI's activation instead of GELU.
+    Attributes:
+        settings: from which the library builds it, such as open_clip's `vision_cfg`.
+        rules: names of its weights, and of its head's.
+        quick_gelu: what it needs open_clip's flag for the activation to be; None where the flag does nothing.
+        custom: whether open_clip keeps its weights under "text.".
+        extra: weights that the library has and we do not, by its names.
+        before: rules that make weights of the form in `rules` from those of the model, where it has another form.
     """
-    name = "vit_base_patch16_clip_quickgelu_224" if quick_gelu else "vit_base_patch16_clip_224"
-    sizes = {
-        "patch_size": patch_size,
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": heads,
-        "mlp_ratio": mlp_ratio(hidden, width),
-    }
-    return {"name": name, "image_size": image_size, **sizes}
+
+    settings: dict[str, Any]
+    rules: list[Rule]
+    quick_gelu: bool | None = None
+    custom: bool = False
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    before: list[Rule] = field(default_factory=list)
+
+
+class TwoTowers(NamedTuple):
+    """An image and a text tower with their heads, which is all that other libraries hold.
+
+    Attributes:
+        image: the image tower.
+        text: the text tower.
+        image_head: projection (B, W) -> (B, D) of the image tower.
+        text_head: of the text tower.
+        bias: of the logits (1,), None where they have none.
+    """
+
+    image: ImageEncoder
+    text: TextEncoder
+    image_head: nn.Module
+    text_head: nn.Module
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, space: SharedSpace) -> TwoTowers:
+        """Those of a model.
+
+        Raises:
+            NotHeld: it has others, or other columns share them.
+        """
+        if sorted(space.columns) != ["image", "text"]:
+            others = "where other libraries have one for images and one for texts"
+            raise NotHeld(f"it has towers for {', '.join(space.columns)}, {others}")
+        heads = space.head("image"), space.head("text")
+        return cls(space.tower("image"), space.tower("text"), *heads, space.logit_bias)
+
+
+class NotHeld(InputError):
+    """Why another library has no tower like one of ours, as it reads after "cannot hold this model exactly: "."""
 
 
 def mlp_ratio(hidden: int, width: int) -> float:
@@ -72,7 +107,7 @@ def under(prefix: str, weights: Mapping[str, Tensor], ours: str) -> dict[str, Te
 
 def assemble(
     name: str,
-    towers: tuple[Tower, Tower],
+    towers: tuple[TowerWeights, TowerWeights],
     scale: Mapping[str, Tensor],
     *,
     embed_dim: int,

@@ -1,4 +1,4 @@
-"""How transformers prepares texts and pictures: a hub name or folder arrives, mappings of our tokenizer and transform leave."""
+"""How transformers prepares texts and pictures: its tokenizers in our words, its image processors in and out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import Any
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.tokenizers import from_transformers
+from lightning_clip.data.transforms import ImageTransformSettings
+from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
 from lightning_clip.weights.files import unreachable
 
-__all__ = ["read_tokenizer", "read_transform", "room_of"]
+__all__ = ["read_tokenizer", "read_transform", "room_of", "write_processor"]
 
 _COMMON_FORM = "SentencePiece's form alone is not read: put its tokenizer.json beside the weights, or "
 _PROBES = ["a photo of 2 Dogs, on the beach!", "Tom's cat_1  (grey)"]
-_RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+_RESAMPLES = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
+_OUR_RESAMPLES = {theirs: ours for ours, theirs in _RESAMPLES.items()}
 
 
 def room_of(tower: Any) -> int:
@@ -24,23 +27,18 @@ def room_of(tower: Any) -> int:
 
 
 def read_tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | None, InputError | None]:
-    """The tokenizer as a mapping of ours, or why there is none."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    """The tokenizer as a mapping of ours, or why there is none.
 
-    live: Any = None
+    Args:
+        name: on the hub, or a folder.
+        model: the live model that it belongs to.
+        label: of the source, for messages.
+    """
     remedy = ""
     try:
-        live = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # a library that it needs may be missing, or the folder may lack it
-        if "sentencepiece" in str(error).lower():
-            remedy = _COMMON_FORM
-    try:
-        slow = live if live is not None and not live.is_fast else None
-        if live is None or slow is not None:  # SigLIP's class reads its own format, beside which there may be the common one
-            remedy = remedy if live is None else _COMMON_FORM
-            live = PreTrainedTokenizerFast.from_pretrained(name)
-        if slow is not None and (slow(_PROBES)["input_ids"] != live(_PROBES)["input_ids"]):
-            raise ValueError(f"its tokenizer.json gives other ids than {type(slow).__name__}")
+        live, remedy, problem = _live_tokenizer(name)
+        if problem is not None:
+            raise problem
         length = min(live.model_max_length, room_of(model.text_model), 512)
         if len(live) < 0.5 * model.text_model.config.vocab_size:  # transformers makes up an empty one where files are missing
             raise ValueError(f"it has {len(live)} ids, and the text tower {model.text_model.config.vocab_size}")
@@ -52,6 +50,31 @@ def read_tokenizer(name: str, model: Any, label: str) -> tuple[dict[str, Any] | 
             f"the tokenizer of {label} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:160]}): "
             f"{remedy}pass one that belongs to these weights, tokenizer='hf:NAME_OR_FOLDER'"
         )
+
+
+def _live_tokenizer(name: str) -> tuple[Any, str, Exception | None]:
+    """A fast tokenizer of transformers, what to say where it fails, and why it cannot be used.
+
+    SigLIP's class reads its own format, beside which there may be the common one.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    remedy = ""
+    try:
+        live: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if live.is_fast:
+            return live, "", None
+        remedy = _COMMON_FORM
+    except Exception as error:  # a library that it needs may be missing, or the folder may lack it
+        live = None
+        remedy = _COMMON_FORM if "sentencepiece" in str(error).lower() else ""
+    try:
+        fast = PreTrainedTokenizerFast.from_pretrained(name)
+        if live is not None and live(_PROBES)["input_ids"] != fast(_PROBES)["input_ids"]:
+            raise ValueError(f"its tokenizer.json gives other ids than {type(live).__name__}")
+    except Exception as error:  # of several libraries
+        return None, remedy, error
+    return fast, remedy, None
 
 
 def read_transform(name: str, label: str) -> dict[str, Any]:
@@ -76,9 +99,21 @@ def read_transform(name: str, label: str) -> dict[str, Any]:
     if not getattr(processor, "do_normalize", True):
         colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
     resample = int(processor.resample)
-    if resample not in _RESAMPLES:
+    if resample not in _OUR_RESAMPLES:
         raise InputError(f"{label} resizes with PIL's filter {resample}: only bilinear and bicubic are supported")
-    return {"resize": resize, "interpolation": _RESAMPLES[resample], **colours}
+    return {"resize": resize, "interpolation": _OUR_RESAMPLES[resample], **colours}
+
+
+def write_processor(settings: ImageTransformSettings, image_size: int) -> Any:
+    """Transformers' image processor from our transform's settings, for square images of `image_size` pixels."""
+    from transformers import CLIPImageProcessor
+
+    square = {"height": image_size, "width": image_size}
+    crop = settings.resize != "squash"
+    sizes: dict[str, Any] = {"size": {"shortest_edge": image_size} if crop else square}
+    sizes |= {"crop_size": square, "do_center_crop": crop}
+    colours: dict[str, Any] = {"image_mean": list(settings.mean or CLIP_MEAN), "image_std": list(settings.std or CLIP_STD)}
+    return CLIPImageProcessor(**sizes, **colours, resample=_RESAMPLES[settings.interpolation], do_convert_rgb=True)
 
 
 def _resize(processor: Any, label: str) -> str:

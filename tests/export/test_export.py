@@ -328,7 +328,9 @@ class TestMistakes:
             export(clip_module(), "onnx", tmp_path / "out")
 
     def test_half_precision(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="weights of this module are torch.bfloat16, .* in float32: float.. it"):
+        with pytest.raises(
+            InputError, match="weights of this module are torch.bfloat16, and exports are float32: call module.float.. first"
+        ):
             export(clip_module().bfloat16(), "safetensors", tmp_path / "out")
 
     def test_outputs(self, tmp_path: Path) -> None:

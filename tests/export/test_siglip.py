@@ -95,7 +95,7 @@ def test_cleaning_of_captions(clean: str, tmp_path: Path) -> None:
     texts = ["A Dog,  a cat!", " on_the_dog.\n", "Cat's (two) [cats]", "A~B^C\\D-E", *CAPTIONS]
     found = AutoTokenizer.from_pretrained(tmp_path / "out")(texts, truncation=True, max_length=16)["input_ids"]
     assert found == module.tokenizer.encode(texts)
-    assert "leaves out the repair of broken letters" in (tmp_path / "out/README.md").read_text()
+    assert "omits the repair of broken letters" in (tmp_path / "out/README.md").read_text()
 
 
 def test_processor(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_what_a_subclass_has_beside_the_towers(tmp_path: Path, caplog: pytest.Lo
     source = ClassifierModule(IMAGE, TEXT, embed_dim=16, tokenizer={"name": "clip", "context_length": 24}, class_names=names)
     module = ClassifierModule(pretrained=str(save_checkpoint(tmp_path / "head.ckpt", source)), class_names=["a", "b", "c"])
     module.configure_model()
-    assert "has weights beside its two towers (classes): they are left out" in caplog.text
+    assert "has weights beside its two towers (classes): they are ignored" in caplog.text
     assert torch.equal(module.encode_text(names), source.encode_text(names)) and len(module.model.classes.weight) == 3  # type: ignore[arg-type,union-attr]
 
 

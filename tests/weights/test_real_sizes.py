@@ -23,8 +23,8 @@ from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.encoders import ClipTextTransformer, OpenClipTextEncoder, TimmImageEncoder
 from lightning_clip.export.export import export
 from lightning_clip.model.clip import ClipModel
-from lightning_clip.weights.open_clip_texts import text_tower
-from lightning_clip.weights.open_clip_towers import image_tower
+from lightning_clip.weights.open_clip_images import read_image
+from lightning_clip.weights.open_clip_texts import read_text
 
 pytestmark = pytest.mark.slow
 
@@ -62,8 +62,8 @@ def test_every_architecture_of_open_clip() -> None:
         cls = CoCa if "multimodal_cfg" in config else CustomTextCLIP if custom else CLIP
         with torch.device("meta"):
             model = cls(**config)
-            image = image_tower(model, config, None, name)
-            text, _ = text_tower(model, config, {"name": "clip", "context_length": 77}, None)
+            image = read_image(model.visual, config, None, name)
+            text, _ = read_text(model, config, {"name": "clip", "context_length": 77}, None)
             heads = {"image": image.head, "text": text.head}
             own = ClipModel(image.spec, text.spec, embed_dim=config["embed_dim"], projection=heads)
         wanted = {key: value for key, value in own.state_dict().items() if key not in ("mean", "std", "logit_scale")}
