@@ -11,7 +11,7 @@ import yaml
 
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.encoders import Tower
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.export.interface import Exportable
 from lightning_clip.planning.formatting import accelerator_time
 from lightning_clip.weights.files import read_file
 
@@ -94,7 +94,7 @@ def _whole_passes(checkpoint: Mapping[str, Any]) -> int | None:
 
 
 def model_card(
-    module: ClipModule, run: Run, *, title: str, library: str, usage: str, difference: float, notes: Sequence[str]
+    module: Exportable, run: Run, *, title: str, library: str, usage: str, difference: float, notes: Sequence[str]
 ) -> str:
     """The text of README.md.
 
@@ -127,7 +127,7 @@ def _text(path: Path, what: str) -> str:
         raise InputError(f"{what} {str(path)!r} is no readable text ({error}): give a text file, in UTF-8") from error
 
 
-def _what(module: ClipModule, run: Run) -> str:
+def _what(module: Exportable, run: Run) -> str:
     reads = {"image": f", {module.image_size} x {module.image_size} pixels" if "image" in module.model.columns else ""}
     reads |= {"text": f", up to {module.tokenizer.context_length} tokens"}
     rows = {

@@ -15,8 +15,8 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
 from lightning_clip.export.card import Run, model_card
 from lightning_clip.export.formats import formats, refusal
+from lightning_clip.export.interface import Exportable
 from lightning_clip.merging.merged import whole
-from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.weights.own import parts_of
 
 __all__ = ["Exported", "export", "push_to_hub"]
@@ -48,7 +48,7 @@ class Exported:
     text_difference: float
 
 
-def export(module: ClipModule, format: str, output: str | Path, run: Run | None = None, *, towers: bool = False) -> Exported:
+def export(module: Exportable, format: str, output: str | Path, run: Run | None = None, *, towers: bool = False) -> Exported:
     """Writes a module in a format of another library, reads it back with that library and compares.
 
     Args:
@@ -68,12 +68,12 @@ def export(module: ClipModule, format: str, output: str | Path, run: Run | None 
         raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
-    module = whole(module)
+    module = whole(module)  # type: ignore[type-var]  # of a live module that has merged parts
     with _without(module, list(module.model.parts()) if towers else module.training_parts):
         return _exported(module, format, target, run or Run("a live module"))
 
 
-def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Exported:
+def _exported(module: Exportable, format: str, target: Path, run: Run) -> Exported:
     writer = formats.build(format)
     if others := sorted(
         {key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - parts_of(module.recipe)
@@ -86,7 +86,8 @@ def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Export
         raise InputError(f"the weights of this module are {kind}, and exports are float32: call module.float() first")
     training = [layer for layer in module.modules() if layer.training]
     device = module.device
-    module.eval().cpu()
+    module.eval()
+    module.to("cpu")
     try:
         if (error := refusal(format, module)) is not None:
             raise error
@@ -96,8 +97,8 @@ def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Export
             texts = [*_TEXTS, *(f"a photo of {word}" for word in module.training_settings.adapt.text.new_tokens)]
             features = writer.features(module, folder, pixels, texts)
             differences = (
-                _difference(features[0], module.encode_image(pixels)),
-                _difference(features[1], module.encode_text(texts)),
+                _difference(features[0], module.predictor.encode_image(pixels)),
+                _difference(features[1], module.predictor.encode_text(texts)),
             )
             if not max(differences) <= writer.tolerance:
                 raise InputError(
@@ -123,7 +124,7 @@ def _exported(module: ClipModule, format: str, target: Path, run: Run) -> Export
 
 
 @contextmanager
-def _without(module: ClipModule, parts: Collection[str]) -> Iterator[None]:
+def _without(module: Exportable, parts: Collection[str]) -> Iterator[None]:
     """While it lasts, the module's model lacks these parts."""
     held = {name: part for name, part in module.model.named_children() if name in parts}
     for name in held:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.export.interface import Exportable
 from lightning_clip.weights.towers import NotHeld
 
 __all__ = ["Format", "formats", "reason_not", "refusal"]
@@ -30,15 +30,15 @@ class Format(ABC):
     usage: str
 
     @abstractmethod
-    def reason(self, module: ClipModule) -> str | None:
+    def reason(self, module: Exportable) -> str | None:
         """Why this format cannot hold the module exactly, or None if it can."""
 
     @abstractmethod
-    def write(self, module: ClipModule, folder: Path) -> None:
+    def write(self, module: Exportable, folder: Path) -> None:
         """Writes everything but the model card."""
 
     @abstractmethod
-    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features of uint8 pixels (B, 3, S, S) and texts, by the format's library, from the files alone.
 
         The module only tells how its own preprocessing goes where the format has none.
@@ -48,7 +48,7 @@ class Format(ABC):
         """Called when the files are complete, before the folder gets its name."""
         return None
 
-    def notes(self, module: ClipModule) -> list[str]:
+    def notes(self, module: Exportable) -> list[str]:
         """What the format says a little differently, for the model card."""
         return []
 
@@ -65,7 +65,7 @@ def reason_not(check: Callable[[], object]) -> str | None:
 formats: Registry[Format] = Registry("export format")
 
 
-def refusal(name: str, module: ClipModule) -> InputError | None:
+def refusal(name: str, module: Exportable) -> InputError | None:
     """The error that says why a format cannot hold a module and which formats can, or None."""
     reason = formats.build(name).reason(module)
     if reason is None:

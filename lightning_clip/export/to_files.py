@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from lightning_clip.export.formats import Format, formats
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.export.interface import Exportable
+from lightning_clip.loading import open_module
 from lightning_clip.weights.own import RECIPE_KEYS, SETTINGS_FILE, WEIGHTS_FILE
 
 __all__ = ["SafetensorsFormat"]
@@ -27,13 +28,13 @@ module = ClipModule.from_pretrained("{folder}")
 module.encode_text(["a dog"])
 """
 
-    def reason(self, module: ClipModule) -> str | None:
+    def reason(self, module: Exportable) -> str | None:
         """Names an argument that is an object without a registered name, which JSON cannot hold, or None."""
         settings = module.to_mapping()
         live = [key for key in RECIPE_KEYS if "live object" in json.dumps(settings[key])]
         return f"its {live[0]} hold an object of your own without a registered name" if live else None
 
-    def write(self, module: ClipModule, folder: Path) -> None:
+    def write(self, module: Exportable, folder: Path) -> None:
         """Writes settings and weights."""
         from safetensors.torch import save_file
 
@@ -43,7 +44,7 @@ module.encode_text(["a dog"])
         weights = {key: value.detach().cpu().clone().contiguous() for key, value in module.model.state_dict().items()}
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
-    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by `from_pretrained`, from the folder."""
-        read = ClipModule.from_pretrained(str(folder))
+        read = open_module(folder).predictor
         return read.encode_image(pixels), read.encode_text(list(texts))

@@ -22,9 +22,9 @@ from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.export.formats import Format, formats, reason_not
+from lightning_clip.export.interface import Exportable
 from lightning_clip.model.recipe import plain_settings
 from lightning_clip.model.space import SharedSpace
-from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.weights.towers import TwoTowers
 
 __all__ = ["OnnxFormat", "TorchExportFormat", "exported_towers"]
@@ -57,13 +57,12 @@ class _Text(nn.Module):
         return normalize(self.projection(self.encoder(tokens, mask > 0)), dim=-1)  # (B, L) -> (B, W) -> (B, D)
 
 
-def exported_towers(module: ClipModule) -> tuple[ExportedProgram, ExportedProgram]:
+def exported_towers(module: Exportable) -> tuple[ExportedProgram, ExportedProgram]:
     """Both towers as graphs: any number of images or texts, texts of any length up to the context.
 
     Raises:
         InputError: a tower that torch.export cannot trace, or towers of other columns than image and text.
     """
-    module.configure_model()
     towers = TwoTowers.of(module.model)
     size = module.image_size
     pixels = torch.zeros(3, 3, size, size, dtype=torch.uint8)
@@ -86,12 +85,11 @@ class _Graphs(Format):
 
     tolerance = 1e-4
 
-    def reason(self, module: ClipModule) -> str | None:
+    def reason(self, module: Exportable) -> str | None:
         """Why there are no two graphs, or None: whether they can be traced, only a trial can tell."""
-        module.configure_model()
         return reason_not(lambda: TwoTowers.of(module.model))
 
-    def write(self, module: ClipModule, folder: Path) -> None:
+    def write(self, module: Exportable, folder: Path) -> None:
         """Writes both graphs and the settings of preprocessing."""
         settings = module.to_mapping()
         kept = {"tokenizer": settings["tokenizer"], "embed_dim": settings["embed_dim"]}
@@ -104,7 +102,7 @@ class _Graphs(Format):
         self._write(image, folder, "image")
         self._write(text, folder, "text")
 
-    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by the graphs; the module tokenizes."""
         tokens, mask = module.tokenizer(list(texts))
         images = torch.cat([self._run(folder, "image", {"pixels": part}) for part in torch.split(pixels, 2)])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_clip.encoders import HuggingFaceTextEncoder
 from lightning_clip.export.formats import Format, formats, reason_not
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.export.interface import Exportable
 from lightning_clip.weights.clip import temperature
 from lightning_clip.weights.open_clip_images import write_image
 from lightning_clip.weights.open_clip_inputs import write_tokenizer_settings, write_transform
@@ -36,12 +36,11 @@ model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}
 tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
 """
 
-    def reason(self, module: ClipModule) -> str | None:
+    def reason(self, module: Exportable) -> str | None:
         """Why open_clip cannot hold the module exactly, or None."""
-        module.configure_model()
         return reason_not(lambda: _towers(module))
 
-    def write(self, module: ClipModule, folder: Path) -> None:
+    def write(self, module: Exportable, folder: Path) -> None:
         """Writes configuration, weights and the tokenizer's files."""
         from safetensors.torch import save_file
 
@@ -60,7 +59,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         weights = to_theirs([*image.rules, *text.rules, *temperature(bias=model.logit_bias is not None)], state)
         save_file({**weights, **image.extra}, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
-    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by open_clip, from the folder alone."""
         import open_clip
 
@@ -81,7 +80,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
             content["model_cfg"]["text_cfg"]["hf_model_name"] = str(target.resolve() / TEXT_FOLDER)
             path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
-    def notes(self, module: ClipModule) -> list[str]:
+    def notes(self, module: Exportable) -> list[str]:
         """Differences of the centre crop and of the tokenizer, and a path that is not relative."""
         found = []
         if module.transform_settings.resize == "floor_crop":
@@ -97,7 +96,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         return found
 
 
-def _towers(module: ClipModule) -> tuple[ForeignTower, ForeignTower]:
+def _towers(module: Exportable) -> tuple[ForeignTower, ForeignTower]:
     """Both towers as open_clip has them.
 
     Raises:
@@ -112,7 +111,7 @@ def _towers(module: ClipModule) -> tuple[ForeignTower, ForeignTower]:
     return image, text
 
 
-def _config(module: ClipModule, image: ForeignTower, text: ForeignTower, folder: Path) -> dict[str, Any]:
+def _config(module: Exportable, image: ForeignTower, text: ForeignTower, folder: Path) -> dict[str, Any]:
     """open_clip's settings of the whole model."""
     texts, bias = dict(text.settings), module.model.logit_bias
     if "hf_model_name" in texts:

@@ -14,7 +14,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer
 from lightning_clip.encoders import ClipTextTransformer
 from lightning_clip.export.formats import Format, formats, reason_not
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.export.interface import Exportable
 from lightning_clip.weights.rules import to_theirs
 from lightning_clip.weights.tokenizer_files import swapped, transformers_tokenizer, with_cleaning
 from lightning_clip.weights.tokens import end_token
@@ -37,14 +37,13 @@ model = AutoModel.from_pretrained("{folder}")
 tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcessor.from_pretrained("{folder}")
 """
 
-    def reason(self, module: ClipModule) -> str | None:
+    def reason(self, module: Exportable) -> str | None:
         """Why transformers cannot hold the module exactly, or None."""
-        module.configure_model()
         if module.transform_settings.resize == "pad":
             return "transformers has no preprocessing that pads pictures to a square"
         return reason_not(lambda: _model(module))
 
-    def write(self, module: ClipModule, folder: Path) -> None:
+    def write(self, module: Exportable, folder: Path) -> None:
         """Writes configuration, weights, image processor and the tokenizer's files."""
         from transformers import AutoConfig, AutoModel
 
@@ -64,7 +63,7 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         transformers_tokenizer(with_cleaning(tokenizer), masked=found.family != "siglip").save_pretrained(folder)
         write_processor(module.transform_settings, module.image_size).save_pretrained(folder)
 
-    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by transformers, from the folder alone."""
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -80,7 +79,7 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         image, text = (value if isinstance(value, Tensor) else value.pooler_output for value in outputs)
         return normalize(image, dim=-1), normalize(text, dim=-1)
 
-    def notes(self, module: ClipModule) -> list[str]:
+    def notes(self, module: Exportable) -> list[str]:
         """Differences of the centre crop and of the tokenizer."""
         found = []
         if module.transform_settings.resize == "crop":
@@ -94,11 +93,11 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         return found
 
 
-def _model(module: ClipModule) -> ForeignModel:
+def _model(module: Exportable) -> ForeignModel:
     return write_model(TwoTowers.of(module.model), module.tokenizer, module.embed_dim)
 
 
-def _ending_last(module: ClipModule, found: ForeignModel) -> tuple[Tokenizer, dict[str, Tensor]]:
+def _ending_last(module: Exportable, found: ForeignModel) -> tuple[Tokenizer, dict[str, Tensor]]:
     """Where texts end in id 2, the tokenizer and the embedding with that id exchanged for another.
 
     transformers takes 2 for a sign of old configurations and then looks for the end of a text at its largest id.
