@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 ImageInput = Tensor | Image.Image | Sequence[Image.Image]
+MakeScorer = Callable[["Predictor", Sequence[str], "str | Sequence[str]"], Callable[[ImageInput], Tensor]]
 
 
 class Predictor:
@@ -42,6 +43,8 @@ class Predictor:
         model: towers, heads and temperature.
         tokenizer: of the text tower.
         transform: of evaluation: uint8 (3, H, W) of any size -> uint8 (3, S, S).
+        make_scorer: how images are scored against classes, called as (predictor, class_names, templates); None takes
+            similarities. `ClipModule` gives that of its objective.
 
     Examples:
         >>> from lightning_clip import ClipModel
@@ -59,8 +62,11 @@ class Predictor:
         torch.Size([1, 3])
     """
 
-    def __init__(self, model: SharedSpace, tokenizer: Tokenizer, transform: nn.Module) -> None:
+    def __init__(
+        self, model: SharedSpace, tokenizer: Tokenizer, transform: nn.Module, make_scorer: MakeScorer | None = None
+    ) -> None:
         self.model, self.tokenizer, self.transform = model, tokenizer, transform
+        self._make_scorer = make_scorer
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +170,24 @@ class Predictor:
     def scorer(
         self, class_names: ClassNames, templates: str | Sequence[str] = "simple", batch_size: int = 256
     ) -> Callable[[ImageInput], Tensor]:
-        """`scores` for many calls: the classes are encoded once.
+        """`scores` for many calls: the classes are encoded once. What is asked is the objective's own scorer, if it has one.
+
+        Args:
+            class_names: as for `zero_shot_classifier`.
+            templates: as for `zero_shot_classifier`.
+            batch_size: images encoded at a time, at least 1.
+
+        Returns:
+            Images as for `encode_image` -> logits (B, C).
+        """
+        if self._make_scorer is not None:
+            return self._make_scorer(self, class_names, templates)
+        return self.similarity(class_names, templates, batch_size)
+
+    def similarity(
+        self, class_names: Sequence[str], templates: str | Sequence[str] = "simple", batch_size: int = 256
+    ) -> Callable[[ImageInput], Tensor]:
+        """As `scorer`, by similarity to the classes' prompts: scale times cosine.
 
         Args:
             class_names: as for `zero_shot_classifier`.

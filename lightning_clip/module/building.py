@@ -249,7 +249,7 @@ class BuiltOnUse(pl.LightningModule):
     @property
     def predictor(self) -> Predictor:
         """The trained model with its tokenizer and preprocessing, for evaluation and use."""
-        return Predictor(self.model, self.tokenizer, self.image_transform(train=False))
+        return Predictor(self.model, self.tokenizer, self.image_transform(train=False), self.objective.scorer)
 
     @property
     def image_size(self) -> int:

@@ -72,7 +72,7 @@ class Objective(AcrossRanks, nn.Module, ABC):
         self, predictor: Predictor, class_names: Sequence[str], templates: str | Sequence[str] = "simple"
     ) -> Callable[[Any], Tensor]:
         """A function images -> scores (B, C), which evaluation asks; by default similarities to the classes' prompts."""
-        return predictor.scorer(class_names, templates)
+        return predictor.similarity(class_names, templates)
 
     def is_given(self, batch: PairBatch) -> bool:
         """Whether a batch of evaluation holds all that the loss reads."""
