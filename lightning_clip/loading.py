@@ -1,4 +1,4 @@
-"""A model for use: a checkpoint of ours or weights of others arrive, a `ClipModule` in evaluation mode leaves."""
+"""Models opened for use, from a checkpoint of ours or weights of others: the module, or its predictor."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ from pathlib import Path
 
 from lightning_clip.checkpoints.reading import is_ours
 from lightning_clip.core.errors import existing_path
+from lightning_clip.model.predictor import Predictor
 from lightning_clip.module.clip_module import ClipModule
 
-__all__ = ["is_name", "open_module"]
+__all__ = ["is_name", "open_module", "open_predictor"]
 
 
 def is_name(source: str) -> bool:
-    """Whether a library is asked for the weights, and not the disk."""
+    """Whether a source names weights of a library or a hub, and not a path.
+
+    Args:
+        source: as for `open_module`.
+
+    Examples:
+        >>> is_name("open_clip:ViT-B-32/openai"), is_name("runs/mine/last.ckpt")
+        (True, False)
+    """
     return source.startswith(("open_clip:", "hf:"))
 
 
@@ -33,3 +42,20 @@ def open_module(source: str | Path, *, allow_pickle: bool = False) -> ClipModule
         if path.is_file() and (path.suffix == ".ckpt" or is_ours(path)):
             return ClipModule.load_from_checkpoint(path, weights_only=not allow_pickle)
     return ClipModule.from_pretrained(source, allow_pickle=allow_pickle)
+
+
+def open_predictor(source: str | Path, *, allow_pickle: bool = False) -> Predictor:
+    """The predictor of a checkpoint of ours or of weights of others, on the CPU: what a program that uses a model needs.
+
+    Args:
+        source: as for `open_module`.
+        allow_pickle: as for `open_module`.
+
+    Raises:
+        InputError: as `open_module`.
+
+    Examples:
+        >>> predictor = open_predictor("open_clip:ViT-B-32/openai")  # doctest: +SKIP
+        >>> predictor.scores(image, ["a cat", "a dog"]).softmax(dim=-1)  # doctest: +SKIP
+    """
+    return open_module(source, allow_pickle=allow_pickle).predictor

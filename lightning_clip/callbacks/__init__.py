@@ -1,4 +1,4 @@
-"""Callbacks that watch a ClipModule; each is thin and calls metrics or the report."""
+"""Callbacks that watch a module through its predictor; each is thin and calls metrics, the suite or the report."""
 
 from lightning_clip.callbacks.compute_meter import ComputeMeter
 from lightning_clip.callbacks.features import WriteFeatures

@@ -1,4 +1,4 @@
-"""`ComputeMeter`: a fit runs; its speed, FLOPs, MFU and accelerator time leave, over all ranks and restarts."""
+"""`ComputeMeter`: speed, FLOPs, MFU and accelerator time of a fit, over all ranks and restarts."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _COUNTED = {1, 10, 100, 1000, 10_000, 100_000}
 
 
 class ComputeMeter(pl.Callback):
-    """Measures what training costs; the count is kept in the checkpoint and goes on when a run is resumed.
+    """Measures what training costs; the count is kept in the checkpoint and continues when a run is resumed.
 
     Logs, every `log_every_n_steps`, figures of all ranks together:
 
-    - `compute/samples_per_second`, validation left out;
+    - `compute/samples_per_second`, without validation;
     - `compute/forward_flops_per_step`, `compute/backward_flops_per_step`, and `compute/recomputed_flops_per_step`: forward work
       that activation checkpointing or micro-batches do a second time;
     - `compute/mfu`: forward and backward FLOPs per second as a share of the devices' peak at the Trainer's precision;
     - `compute/accelerator_hours`, and `compute/accelerator_hours/DEVICE` by name of device: wall time of the fit, validation
       included, times the number of ranks, over all runs that led here.
 
-    FLOPs are counted on the first, tenth, hundredth ... step of each batch shape; these steps run uncompiled and are left out
+    FLOPs are counted on the first, tenth, hundredth ... step of each batch shape; these steps run uncompiled and are excluded
     of the speed, the others are taken to cost the mean of theirs. No step waits for the device on account of the meter. Ranks
     are taken to do equal work. A killed run loses the time after its last checkpoint.
 
     Args:
-        peak_flops: FLOP/s of a device to reckon MFU with; None looks the device up and leaves MFU out if it is not known.
+        peak_flops: FLOP/s of a device, for MFU; None looks the device up, and without a known peak there is no MFU.
 
     Raises:
         InputError: a peak that is not positive.

@@ -1,4 +1,4 @@
-"""Features to a file: `lightning-clip predict` hands its batches here and one .npz leaves per rank."""
+"""`WriteFeatures`: the features of `lightning-clip predict` in one .npz per rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SaveOnSignal`: a scheduler's signal arrives, a checkpoint of the very step leaves, and the run ends in good order."""
+"""`SaveOnSignal`: a checkpoint of the very step when a scheduler signals, then an orderly end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class SaveOnSignal(pl.Callback):
     """Saves `last.ckpt` and ends the run at a signal, as SLURM, Kubernetes and spot machines send one before they stop a job.
 
     The signal is only noted when it comes; the checkpoint is written when the batch in work is done, so that the resumed run
-    (`--ckpt_path last`) goes on with the very next sample. All ranks stop after the same batch, whichever of them was told.
+    (`--ckpt_path last`) continues with the very next sample. All ranks stop after the same batch, whichever got the signal.
     The process ends with 128 + the signal's number. Lightning's own handlers, which may save in the middle of a step, are
     replaced while the fit runs.
 
     Args:
         signals: names, such as "SIGTERM", or "SIGUSR1" with SLURM's `--signal=SIGUSR1@90`.
         folder: of `last.ckpt`; None for that of the run's ModelCheckpoint, or the Trainer's root folder.
-        every_n_batches: how often several ranks ask each other, at least 1; one rank alone always knows.
+        every_n_batches: how often several ranks compare notes, at least 1; a single rank stops after the batch at work.
         requeue: whether to call `scontrol requeue` afterwards, where the run is a SLURM job.
 
     Raises:
@@ -78,7 +78,11 @@ class SaveOnSignal(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and ends, between two optimizer steps only: gradients that are still being summed are in no checkpoint."""
+        """Saves and ends, between two optimizer steps only: gradients that are still being summed are in no checkpoint.
+
+        Raises:
+            SystemExit: with 128 + the signal's number, when a signal was received.
+        """
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not last:
             return
@@ -88,7 +92,7 @@ class SaveOnSignal(pl.Callback):
         path = self._folder(trainer) / "last.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            log.warning("stopped by %s; go on with --ckpt_path %s", signal.Signals(received).name, path)
+            log.warning("stopped by %s; continue with --ckpt_path %s", signal.Signals(received).name, path)
             if self.requeue and "SLURM_JOB_ID" in os.environ:
                 _requeue()
         raise SystemExit(128 + received)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_clip.callbacks.retrieval import Retrieval, RetrievalResult
@@ -34,7 +35,11 @@ _DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → ima
 
 
 def progress_line(metrics: Mapping[str, Tensor]) -> str:
-    """The figures that one looks at while it trains."""
+    """The figures that one looks at while it trains, in one line.
+
+    Args:
+        metrics: logged values by key, each ().
+    """
     parts = [f"loss {metrics['val/loss']:.2f}"] if "val/loss" in metrics else []
     for key, value in metrics.items():
         if key.startswith("val/zero_shot/") and key.endswith("/top1"):
@@ -47,7 +52,13 @@ def progress_line(metrics: Mapping[str, Tensor]) -> str:
 def result_rows(
     zero_shot: Sequence[ZeroShotClassification], retrieval: Sequence[Retrieval], curves: Curves
 ) -> list[tuple[str, str, str]]:
-    """Measure, value and chance of everything that was evaluated last."""
+    """Measure, value and chance of everything that was evaluated last.
+
+    Args:
+        zero_shot: callbacks with their results.
+        retrieval: likewise.
+        curves: key -> (step, value) in order; the speed is taken from them.
+    """
     rows = [
         (f"{spaced(name)}: {label}", percent(result.metrics[key]), percent(result.chance))
         for callback in zero_shot
@@ -72,7 +83,11 @@ def _retrieval_rows(result: RetrievalResult) -> list[tuple[str, str, str]]:
 
 
 def curve_sections(curves: Curves) -> list[Section]:
-    """Loss, zero-shot accuracy and recall over the optimizer steps, of what there is."""
+    """Loss, zero-shot accuracy and recall over the optimizer steps, of what there is.
+
+    Args:
+        curves: key -> (step, value) in order.
+    """
     drawn = {key: curve for key, curve in curves.items() if curve}
     losses = {key: curve for key, curve in drawn.items() if key in ("train/loss", "val/loss")}
     top1 = {spaced(key.split("/")[2]): curve for key, curve in drawn.items() if key.endswith("/top1")}
@@ -85,7 +100,11 @@ def curve_sections(curves: Curves) -> list[Section]:
 
 
 def zero_shot_sections(callbacks: Sequence[ZeroShotClassification]) -> list[Section]:
-    """Pictures with predictions and a confusion matrix for each set."""
+    """Images with predictions and a confusion matrix for each set.
+
+    Args:
+        callbacks: whose results are shown.
+    """
     sections = []
     for name, result in ((name, result) for callback in callbacks for name, result in callback.results.items()):
         captions, colours = [], []
@@ -128,8 +147,13 @@ def retrieval_sections(callbacks: Sequence[Retrieval], source: PairSource, trans
 
 
 def classify_command(checkpoint: Any, zero_shot: Sequence[ZeroShotClassification]) -> str:
-    """The command that classifies a picture with the checkpoint just saved, or "" if none was."""
-    saved = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+    """The command that classifies a picture with the checkpoint just saved, or "" if none was.
+
+    Args:
+        checkpoint: the Trainer's checkpoint callback, or None.
+        zero_shot: callbacks whose class names serve as an example.
+    """
+    saved = (checkpoint.last_model_path or checkpoint.best_model_path) if isinstance(checkpoint, ModelCheckpoint) else ""
     if not saved:
         return ""
     names = sorted({name for callback in zero_shot for result in callback.results.values() for name in result.class_names})

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class EvaluationSuite(pl.Callback):
     """The protocols of `lightning-clip evaluate` on the model at work; each rank encodes its share, all see the figures.
 
-    What cannot be measured is said in a warning; the training goes on, and is the same with or without this callback.
+    What cannot be measured is logged as a warning; the training continues, and is the same with or without this callback.
 
     Args:
         suite: path of a YAML file, or its content as a mapping; its Trainer, cache and loader of other runs are not used.
@@ -81,7 +81,7 @@ class EvaluationSuite(pl.Callback):
         with isolate_rng(), evaluating(model):  # loaders draw seeds for their workers
             self.outcome = run_suite(self.suite, [model], subjects=self._subject)
         values = _values(self.outcome)
-        for logger in trainer.loggers:  # `log` would leave out steps that are not logged
+        for logger in trainer.loggers:  # `log` would skip steps that are not logged
             logger.log_metrics(values, step=trainer.global_step)
         when: dict[str, Any] = {} if self.every_n_steps is None else {"on_step": True, "on_epoch": False}
         for key, value in values.items():  # for checkpoints that monitor a measure

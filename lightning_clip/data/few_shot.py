@@ -68,7 +68,7 @@ class FewShotSource(Subset):
         opened = pair_sources.build(source)
         labels = _labels(opened)
         self.shots, self.seed, self.held_out = shots, seed, held_out
-        self.class_names: list[str] = list(getattr(opened, "class_names", []))
+        self.class_names = list(opened.class_names)
         classes = len(self.class_names) or int(labels.max()) + 1
         train, held = _all(labels, seed) if shots is None else self._drawn(labels, classes)
         rows = held if held_out else train

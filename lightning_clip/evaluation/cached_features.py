@@ -1,4 +1,4 @@
-"""A model with one set, its features on disk under the model's identity: nothing is computed twice, in this run or the next."""
+"""`CachedSubject`: a model with one set, its features on disk under the model's identity for every later run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Keep = Callable[[Images, Path, "int | None"], Features]
 
 
 class CachedSubject(ModelSubject):
-    """A `Subject` whose features stand on disk, under `folder/<model's identity>/`.
+    """A `Subject` whose features are kept on disk, under `folder/<model's identity>/`.
 
     Args:
         model: what is evaluated.
@@ -52,7 +52,12 @@ class CachedSubject(ModelSubject):
         self.folder, self.spec, self._root = folder / model.identity, spec, folder
 
     def other(self, name: str, spec: Any) -> CachedSubject:
-        """See `Subject`; what it extracts counts as extracted here."""
+        """The same model with another set; what it extracts counts as extracted here.
+
+        Args:
+            name: of the set.
+            spec: as a suite describes it.
+        """
         found = CachedSubject(self.model, open_evaluation_set(spec), name, self._root, spec=spec, keep=self._keep)
         found.extracted = self.extracted
         return found
@@ -72,7 +77,12 @@ class CachedSubject(ModelSubject):
 
 
 def set_fingerprint(source: PairSource, spec: Any = None) -> str:
-    """A short name for a source: its description, or its kind; its size and its first captions."""
+    """A short name for a source: its description, or its kind; its size and its first captions.
+
+    Args:
+        source: of one split.
+        spec: how its set was described, or None.
+    """
     try:
         first = source.captions(0) if len(source) else ()
     except (OSError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""How sure a figure is: values of single images arrive, confidence intervals and paired differences leave."""
+"""Confidence intervals of a mean over images, and of the difference of two models on the same images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures made worse in five strengths: clean pixels and a name such as "gaussian_noise:3" arrive, corrupted pixels leave.
+"""Image corruptions in five strengths, named as "gaussian_noise:3".
 
 The kinds and the idea of strengths 1 to 5 are Hendrycks and Dietterich's (2019, arXiv 1903.12261, ImageNet-C); widths in pixels
 are scaled with the picture, so that 32 and 224 pixels suffer alike. Figures are not those of the published files.
@@ -74,8 +74,15 @@ CORRUPTIONS: dict[str, Corruption] = {
 def parse_corruption(spec: str) -> tuple[str, int]:
     """Name and strength of "gaussian_noise:3".
 
+    Args:
+        spec: NAME:STRENGTH, a name of `CORRUPTIONS` and a strength from 1 to 5.
+
     Raises:
         InputError: an unknown name, or a strength outside 1 to 5.
+
+    Examples:
+        >>> parse_corruption("jpeg:5")
+        ('jpeg', 5)
     """
     name, _, strength = spec.partition(":")
     if name not in CORRUPTIONS:

@@ -1,4 +1,4 @@
-"""Effective robustness: accuracies of standard models on a set and under shift arrive, what a model has beyond them leaves."""
+"""Effective robustness: accuracy under shift beyond that of standard models with the same accuracy on the set."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _EDGE = 1e-4  # accuracies of 0 and 1 have no logit
 def logit(share: float) -> float:
     """log(p / (1 - p)), p kept within 1e-4 of 0 and 1.
 
+    Args:
+        share: p in [0, 1].
+
     Examples:
         >>> logit(0.5), round(logit(0.75), 3)
         (0.0, 1.099)
@@ -34,11 +37,20 @@ class Line(NamedTuple):
     intercept: float
 
     def expected(self, accuracy: float) -> float:
-        """The accuracy under shift that a standard model of this accuracy has, in (0, 1)."""
+        """The accuracy under shift that a standard model of this accuracy has, in (0, 1).
+
+        Args:
+            accuracy: on the set itself, in [0, 1].
+        """
         return 1 / (1 + math.exp(-(self.slope * logit(accuracy) + self.intercept)))
 
     def effective(self, accuracy: float, shifted: float) -> float:
-        """Effective robustness: the accuracy under shift beyond the expected one (Taori et al. 2020, section 3)."""
+        """Effective robustness: the accuracy under shift beyond the expected one (Taori et al. 2020, section 3).
+
+        Args:
+            accuracy: on the set itself, in [0, 1].
+            shifted: under shift, in [0, 1].
+        """
         return shifted - self.expected(accuracy)
 
 
@@ -68,7 +80,7 @@ def read_reference(path: str, names: Sequence[str]) -> dict[str, list[tuple[floa
 
     Args:
         path: csv with a row a model, a column `reference` with its accuracy on the set itself, and one for each shifted set;
-            shares in [0, 1]. Empty cells are left out.
+            shares in [0, 1]. Empty cells are skipped.
         names: of the shifted sets.
 
     Raises:

@@ -36,7 +36,11 @@ class Collector:
         self._skipped: dict[str, str] = {}
 
     def add(self, batch: ImageBatch) -> None:
-        """Encodes a batch that is on the model's device."""
+        """Encodes a batch.
+
+        Args:
+            batch: images uint8 (B, 3, S, S) on the model's device.
+        """
         self._skipped.update({skip.key: skip.reason for skip in batch.skipped})
         if batch.samples:
             features, backbone = self.model.encode_image(batch.image)
@@ -79,14 +83,18 @@ def joined(parts: Sequence[Features]) -> Features:
         parts: of each rank; a rank may have no image.
     """
     full = [part for part in parts if len(part)] or list(parts[:1])
-    order = torch.cat([part.index for part in full]).argsort()
+
+    def together(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in full])
+
+    order = together("index").argsort()
     keys = [key for part in full for key in part.keys]
     text_features, text_index = _joined_texts([part for part in full if len(part.text_features)])
     return Features(
-        image_features=torch.cat([part.image_features for part in full])[order],
-        backbone=torch.cat([part.backbone for part in full])[order],
-        label=torch.cat([part.label for part in full])[order],
-        index=torch.cat([part.index for part in full])[order],
+        image_features=together("image_features")[order],
+        backbone=together("backbone")[order],
+        label=together("label")[order],
+        index=together("index")[order],
         keys=[keys[row] for row in order.tolist()],
         text_features=text_features,
         text_index=text_index,
@@ -106,7 +114,18 @@ def _joined_texts(parts: Sequence[Features]) -> tuple[Tensor, Tensor]:
 def local_features(
     model: EvaluatedModel, images: Images, batch_size: int, num_workers: int = 0, num_classes: int | None = None
 ) -> Features:
-    """The share of this rank, in this process: what a callback uses while a Trainer is at work."""
+    """The share of this rank, in this process: what a callback uses while a Trainer is at work.
+
+    Args:
+        model: what encodes.
+        images: of one split.
+        batch_size: images at a time, at least 1.
+        num_workers: loader processes.
+        num_classes: for images with several classes, else None.
+
+    Raises:
+        InputError: labels that do not fit.
+    """
     collector = Collector(model, num_classes)
     with torch.no_grad():
         for batch in images.loader(batch_size, num_workers):

@@ -1,4 +1,4 @@
-"""A model with one set: what protocols ask for arrives, features leave, each computed once."""
+"""`ModelSubject`: a model with one set, as protocols see it; each feature is computed once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ class ModelSubject(ABC):
         return self.model.device
 
     def features(self, split: str = "test", corruption: str | None = None) -> Features:
-        """See `Subject`.
+        """Features of a split, computed on first use; see `Subject.features`.
+
+        Args:
+            split: "test", "train" or "val".
+            corruption: such as "gaussian_noise:3", or None.
 
         Raises:
             InputError: the set has no such split, or its features cannot be evaluated.
@@ -67,7 +71,15 @@ class ModelSubject(ABC):
         return self._features[key]
 
     def classifier(self, class_names: Sequence[Any] | None = None, templates: Sequence[str] | None = None) -> Tensor:
-        """See `Subject`; several names of a class are averaged like templates."""
+        """Zero-shot classifier float32 (D, C) with unit columns; several names of a class are averaged in each template.
+
+        Args:
+            class_names: C classes, each a name or a list of names; None takes those of the set.
+            templates: with {}; None takes those of the set.
+
+        Raises:
+            InputError: no class names, an empty one, or a wrong template.
+        """
         names = list(self.dataset.class_names if class_names is None else class_names)
         patterns = list(self.dataset.templates if templates is None else templates)
         if not names:
@@ -75,7 +87,15 @@ class ModelSubject(ABC):
         return normalize(self.template_vectors(names, patterns).sum(dim=0), dim=-1).T
 
     def template_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
-        """Unit features float32 (T, C, D) of each template with each class; several names of a class are averaged."""
+        """Unit features float32 (T, C, D) of each template with each class, each computed once.
+
+        Args:
+            class_names: C classes, each a name or a list of names, which are averaged.
+            templates: T of them, with {}.
+
+        Raises:
+            InputError: an empty class name, or a wrong template.
+        """
         names = tuple(map(str, class_names))
         missing = [pattern for pattern in dict.fromkeys(templates) if (names, pattern) not in self._vectors]
         if missing:
@@ -85,14 +105,27 @@ class ModelSubject(ABC):
 
     @abstractmethod
     def other(self, name: str, spec: Any) -> ModelSubject:
-        """See `Subject`."""
+        """The same model with another set.
+
+        Args:
+            name: of the set.
+            spec: as a suite describes it.
+        """
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit features float32 (B, D)."""
+        """Unit features float32 (B, D) of texts.
+
+        Args:
+            texts: B strings.
+        """
         return self.model.encode_text(texts)
 
     def encode_images(self, images: Sequence[Tensor]) -> Tensor:
-        """Unit features float32 (B, D) of uint8 pictures (3, H, W) of any size."""
+        """Unit features float32 (B, D) of images, on the CPU.
+
+        Args:
+            images: B of them, uint8 (3, H, W) of any size.
+        """
         transform, parts = self.model.transform(), []
         with torch.no_grad():
             for start in range(0, len(images), 256):
@@ -122,7 +155,7 @@ class LiveSubject(ModelSubject):
         model: what is evaluated.
         dataset: on what.
         name: of the set.
-        make: encodes images; of a set with several classes an image it is told their number.
+        make: encodes images; gets the number of classes where an image may have several, else None.
     """
 
     def __init__(self, model: EvaluatedModel, dataset: EvaluationSet, name: str, make: Extract) -> None:
@@ -130,7 +163,12 @@ class LiveSubject(ModelSubject):
         self._make = make
 
     def other(self, name: str, spec: Any) -> LiveSubject:
-        """See `Subject`."""
+        """The same model with another set.
+
+        Args:
+            name: of the set.
+            spec: as a suite describes it.
+        """
         return LiveSubject(self.model, open_evaluation_set(spec), name, self._make)
 
     def _made(self, images: Images, split: str) -> Features:

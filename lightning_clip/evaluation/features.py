@@ -46,7 +46,11 @@ class Features:
         return len(self.image_features)
 
     def subset(self, rows: Tensor) -> Features:
-        """Images by row, without captions."""
+        """Images by row, without captions.
+
+        Args:
+            rows: int64 (K,), or bool (N,).
+        """
         keys = [self.keys[row] for row in rows.tolist()] if self.keys else []
         return Features(self.image_features[rows], self.backbone[rows], self.label[rows], self.index[rows], keys)
 
@@ -73,13 +77,18 @@ class Features:
                 key = self.keys[row] if self.keys else str(int(self.index[row]))
                 raise InputError(
                     f"image {key!r} of {name} has label {int(self.label[row])}, outside the {num_classes} class names: labels "
-                    "count the class names from 0; leave out images that have none"
+                    "count the class names from 0; omit images that have none"
                 )
         return self
 
 
 def save_features(features: Features, path: Path) -> None:
-    """Writes what `load_features` reads."""
+    """Writes what `load_features` reads.
+
+    Args:
+        features: of one split.
+        path: the .safetensors file.
+    """
     from safetensors.torch import save_file
 
     names = ("image_features", "backbone", "label", "index", "text_features", "text_index")
@@ -91,6 +100,9 @@ def save_features(features: Features, path: Path) -> None:
 
 def load_features(path: Path) -> Features:
     """Reads what `save_features` wrote.
+
+    Args:
+        path: the .safetensors file.
 
     Raises:
         InputError: not such a file, or half of one.

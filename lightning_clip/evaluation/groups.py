@@ -1,4 +1,4 @@
-"""Groups of images: a table that names images arrives, rows of images and how often something occurs in a group leave."""
+"""Groups of images from a table, and how often something occurs in each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,15 @@ def read_groups(path: str, column: str, columns: Sequence[str]) -> tuple[list[st
 def matched_rows(images: Sequence[str], keys: Sequence[str]) -> np.ndarray:
     """Place in `keys` of each image, int64 (N,): the same name, or the same ending of the path if only these two have it.
 
-    -1 where there is none, or none surely.
+    -1 where there is none, or more than one.
+
+    Args:
+        images: N names or paths.
+        keys: of a set.
+
+    Examples:
+        >>> matched_rows(["a/1.jpg", "2.jpg", "3.jpg"], ["x/2.jpg", "x/a/1.jpg"]).tolist()
+        [1, 0, -1]
     """
     exact = {key: place for place, key in enumerate(keys)}
     found = np.array([exact.get(image, -1) for image in images], np.int64)
@@ -69,8 +77,12 @@ def matched_rows(images: Sequence[str], keys: Sequence[str]) -> np.ndarray:
 def joined_rows(images: Sequence[str], keys: Sequence[str]) -> np.ndarray:
     """Place in `keys` of each image of a table, int64 (N,), as `matched_rows` finds it.
 
+    Args:
+        images: N names or paths.
+        keys: of the set.
+
     Raises:
-        InputError: an image that is not among the keys, or not surely.
+        InputError: an image that is not among the keys, or fits several.
     """
     found = matched_rows(images, keys)
     absent = np.flatnonzero(found < 0)
@@ -87,7 +99,7 @@ def group_rates(hit: np.ndarray, groups: Sequence[str], confidence: float = 0.95
 
     Args:
         hit: bool (N,).
-        groups: of each image, (N,); "" is left out.
+        groups: of each image, (N,); "" is skipped.
         confidence: of the intervals, in (0, 1).
 
     Examples:
@@ -104,7 +116,11 @@ def group_rates(hit: np.ndarray, groups: Sequence[str], confidence: float = 0.95
 
 
 def largest_gap(rates: Sequence[Rate]) -> tuple[float | None, float]:
-    """Highest rate over the lowest, None where the lowest is 0; and highest less lowest."""
+    """Highest rate over the lowest, None where the lowest is 0; and highest less lowest.
+
+    Args:
+        rates: of at least one group, as `group_rates` gives them.
+    """
     values = [rate[3] for rate in rates]
     low, high = min(values), max(values)
     return (high / low if low > 0 else None), high - low

@@ -1,4 +1,4 @@
-"""Twins: two scenes that differ in one thing, with captions of the same words or all but one; a seed arrives, pairs leave."""
+"""Hard negatives ("twins"): two rendered scenes that differ in one thing, with captions of the same words or all but one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIDES = ("on the left", "on the right")
 
 
 class Twins(NamedTuple):
-    """Two pictures and their captions; caption i belongs to picture i.
+    """Two images and their captions; caption i belongs to image i.
 
     Attributes:
         images: two uint8 (3, S, S).
@@ -104,11 +104,11 @@ def make_twins(kind: str, number: int, seed: int = 0, image_size: int = 64) -> T
 
 
 class TwinScores(NamedTuple):
-    """Which twins were told apart, bool (N,) each (Thrush et al. 2022, Winoground, section 3.3).
+    """Which twins were distinguished, bool (N,) each (Thrush et al. 2022, Winoground, section 3.3).
 
     Attributes:
-        text: for each picture its own caption scores higher than the other.
-        image: for each caption its own picture does.
+        text: for each image its own caption scores higher than the other.
+        image: for each caption its own image does.
         group: both.
     """
 
@@ -118,9 +118,12 @@ class TwinScores(NamedTuple):
 
 
 def twin_scores(scores: Tensor) -> TwinScores:
-    """From float (N, 2, 2), scores[n, c, i] of caption c with picture i; equal scores count against the model.
+    """Which twins a model distinguishes; equal scores count against it.
 
     Guessing gets 1/4, 1/4 and 1/6.
+
+    Args:
+        scores: float (N, 2, 2), scores[n, c, i] of caption c with image i.
 
     Examples:
         >>> [bool(part) for part in twin_scores(torch.tensor([[[0.9, 0.8], [0.1, 0.2]]]))]

@@ -1,4 +1,4 @@
-"""What people answered: a table of counts arrives, shares of answers and measures of agreement with a model leave."""
+"""Answers of people from a table of counts, and measures of their agreement with a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Answers(NamedTuple):
 
     Attributes:
         counts: float64 (N, C), for each image and class.
-        unknown: float64 (N,), how many said that they do not know.
+        unknown: float64 (N,), how many answered that they do not know.
     """
 
     counts: Tensor
@@ -39,11 +39,11 @@ def read_answers(
     """Reads a table of counts, in the order of the keys.
 
     Args:
-        path: csv with a column of image names and one for each class; other rows and columns may stand there too.
+        path: csv with a column of image names and one for each class; other rows and columns are ignored.
         class_names: in the order of the labels.
         keys: of the images of the set.
         column: of the image names; they are keys of the set, or endings of their paths that occur once.
-        unknown: column of those who said that they do not know; "" for none.
+        unknown: column of those who answered that they do not know; "" for none.
 
     Raises:
         InputError: a missing file or column, a cell that is no count, an image without a row, or one that nobody judged.
@@ -62,7 +62,10 @@ def read_answers(
     table = torch.tensor([[_count(path, rows[at], name) for name in wanted[1:]] for at in place], dtype=torch.float64)
     silent = (table.sum(dim=1) <= 0).nonzero().flatten().tolist()
     if silent:
-        raise InputError(f"nobody judged image {names[place[silent[0]]]!r}: leave it out of the set, or count who did not know")
+        raise InputError(
+            f"nobody judged image {names[place[silent[0]]]!r}: omit it from the set, or give unknown= the column of those who "
+            "did not know"
+        )
     classes = len(class_names)
     return Answers(table[:, :classes], table[:, classes:].sum(dim=1))
 
@@ -129,7 +132,12 @@ def _majority(counts: Tensor, label: Tensor) -> float:
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of rows of probabilities (N, C), in bits: 0 for equal ones, 1 for disjoint ones; (N,)."""
+    """Jensen-Shannon divergence of rows, in bits, (N,): 0 for equal ones, 1 for disjoint ones.
+
+    Args:
+        first: probabilities (N, C).
+        second: likewise.
+    """
     middle = (first + second) / 2
     parts = [(torch.xlogy(part, part) - torch.xlogy(part, middle)).sum(dim=1) for part in (first, second)]
     found: Tensor = (parts[0] + parts[1]) / 2 / math.log(2)
@@ -137,12 +145,21 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Of rows of probabilities (N, C), in nats, (N,)."""
+    """Entropy of rows in nats, (N,).
+
+    Args:
+        probabilities: (N, C).
+    """
     return -torch.xlogy(probabilities, probabilities).sum(dim=1)
 
 
 def correlation(first: Tensor, second: Tensor) -> float | None:
-    """Pearson's, in [-1, 1]; None where one of them does not vary. Of `ranked` values it is Spearman's."""
+    """Pearson's correlation, in [-1, 1]; None where one of them does not vary. Of `ranked` values it is Spearman's.
+
+    Args:
+        first: (N,).
+        second: (N,).
+    """
     a, b = first.double() - first.double().mean(), second.double() - second.double().mean()
     size = a.norm() * b.norm()
     return float((a @ b) / size) if size > 1e-12 else None
@@ -151,7 +168,10 @@ def correlation(first: Tensor, second: Tensor) -> float | None:
 def ranked(values: Tensor) -> Tensor:
     """Ranks float64 (N,), equal values sharing their mean rank; values equal to nine digits are equal.
 
-    Sums of the same numbers in another order differ in their last digit: they must not be told apart.
+    Sums of the same numbers in another order differ in their last digit: they must count as equal.
+
+    Args:
+        values: (N,).
     """
     _, which, counts = torch.unique(values.double().round(decimals=9), return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()

@@ -1,4 +1,4 @@
-"""Pictures of a comparison with people: figures by class, by agreement and by image arrive, matplotlib figures leave."""
+"""Figures of a comparison with people: by class, by agreement and by image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ __all__ = ["agreement_bars", "class_scatter", "difference_sheet"]
 
 
 def class_scatter(classes: Sequence[Any], names: Sequence[str]) -> Figure:
-    """Accuracy of people and of the model on each class; [class numbers, of people, of the model]."""
+    """Accuracy of people and of the model on each class.
+
+    Args:
+        classes: class numbers, accuracies of people, accuracies of the model, in [0, 1].
+        names: of all classes, by number.
+    """
     figure = Figure(figsize=(4.8, 4.0), layout="constrained")
     axes = figure.add_subplot()
     numbers, people, model = classes
@@ -29,7 +34,11 @@ def class_scatter(classes: Sequence[Any], names: Sequence[str]) -> Figure:
 
 
 def agreement_bars(rows: Sequence[Sequence[Any]]) -> Figure:
-    """Accuracy of the model where so many people agree; [words, accuracy, images] each."""
+    """Accuracy of the model where so many people agree.
+
+    Args:
+        rows: [words, accuracy in [0, 1], images] each.
+    """
     figure = Figure(figsize=(4.8, 4.0), layout="constrained")
     axes = figure.add_subplot()
     words = [f"{words}\n{images:,} images" for words, _, images in rows]
@@ -41,7 +50,12 @@ def agreement_bars(rows: Sequence[Sequence[Any]]) -> Figure:
 
 
 def difference_sheet(dataset: EvaluationSet, examples: Sequence[Sequence[Any]]) -> Figure | None:
-    """Pictures with both answers; [place, people's class, its share, the model's class, its probability] each."""
+    """Images with both answers; None if no image can be read.
+
+    Args:
+        dataset: where they are.
+        examples: [place, people's class, its share, the model's class, its probability] each.
+    """
     pictures, texts = [], []
     for place, vote, sure, answer, probability in examples:
         pixels = picture(dataset.source, place)

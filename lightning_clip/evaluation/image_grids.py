@@ -1,4 +1,4 @@
-"""Contact sheets of images of a set with what a model said about them."""
+"""Contact sheets of images of a set with what a model answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ __all__ = ["picture", "prediction_sheet"]
 
 
 def picture(source: PairSource, place: int) -> Tensor | None:
-    """uint8 (3, H, W), or None if it cannot be read."""
+    """uint8 (3, H, W), or None if it cannot be read.
+
+    Args:
+        source: where it is.
+        place: its index there.
+    """
     try:
         return decode(source[place].image)
     except (OSError, ValueError, KeyError):

@@ -101,12 +101,15 @@ class Images(Dataset["ImageSample | Skipped"]):
 def class_numbers(samples: Sequence[ImageSample]) -> Tensor:
     """Classes int64 (B,), -1 where there is none.
 
+    Args:
+        samples: B of them.
+
     Raises:
         InputError: an image with several classes.
     """
     for sample in samples:
         if not isinstance(sample.label, int):
-            raise InputError(f"image {sample.key!r} has several labels: say multilabel: true in its evaluation set")
+            raise InputError(f"image {sample.key!r} has several labels: set multilabel: true in its evaluation set")
     return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
 
 

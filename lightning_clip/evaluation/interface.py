@@ -50,11 +50,20 @@ class EvaluatedModel(nn.Module, ABC):
 
     @abstractmethod
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Uint8 (B, 3, S, S) -> unit features (B, D) and those before the projection (B, W), in float32."""
+        """Unit features (B, D) and those before the projection (B, W), in float32.
+
+        Args:
+            image: uint8 (B, 3, S, S) on `device`.
+        """
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Strings -> unit features (B, D) in float32 on the CPU."""
+        """Unit features (B, D) in float32 on the CPU.
+
+        Args:
+            texts: B strings.
+            batch_size: encoded at a time, at least 1.
+        """
 
     def transform(self) -> nn.Module:
         """uint8 (3, H, W) of any size -> uint8 (3, S, S); CLIP's resize and crop unless a subclass has another."""

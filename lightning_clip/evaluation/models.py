@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_clip.evaluation.interface import EvaluatedModel
-from lightning_clip.loading import is_name, open_module
+from lightning_clip.loading import is_name, open_predictor
 from lightning_clip.model.predictor import HasPredictor, Predictor, predictor_of
 
 __all__ = ["PredictorModel", "open_model"]
@@ -54,12 +54,21 @@ class PredictorModel(EvaluatedModel):
         return self.predictor.transform
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Uint8 (B, 3, S, S) -> unit features (B, D) and those before the projection (B, W), in float32."""
+        """Unit features (B, D) and those before the projection (B, W), in float32.
+
+        Args:
+            image: uint8 (B, 3, S, S).
+        """
         features, backbone = self.predictor.encode_image_with_backbone(image, max(1, len(image)))
         return features.float(), backbone.float()
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Strings -> unit features (B, D) in float32 on the CPU."""
+        """Unit features (B, D) in float32 on the CPU.
+
+        Args:
+            texts: B strings.
+            batch_size: encoded at a time, at least 1.
+        """
         return self.predictor.encode_text(texts, batch_size).float().cpu()
 
     def text_settings(self) -> Any:
@@ -82,7 +91,7 @@ def open_model(source: str | Path | Predictor | HasPredictor | EvaluatedModel) -
     if isinstance(source, EvaluatedModel):
         return source.eval()
     if isinstance(source, str | Path):
-        return PredictorModel(open_module(source).predictor, _name_of(str(source))).eval()
+        return PredictorModel(open_predictor(source), _name_of(str(source))).eval()
     return PredictorModel(predictor_of(source), type(source).__name__).eval()
 
 

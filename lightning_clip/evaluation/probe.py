@@ -1,4 +1,4 @@
-"""Logistic regression on features, as the paper fits it: features and labels arrive, weights and the best strength leave."""
+"""Logistic regression on features, as the paper fits it, with the search for its L2 strength."""
 
 from __future__ import annotations
 
@@ -29,11 +29,19 @@ class Probe(NamedTuple):
     bias: Tensor
 
     def predict(self, features: Tensor) -> Tensor:
-        """Classes int64 (N,)."""
+        """Classes int64 (N,).
+
+        Args:
+            features: (N, W).
+        """
         return self.logits(features).argmax(dim=1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """float64 (N, C)."""
+        """Logits float64 (N, C).
+
+        Args:
+            features: (N, W).
+        """
         return features.to(self.weight) @ self.weight + self.bias
 
 

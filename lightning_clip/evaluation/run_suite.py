@@ -1,4 +1,4 @@
-"""Running a suite: models arrive, results leave, each kept so that nothing is measured twice."""
+"""Runs of a suite: models on sets by protocols -> results, each kept so that nothing is measured twice."""
 
 from __future__ import annotations
 
@@ -66,22 +66,22 @@ def run_suite(
     progress: Callable[[str], None] = lambda text: None,
     subjects: Subjects | None = None,
 ) -> Outcome:
-    """Measures all models on all sets; what fails is listed, the rest goes on.
+    """Measures all models on all sets; what fails is listed, the rest continues.
 
-    Features and results are kept under the model's identity: a second run reads them, an interrupted one goes on.
+    Features and results are kept under the model's identity: a second run reads them, an interrupted one continues.
 
     Args:
         suite: what is measured.
         models: each with a name of its own.
-        progress: told in a few words what is done next.
+        progress: called with a few words on what is done next.
         subjects: model, set, its name and settings -> a subject; None keeps features and results on disk.
 
     Raises:
-        InputError: two models of one name.
+        InputError: a duplicate model name.
     """
     names = [model.name for model in models]
     if len(set(names)) < len(names):
-        raise InputError(f"two models are called {max(names, key=names.count)!r}: give them names, NAME=PATH")
+        raise InputError(f"duplicate model name {max(names, key=names.count)!r}: use NAME=PATH")
     make = subjects or partial(suite_subject, suite)
     outcome = Outcome()
     for name, spec in suite.sets.items():
@@ -166,4 +166,4 @@ def _kept(path: Path, key: Mapping[str, Any]) -> Result | None:
         same = stored["key"] == json.loads(json.dumps(key, default=str))
         return Result(**stored["result"]) if same else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, or half of one: measured anew
+        return None  # missing or incomplete: measured again

@@ -1,4 +1,4 @@
-"""A suite: sets and protocols as a YAML file has them arrive, checked settings leave."""
+"""`Suite`: sets and their protocols, as a YAML file has them, checked."""
 
 from __future__ import annotations
 
@@ -49,8 +49,11 @@ class Suite:
     def parse(cls, given: Mapping[str, Any]) -> Suite:
         """A suite from a plain mapping.
 
+        Args:
+            given: arguments of `Suite`.
+
         Raises:
-            InputError: an unknown key.
+            InputError: an unknown key, or no sets.
         """
         check_known(given, cls.__dataclass_fields__, "the suite")
         if "sets" not in given:

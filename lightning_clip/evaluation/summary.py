@@ -1,4 +1,4 @@
-"""The report of a suite: results arrive; an HTML page, JSON, CSV and markdown leave."""
+"""The report of a suite as an HTML page, JSON, CSV and markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ HEADER = ("set", "protocol", "measure", "model", "value", "95 % interval", "chan
 
 
 def write_summary(outcome: Outcome, folder: Path, title: str = "Evaluation") -> Path:
-    """Writes report.html, report.json, report.csv and report.md; returns the page."""
+    """Writes report.html, report.json, report.csv and report.md.
+
+    Args:
+        outcome: of `run_suite`.
+        folder: is made if it does not exist.
+        title: of the page.
+
+    Returns:
+        Path of the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = headline_rows(outcome)
     sections = [Section("Summary", "Shares in per cent; intervals by bootstrap over images.", Table(HEADER, rows))]
@@ -46,7 +55,11 @@ def write_summary(outcome: Outcome, folder: Path, title: str = "Evaluation") -> 
 
 
 def headline_rows(outcome: Outcome) -> list[tuple[str, ...]]:
-    """The first measure of each protocol, of each model on each set."""
+    """The first measure of each protocol, of each model on each set, as the columns of `HEADER`.
+
+    Args:
+        outcome: of `run_suite`.
+    """
     rows: list[tuple[str, ...]] = []
     for name, of_set in outcome.results.items():
         for label, results in of_set.items():

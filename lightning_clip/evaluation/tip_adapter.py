@@ -1,4 +1,4 @@
-"""Tip-Adapter: a few labelled features arrive, logits that mix them with the zero-shot classifier leave."""
+"""Tip-Adapter (Zhang et al. 2021): logits from a few labelled features, mixed with the zero-shot classifier."""
 
 from __future__ import annotations
 
@@ -59,7 +59,16 @@ class TipAdapter(NamedTuple):
     def searched(
         cls, keys: Tensor, values: Tensor, features: Tensor, label: Tensor, classifier: Tensor, scale: float
     ) -> TipAdapter:
-        """The alpha and beta of a grid that are best on labelled images; of equals the smaller ones."""
+        """The alpha and beta of a grid that are best on labelled images; of equals the smaller ones.
+
+        Args:
+            keys: unit features (S, D) of the support images.
+            values: their classes as rows of 0 and 1, (S, C).
+            features: unit features (N, D) of the images to choose on.
+            label: their classes int64 (N,).
+            classifier: zero-shot, (D, C).
+            scale: the model's inverse temperature.
+        """
         best, found = -1.0, cls(keys, values, 0.0, 1.0)
         for alpha, beta in product(_ALPHAS, _BETAS):
             logits = tip_logits(features, classifier, keys, values, scale=scale, alpha=alpha, beta=beta)
@@ -69,7 +78,13 @@ class TipAdapter(NamedTuple):
         return found
 
     def predict(self, features: Tensor, classifier: Tensor, scale: float) -> Tensor:
-        """Classes int64 (N,)."""
+        """Classes int64 (N,).
+
+        Args:
+            features: unit (N, D).
+            classifier: zero-shot, (D, C).
+            scale: the model's inverse temperature.
+        """
         parts = [
             tip_logits(part, classifier, self.keys, self.values, scale=scale, alpha=self.alpha, beta=self.beta).argmax(dim=1)
             for part in torch.split(features, 4096)

@@ -1,4 +1,4 @@
-"""Copies of pictures: hashes of test and training pictures arrive, the nearest ones and what they do to accuracy leave."""
+"""Copies of test images among training images, by perceptual hashes, and what they do to accuracy."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from lightning_clip.evaluation.intervals import clopper_pearson, scipy_stats
 
 __all__ = ["Copies", "hashes", "nearest_copies", "overlap_statistics"]
 
-_CHUNK = 1 << 16  # training pictures compared at a time
+_CHUNK = 1 << 16  # training images compared at a time
 Copies = tuple[np.ndarray, np.ndarray]
 
 
 def nearest_copies(test: np.ndarray, train: np.ndarray, distance: int, chunk: int = _CHUNK) -> Copies:
-    """For each test picture the training picture that differs in the fewest bits, of equal ones the first.
+    """For each test image the training image that differs in the fewest bits, of equal ones the first.
 
     Args:
         test: uint8 (N, W), perceptual hashes of 8 W bits.
         train: uint8 (M, W).
-        distance: bits up to which a picture is a copy, less than 8 W.
-        chunk: training pictures compared at a time.
+        distance: bits up to which an image is a copy, less than 8 W.
+        chunk: training images compared at a time.
 
     Returns:
-        Places int64 (N,), -1 where no picture is that near, and bits int64 (N,), 8 W there.
+        Places int64 (N,), -1 where no image is that near, and bits int64 (N,), 8 W there.
     """
     place, bits = np.full(len(test), -1, np.int64), np.full(len(test), 8 * test.shape[1], np.int64)
     for start in range(0, len(train), chunk):
@@ -71,7 +71,12 @@ def overlap_statistics(right: np.ndarray, overlap: np.ndarray, confidence: float
 
 
 def hashes(source: PairSource, places: Sequence[int]) -> Copies:
-    """Hashes uint8 (N, 32) and places int64 (N,) of the pictures that can be read."""
+    """Perceptual hashes uint8 (N, 32) and places int64 (N,) of the images that can be read.
+
+    Args:
+        source: where they are.
+        places: their indices there.
+    """
     found, read = [], []
     for place in places:
         if (pixels := picture(source, place)) is not None:

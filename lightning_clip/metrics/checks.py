@@ -1,4 +1,4 @@
-"""Whether features and ids fit together, before anything is ranked."""
+"""Checks that features and ids fit together, before anything is ranked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ __all__ = ["check_features", "check_ks", "check_pairing", "check_retrieval", "ch
 def check_retrieval(
     image_features: Tensor, text_features: Tensor, text_image_index: Tensor, ks: Sequence[int], image_index: Tensor | None
 ) -> Tensor:
-    """The images' numbers (N,), if features and numbers fit together; what `retrieval_metrics` raises."""
+    """The images' numbers (N,), if features and numbers fit together.
+
+    Args:
+        image_features: (N, D).
+        text_features: (M, D).
+        text_image_index: integers (M,), the image of each caption.
+        ks: cut-offs.
+        image_index: integers (N,), or None for 0 to N - 1.
+
+    Raises:
+        InputError: they do not fit together; see the other checks.
+    """
     check_ks(ks)
     device = image_features.device
     text_image_index = text_image_index.to(device)
@@ -32,13 +43,29 @@ def check_retrieval(
 
 
 def check_ks(ks: Sequence[int]) -> None:
-    """Cut-offs: one or more, at least 1 each."""
+    """Cut-offs: one or more, at least 1 each.
+
+    Args:
+        ks: of recall@k.
+
+    Raises:
+        InputError: none, or one below 1.
+    """
     if not ks or min(ks) < 1:
         raise InputError(f"ks {tuple(ks)} must be one or more cut-offs of at least 1, such as (1, 5, 10)")
 
 
 def check_shapes(side: str, features: Tensor, ids: Tensor) -> None:
-    """Rows of features with an id each."""
+    """Rows of features with an id each.
+
+    Args:
+        side: of the features, for the error.
+        features: (N, D).
+        ids: integers (N,).
+
+    Raises:
+        InputError: other shapes, or ids that are no integers.
+    """
     if features.ndim != 2 or ids.shape != features.shape[:1] or ids.is_floating_point():
         raise InputError(
             f"{side} features {tuple(features.shape)} and their ids {tuple(ids.shape)} of {ids.dtype} must be (N, D) "
@@ -47,7 +74,16 @@ def check_shapes(side: str, features: Tensor, ids: Tensor) -> None:
 
 
 def check_features(side: str, features: Tensor, ids: Tensor) -> None:
-    """Rows with ids, at least one, all finite."""
+    """Rows with ids, at least one, all finite.
+
+    Args:
+        side: of the features, for the error.
+        features: (N, D).
+        ids: integers (N,).
+
+    Raises:
+        InputError: other shapes, no row, or values that are not finite.
+    """
     check_shapes(side, features, ids)
     if len(features) == 0:
         raise InputError(f"there are no {side} features to rank: give at least one image with a caption")
@@ -56,7 +92,15 @@ def check_features(side: str, features: Tensor, ids: Tensor) -> None:
 
 
 def check_pairing(image_index: Tensor, text_image_index: Tensor) -> None:
-    """Each image once and with captions, each caption with an image."""
+    """Each image once and with captions, each caption with an image.
+
+    Args:
+        image_index: integers (N,).
+        text_image_index: integers (M,), the image of each caption.
+
+    Raises:
+        InputError: an image given twice or without captions, or a caption without its image.
+    """
     images, times = torch.unique(image_index, return_counts=True)
     if (times > 1).any():
         raise InputError(
@@ -65,10 +109,10 @@ def check_pairing(image_index: Tensor, text_image_index: Tensor) -> None:
         )
     silent = images[~torch.isin(images, text_image_index)]
     if len(silent):
-        raise InputError(f"image {silent[0].item()} has no caption: leave it out or give it at least one")
+        raise InputError(f"image {silent[0].item()} has no caption: omit it or give it at least one")
     stray = (~torch.isin(text_image_index, images)).nonzero().flatten()
     if len(stray):
         image = text_image_index[stray[0]].item()
         raise InputError(
-            f"caption {stray[0].item()} belongs to image {image}, which is not given: add the image or leave it out"
+            f"caption {stray[0].item()} belongs to image {image}, which is not given: add the image or omit the caption"
         )

@@ -1,4 +1,4 @@
-"""Exact ranks in both directions from one pass over tiles of the score matrix, which is never held."""
+"""Exact ranks in both directions from one pass over tiles of the score matrix, which is never held whole."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def both_ranks(image_features: Tensor, text_features: Tensor, owner: Tensor, *, 
 def caption_average_precision(own: Tensor, owner: Tensor, images: int) -> Tensor:
     """Mean over images of the average precision of their captions, float64 ().
 
-    The j-th best own caption stands at place own_j + j - 1 of the whole list, j of the captions up to there being own.
+    The j-th best own caption is at place own_j + j - 1 of the whole list, j of the captions up to there being own.
 
     Args:
         own: int64 (M,), `Ranks.own`.
@@ -119,7 +119,7 @@ def retrieval_scores(
         Metrics by name, and the ranks int64 of "text_to_image" (M,) and "image_to_text" (N,).
 
     Raises:
-        InputError: what `retrieval_metrics` refuses.
+        InputError: as `retrieval_metrics`.
     """
     index = check_retrieval(image_features, text_features, text_image_index, ks, image_index)
     order = index.argsort()

@@ -1,4 +1,4 @@
-"""Retrieval in both directions: unit features and who belongs to whom arrive, recall@k and median ranks leave."""
+"""Retrieval metrics in both directions: recall@k and median ranks from unit features."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def retrieval_ranks(
         own = ids.unsqueeze(1) == target_ids.unsqueeze(0)
         alone = ids[~own.any(dim=1)]
         if len(alone):
-            raise InputError(f"query {alone[0].item()} has no target of the same id: leave it out or add its target")
+            raise InputError(f"query {alone[0].item()} has no target of the same id: omit it or add its target")
         similarity = (features.to(precise) @ targets).float()
         best = similarity.masked_fill(~own, -math.inf).amax(dim=1, keepdim=True)
         ranks.append(1 + ((similarity >= best) & ~own).sum(dim=1))
@@ -157,7 +157,7 @@ class RetrievalRecall(Metric):
 
     Raises:
         InputError: no cut-off or one below 1; in `update`, shapes that do not fit; in `compute`, what
-            `retrieval_metrics` refuses, an image that two ranks or batches added among it.
+            `retrieval_metrics` raises, also for an image that two ranks or batches added.
 
     Examples:
         >>> metric = RetrievalRecall(ks=(1,))
@@ -182,9 +182,15 @@ class RetrievalRecall(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, image_features: Tensor, image_index: Tensor, text_features: Tensor, text_image_index: Tensor) -> None:
-        """Adds images (B, D) with their numbers (B,), and captions (T, D) with the numbers of their images (T,).
+        """Adds images with their captions.
 
-        Numbers are any integers that tell images apart across all batches and ranks, such as places in the data set.
+        Numbers are any integers that distinguish images across all batches and ranks, such as places in the data set.
+
+        Args:
+            image_features: (B, D).
+            image_index: integers (B,), the images' numbers.
+            text_features: (T, D).
+            text_image_index: integers (T,), the number of each caption's image.
         """
         check_shapes("image", image_features, image_index)
         check_shapes("text", text_features, text_image_index)
@@ -204,8 +210,10 @@ class RetrievalRecall(Metric):
             return retrieval_chance(self.whole("text_image_index").cpu(), self.ks)
 
     def whole(self, name: str) -> Tensor:
-        """What was added so far on this rank: "image_features" (N, D), "image_index" (N,), "text_features" (M, D) or
-        "text_image_index" (M,).
+        """What was added so far on this rank.
+
+        Args:
+            name: "image_features" (N, D), "image_index" (N,), "text_features" (M, D) or "text_image_index" (M,).
         """
         state = getattr(self, name)
         if isinstance(state, list):

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy: batches of logits and labels arrive, top-1, top-5, mean per class and the confusion leave."""
+"""Zero-shot accuracy from batches of logits and labels: top-1, top-5, mean per class and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -68,13 +68,26 @@ class ZeroShotAccuracy(MetricCollection):
         return {name: float(values[name]) for name in self.chance}, values["confusion"].cpu()
 
     def update(self, logits: Tensor, label: Tensor) -> None:  # type: ignore[override]
-        """Adds scores (B, C) of any scale and true classes, integers (B,) in [0, C)."""
+        """Adds scored images.
+
+        Args:
+            logits: scores (B, C) of any scale.
+            label: true classes, integers (B,) in [0, C).
+        """
         self._check(logits, label)
         if len(label):  # torchmetrics cannot reshape an empty batch
             super().update(_without_ties(logits), label.long())
 
     def forward(self, logits: Tensor, label: Tensor) -> dict[str, Any]:
-        """Adds a batch as `update` does, at least one image, and returns the results of this batch alone."""
+        """Adds a batch as `update` does and returns the results of this batch alone.
+
+        Args:
+            logits: scores (B, C) of any scale, B at least 1.
+            label: true classes, integers (B,) in [0, C).
+
+        Raises:
+            InputError: what `update` raises, or an empty batch.
+        """
         self._check(logits, label)
         if not len(label):
             raise InputError("the batch holds no image to score: call update() for batches that may be empty")
@@ -94,7 +107,7 @@ class ZeroShotAccuracy(MetricCollection):
         if len(wrong):
             raise InputError(
                 f"label {wrong[0].item()} is outside [0, {self.num_classes}): labels count the class names from 0, "
-                "leave out images that have none"
+                "omit images that have none"
             )
 
 
@@ -118,7 +131,7 @@ class _MeanPerClass(MulticlassAccuracy):
         correct, missed = torch.as_tensor(self.tp), torch.as_tensor(self.fn)
         occurs = correct + missed > 0
         if not occurs.any():
-            raise InputError("no image was scored: call update() with at least one labelled image before compute()")
+            raise InputError("no images were evaluated: call update() with at least one labelled image before compute()")
         return (correct[occurs] / (correct + missed)[occurs]).mean()
 
 

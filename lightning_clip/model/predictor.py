@@ -242,7 +242,11 @@ def predictor_of(source: Any) -> Predictor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each submodule is in the mode in which it was."""
+    """Evaluation mode without gradients; afterwards each submodule is in the mode in which it was.
+
+    Args:
+        model: of any kind.
+    """
     training = [layer for layer in model.modules() if layer.training]
     if training:
         model.eval()
@@ -283,7 +287,13 @@ def pixel_batches(images: ImageInput, transform: nn.Module, size: int, batch_siz
 
 
 def token_batches(tokens: Tensor, pad_id: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids int64 (B, L), padded on the right, with their mask bool (B, L), in batches."""
+    """Token ids with their mask bool (B, L), in batches.
+
+    Args:
+        tokens: int64 (N, L), padded on the right.
+        pad_id: of padding; it may also occur inside a text.
+        batch_size: the largest B, at least 1.
+    """
     for part in torch.split(tokens, batch_size):
         # True up to the last token that is no padding: the id of padding may also occur inside a text.
         yield part, (part != pad_id).flip(1).cumsum(1).flip(1) > 0

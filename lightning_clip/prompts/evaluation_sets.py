@@ -1,4 +1,4 @@
-"""Labelled sets for zero-shot evaluation, by name, path or mapping."""
+"""`EvaluationSet`: labelled images or captioned ones to evaluate on, from a name, a path or a mapping."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     others: dict[str, Any] = {split: pair_sources.build(_split(settings, given)) for split, given in splits.items()}
     if retrieval:
         return EvaluationSet(source, list(class_names or ()), templates, **others)
-    own = list(getattr(source, "class_names", []))
+    own = list(source.class_names)
     if not own and not class_names:
         raise InputError(f"evaluation set {spec!r} does not know its class names: give class_names, in the order of its labels")
     if own and class_names and len(class_names) != len(own):

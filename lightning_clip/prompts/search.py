@@ -1,4 +1,4 @@
-"""Search for good templates."""
+"""Greedy search for the templates of the best ensemble."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def search_templates(
         label: int64 (N,).
         vectors: unit features of each template with each class, float (T, C, D).
         most: templates to add at most; None tries all T.
-        progress: told each template that is added and the accuracy it gives.
+        progress: called with each template that is added and the accuracy it gives.
 
     Raises:
         InputError: no image, or no template.

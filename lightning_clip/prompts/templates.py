@@ -1,4 +1,4 @@
-"""Prompt templates by name."""
+"""Prompt templates, strings with {} for the class name, by the name of a set or as given."""
 
 from __future__ import annotations
 

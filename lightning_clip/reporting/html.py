@@ -1,4 +1,4 @@
-"""One self-contained HTML page: sections of text, tables and figures arrive, a file without outside references leaves."""
+"""One self-contained HTML page of sections with text, tables and figures, without outside references."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_clip.core.atomic import beside
 
 __all__ = ["Section", "Table", "write_report"]
 
-_NAME_BYTES = 100  # of a picture's file name; file systems take 255 at most
+_NAME_BYTES = 100  # of a figure's file name; file systems take 255 at most
 _STYLE = """
 :root { color-scheme: light }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d232b; background: #f5f6f8; margin: 0 }
@@ -52,9 +52,15 @@ class Section:
 
 
 def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
-    """Writes the page beside its place, then moves it there; pictures are held in the page.
+    """Writes the page beside its place, then moves it there; figures are held in the page.
 
-    The same pictures lie beside it as PNG, in `<name>_figures/`, for slides and papers.
+    The same figures lie beside it as PNG, in `<name>_figures/`, for slides and papers.
+
+    Args:
+        path: of the .html file.
+        title: heading of the page.
+        subtitle: a line below it.
+        sections: in their order.
     """
     pictures = {id(figure): _png(figure) for section in sections for _, figure in section.figures}
     body = "".join(_section(section, pictures) for section in sections)

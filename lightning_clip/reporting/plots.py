@@ -1,4 +1,4 @@
-"""Pictures of a run: numbers and pixels arrive, matplotlib figures leave. Nothing here knows of Lightning."""
+"""Matplotlib figures of a run: curves, confusion matrices, contact sheets."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], most: int = 
     Args:
         confusion: int (C, C) counts.
         class_names: C names.
-        most: with more classes than this the names are left out.
+        most: with more classes than this the names are omitted.
     """
     counts = confusion.numpy().astype(float)
     present: list[int] = np.flatnonzero(counts.sum(axis=1)).tolist()
@@ -112,6 +112,11 @@ def _fonts() -> list[str]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure beside its place, then moves it there; the extension chooses the format."""
+    """Writes a figure beside its place, then moves it there.
+
+    Args:
+        figure: to write.
+        path: its extension chooses the format.
+    """
     with beside(path) as place:
         figure.savefig(place, dpi=110)

@@ -38,6 +38,9 @@ def in_percent(share: float, digits: int = 1) -> str:
 def spaced(name: str) -> str:
     """A name of a set or a measure as words.
 
+    Args:
+        name: with underscores.
+
     Examples:
         >>> spaced("median_rank")
         'median rank'

@@ -165,7 +165,7 @@ class TestSignals:
             small_trainer(tmp_path, callbacks=[callback]).fit(small_module(), data)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # given back after an exception, too
         assert stop.value.code == 128 + signal.SIGUSR1 and (tmp_path / "called").read_text() == "requeue 12_3\n"
-        assert "stopped by SIGUSR1; go on with --ckpt_path" in caplog.text and (tmp_path / "last.ckpt").exists()
+        assert "stopped by SIGUSR1; continue with --ckpt_path" in caplog.text and (tmp_path / "last.ckpt").exists()
 
     def test_handlers_are_given_back(self, tmp_path: Path) -> None:
         before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]

@@ -141,8 +141,8 @@ def test_finds_planted_copies(named: bool, neighbours: float | None) -> None:
     kept = Result(**json.loads(json.dumps(asdict(result))))
     sections = protocol.sections({"one": kept, "two": kept}, dataset)
     assert [section.title for section in sections] == [
-        "Accuracy without pictures seen in training",
-        "one: overlapping pictures",
+        "Accuracy without images seen in training",
+        "one: overlapping images",
     ]
     assert sections[0].table is not None and len(sections[0].table.rows) == 2
 
@@ -206,5 +206,5 @@ def test_wrong_sets() -> None:
     dataset, label = scene(train=False)
     with pytest.raises(InputError, match="the set has no train split"):
         Overlap(["train"]).evaluate(Fake(dataset, label))
-    with pytest.raises(InputError, match="leave it out for a multilabel set"):
+    with pytest.raises(InputError, match="omit it for a multilabel set"):
         Overlap(["train"]).evaluate(Fake(dataset, torch.zeros(10, 2, dtype=torch.int64)))

@@ -177,5 +177,5 @@ def test_refuses_one_class() -> None:
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_refuses_to_compute_on_nothing() -> None:
-    with pytest.raises(InputError, match="no image was scored"):
+    with pytest.raises(InputError, match="no images were evaluated"):
         ZeroShotAccuracy(3).compute()

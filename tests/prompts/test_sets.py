@@ -408,7 +408,7 @@ class TestPromptFile:
             ("class_names: [yes, no]", "class 0 has the name True, which is no text"),
             ({"class_names": ["cat", "dog", "cat "]}, "name 'cat ' is given to class 0 and to 2: keep one"),
             ({"class_names": {"a": ["cat", "cat"]}}, "name 'cat' is given to class 'a' and to 'a'"),
-            ("class_names: {cat: [a], cat: [b]}", "'cat' stands there twice: keep one"),
+            ("class_names: {cat: [a], cat: [b]}", "duplicate key 'cat': keep one"),
             ({"templates": ["a photo"]}, "template 'a photo' must have one {}"),
             ({"templates": {"a": "{}"}}, "must be a list of sentences"),
             ({"templates": []}, "templates is an empty list"),
@@ -429,7 +429,7 @@ class TestPromptFile:
             read_prompt_file(self.write(tmp_path, "x", "p.txt"))
         with pytest.raises(InputError, match="is no JSON in UTF-8"):
             read_prompt_file(self.write(tmp_path, "{", "p.json"))
-        with pytest.raises(InputError, match="p.json': 'a' stands there twice"):
+        with pytest.raises(InputError, match="p.json': duplicate key 'a'"):
             read_prompt_file(self.write(tmp_path, '{"class_names": {"a": "x", "a": "y"}}', "p.json"))
         put(tmp_path / "latin.yaml", "class_names: [é]".encode("latin-1"))
         with pytest.raises(InputError, match="is no YAML in UTF-8"):
@@ -511,7 +511,7 @@ class TestClipBenchmark:
     def test_multilabel_without_vectors(self, tmp_path: Path) -> None:
         shard = benchmark_files()["test/0.tar"]
         path = benchmark_folder(tmp_path, "multilabel", **{"test/0.tar": shard, "test/1.tar": shard})
-        with pytest.raises(InputError, match="hold no picture with a .npy of its labels beside it"):
+        with pytest.raises(InputError, match="hold no image with a .npy of its labels beside it"):
             build("clip_benchmark", path=path)
 
     @pytest.mark.parametrize("kind", ["classification", "retrieval"])
@@ -543,7 +543,9 @@ class TestClipBenchmark:
             with pytest.raises(InputError, match=message):
                 build("clip_benchmark", path=benchmark_folder(root, kind, **changes))
 
-        refused("says 'detection': known are classification, retrieval", **{"dataset_type.txt": b"detection"})
+        refused(
+            "is 'detection', which is not supported: known are classification, retrieval", **{"dataset_type.txt": b"detection"}
+        )
         refused("nshards.txt of .* says 'two', not a number of shards", **{"test/nshards.txt": b"two"})
         refused("line 2 of classnames.txt in .* is empty", **{"classnames.txt": b"a\n\nb\n"})
         refused("template 'a photo' of .* has no {c}", **{"zeroshot_classification_templates.txt": b"a photo\n"})
@@ -561,5 +563,5 @@ class TestClipBenchmark:
         memory = fsspec.filesystem("memory")
         for name, content in benchmark_files("multilabel").items():
             memory.pipe_file(f"/several/{name}", content)
-        with pytest.raises(InputError, match="several labels a picture: copy the folder to this machine"):
+        with pytest.raises(InputError, match="several labels an image: copy the folder to this machine"):
             build("clip_benchmark", path="memory://several")

@@ -23,9 +23,11 @@ class PairSource(ABC):
 
     Attributes:
         random_access: False for streams, which serve training alone.
+        class_names: of labelled sources that know them, in the order of the labels.
     """
 
-    random_access = True
+    random_access: bool = True
+    class_names: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -1,4 +1,4 @@
-"""The seam of evaluation: a model's features of one set arrive, figures and the sections of a report leave."""
+"""`Protocol`, the seam of evaluation: a model's features of one set -> figures and sections of a report."""
 
 from __future__ import annotations
 
@@ -31,33 +31,65 @@ class Subject(Interface):
     dataset: EvaluationSet
 
     @property
-    def scale(self) -> float: ...
+    def scale(self) -> float:
+        """The inverse temperature of the model."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where to compute."""
+        ...
 
     def features(self, split: str = "test", corruption: str | None = None) -> Features:
-        """Features of "test", "train" or "val", sorted by place in the source; `corruption` such as "gaussian_noise:3"."""
+        """Features of a split, sorted by place in the source.
+
+        Args:
+            split: "test", "train" or "val".
+            corruption: such as "gaussian_noise:3", or None.
+        """
         ...
 
     def classifier(self, class_names: Sequence[str] | None = None, templates: Sequence[str] | None = None) -> Tensor:
-        """Zero-shot classifier float32 (D, C) with unit columns; None takes those of the set."""
+        """Zero-shot classifier float32 (D, C) with unit columns.
+
+        Args:
+            class_names: C classes; None takes those of the set.
+            templates: with {}; None takes those of the set.
+        """
         ...
 
     def template_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
-        """Unit features float32 (T, C, D) of each template with each class."""
+        """Unit features float32 (T, C, D) of each template with each class.
+
+        Args:
+            class_names: C classes, each a name or a list of names.
+            templates: T of them, with {}.
+        """
         ...
 
     def other(self, name: str, spec: Any) -> Subject:
-        """The same model with another set, as a suite describes it."""
+        """The same model with another set.
+
+        Args:
+            name: of the set.
+            spec: as a suite describes it.
+        """
         ...
 
     def encode_images(self, images: Sequence[Tensor]) -> Tensor:
-        """Unit features float32 (B, D) of uint8 pictures (3, H, W) of any size."""
+        """Unit features float32 (B, D).
+
+        Args:
+            images: B of them, uint8 (3, H, W) of any size.
+        """
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit features float32 (B, D)."""
+        """Unit features float32 (B, D).
+
+        Args:
+            texts: B strings.
+        """
         ...
 
 
@@ -93,13 +125,21 @@ class Protocol(ABC):
     def evaluate(self, subject: Subject) -> Result:
         """Measures a model on a set.
 
+        Args:
+            subject: the model with the set.
+
         Raises:
             InputError: the set lacks what this protocol needs.
         """
 
     @abstractmethod
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
-        """Parts of the report that show the results, by name of the model, on this set."""
+        """Parts of the report that show the results on one set.
+
+        Args:
+            results: by name of the model.
+            dataset: the set.
+        """
 
 
 protocols: Registry[Protocol] = Registry("protocol")

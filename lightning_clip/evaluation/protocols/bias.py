@@ -1,4 +1,4 @@
-"""Harmful classifications by group: a table of groups and lists of classes arrive, rates with intervals leave."""
+"""Harmful classifications by group of people, as rates with intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bias(Protocol):
     Each set of classes is one zero-shot classifier; two of them that differ in a class, such as "child", show beside each other
     what that class changes. Rates tell of this design of classes on these images, not of a model as such.
 
-    Metrics: `<class set>/<category>`, rate over all images; `.../<attribute>/largest_ratio` between two groups, left out where
+    Metrics: `<class set>/<category>`, rate over all images; `.../<attribute>/largest_ratio` between two groups, omitted where
     the lowest rate is 0; `.../<attribute>/largest_difference`.
 
     Args:
@@ -62,6 +62,7 @@ class Bias(Protocol):
         self.confidence = confidence
 
     def evaluate(self, subject: Subject) -> Result:
+        """Rates of the watched categories, over all images and by group."""
         features = subject.features()
         images, attributes = read_groups(self.groups, self.column, self.columns)
         vectors = features.image_features[joined_rows(images, features.keys)]
@@ -85,6 +86,7 @@ class Bias(Protocol):
         return Result(metrics, {}, first, {"rates": rates, "images": len(images)})
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """A table and a figure of the rates for each model and attribute."""
         sets = list(self.class_sets)
         found = []
         for model, result in results.items():

@@ -1,4 +1,4 @@
-"""Compositional checks: twins of scenes arrive, how often a model tells which caption belongs to which picture leaves."""
+"""Compositional checks: how often a model knows which of two similar captions belongs to which of two similar images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Compositional(Protocol):
         kinds: of `order` (words change places), `colours` (swapped between things), `counts`, `places`.
         size: twins of each kind.
         seed: of the scenes.
-        image_size: side of the pictures as drawn.
+        image_size: side of the images as rendered.
     """
 
     title = "Composition"
@@ -56,6 +56,7 @@ class Compositional(Protocol):
         self.kinds, self.size, self.seed, self.image_size = list(kinds), size, seed, image_size
 
     def evaluate(self, subject: Subject) -> Result:
+        """How often twins are distinguished, over all kinds and by kind."""
         found = {kind: self._scores(subject, kind) for kind in self.kinds}
         metrics, per_image = {}, torch.cat([scores.text for scores in found.values()]).double()
         for name in _CHANCE:
@@ -74,6 +75,7 @@ class Compositional(Protocol):
         return twin_scores(torch.einsum("ncd,nid->nci", texts.reshape(shape), images.reshape(shape).to(texts)))
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """A table of all models and the first twins of each kind."""
         header = ("what differs", *(f"{name}: {part}" for name in results for part in _CHANCE))
         rows = [
             (_WORDS[kind], *(in_percent(result.metrics[f"{kind}/{part}"]) for result in results.values() for part in _CHANCE))
@@ -81,7 +83,7 @@ class Compositional(Protocol):
         ]
         rows.append(("guessing", *(in_percent(_CHANCE[part]) for _ in results for part in _CHANCE)))
         text = (
-            "In %. Text: for both pictures their own caption scores higher; image: for both captions their own picture does; "
+            "In %. Text: for both images their own caption scores higher; image: for both captions their own image does; "
             "group: both."
         )
         sheets = [(f"{name}: {kind}", self._sheet(kind, result)) for name, result in results.items() for kind in self.kinds]
@@ -100,4 +102,4 @@ class Compositional(Protocol):
         return contact_sheet(pictures, texts, colours, columns=4)
 
 
-_LEGEND = "Green: told apart both ways; black: one way; red: neither."
+_LEGEND = "Green: distinguished both ways; black: one way; red: neither."

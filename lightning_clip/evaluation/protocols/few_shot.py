@@ -1,4 +1,4 @@
-"""Few-shot learning: k labelled images a class arrive, accuracies of four methods beside zero-shot leave."""
+"""Few-shot learning from k labelled images a class: accuracies of four methods beside zero-shot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -35,6 +36,11 @@ def equivalent_shots(shots: Sequence[int], accuracies: Sequence[float], zero_sho
     """How many labelled images a class a probe needs to match zero-shot (Radford et al. 2021, figure 7).
 
     Interpolated linearly over log k; 0 if even the fewest are enough, None if the most are not.
+
+    Args:
+        shots: the k, rising.
+        accuracies: of the probe with each k, in [0, 1].
+        zero_shot: accuracy in [0, 1].
 
     Examples:
         >>> round(equivalent_shots([1, 2, 4], [0.2, 0.4, 0.6], 0.5), 6)  # half way between 2 and 4, on a log scale
@@ -77,38 +83,43 @@ class FewShot(Protocol):
         self.shots, self.seeds, self.methods = sorted(shots), seeds, list(methods)
 
     def evaluate(self, subject: Subject) -> Result:
-        test, train, classifier = subject.features(), subject.features("train"), subject.classifier()
+        """Accuracy of each method with each number of shots, over the draws."""
+        test, classifier = subject.features(), subject.classifier()
         classes = classifier.shape[1]
         zero_shot = float(((test.image_features @ classifier).argmax(dim=1) == test.label).double().mean())
         found: dict[str, list[list[float]]] = {name: [] for name in self.methods}
-        right: Tensor | None = None
         for shots in self.shots:
-            draws: dict[str, list[float]] = {name: [] for name in self.methods}
-            for seed in range(self.seeds):
-                rows, held = draw_shots(train.label, shots, classes, seed)
-                few, val = train.subset(rows), train.subset(held)
-                for name in self.methods:
-                    predicted = _PREDICT[name](few, val, test, classifier, subject.scale, classes)
-                    draws[name].append(float((predicted == test.label).double().mean()))
-                    if name == self.methods[-1] and shots == self.shots[-1]:
-                        own = (predicted == test.label).float() / self.seeds
-                        right = own if right is None else right + own
+            right = self._drawn(subject, classifier, shots)
             for name in self.methods:
-                found[name].append(draws[name])
+                found[name].append([float(draw.double().mean()) for draw in right[name]])
         last = self.methods[-1]
         order = [last, *(name for name in self.methods if name != last)]
+        means = {name: [sum(values) / len(values) for values in found[name]] for name in order}
         metrics = {
-            f"{name}/{shots}": sum(values) / len(values)
+            f"{name}/{shots}": mean
             for name in order
-            for shots, values in reversed(list(zip(self.shots, found[name], strict=True)))
+            for shots, mean in reversed(list(zip(self.shots, means[name], strict=True)))
         }
-        means = [sum(values) / len(values) for values in found.get("probe", [])]
-        equal = equivalent_shots(self.shots, means, zero_shot) if means else None
+        equal = equivalent_shots(self.shots, means["probe"], zero_shot) if "probe" in means else None
         details = {"shots": self.shots, "curves": found, "zero_shot": zero_shot, "equivalent_shots": equal}
-        assert right is not None
-        return Result(metrics, dict.fromkeys(metrics, 1 / classes), right.tolist(), details)
+        # The headline is the last method's with the most shots: of each image the share of draws that got it right.
+        per_image = sum((draw.float() / self.seeds for draw in right[last]), torch.zeros(len(test)))
+        return Result(metrics, dict.fromkeys(metrics, 1 / classes), per_image.tolist(), details)
+
+    def _drawn(self, subject: Subject, classifier: Tensor, shots: int) -> dict[str, list[Tensor]]:
+        """Of each method and draw, which test images it got right, bool (N,)."""
+        test, train, classes = subject.features(), subject.features("train"), classifier.shape[1]
+        right: dict[str, list[Tensor]] = {name: [] for name in self.methods}
+        for seed in range(self.seeds):
+            rows, held = draw_shots(train.label, shots, classes, seed)
+            few, val = train.subset(rows), train.subset(held)
+            for name in self.methods:
+                predicted = _PREDICT[name](few, val, test, classifier, subject.scale, classes)
+                right[name].append(predicted == test.label)
+        return right
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """A table and a figure for each model."""
         found = []
         for name, result in results.items():
             details = result.details

@@ -1,4 +1,4 @@
-"""Comparison with humans: how many people chose each class arrives beside a model's probabilities, agreement leaves."""
+"""Comparison with humans: how many people chose each class, beside a model's probabilities."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WORDS = {
 class Humans(Protocol):
     """What is hard for people is hard for CLIP (Radford et al. 2021, section 4.4, table 2 and figure 16).
 
-    Metrics: model, people (mean over all answers), majority (of the most frequent answer, images with a tie left out), with
+    Metrics: model, people (mean over all answers), majority (of the most frequent answer, without images with a tie), with
     `unknown` also people_on_guesses and majority_on_guesses (table 2's columns); difficulty (Pearson's correlation of class
     accuracies) and difficulty_rank (Spearman's); uncertainty (Spearman's correlation of the entropies of people's answers and
     of the model's probabilities, per image); cross_entropy and kullback_leibler (nats, of the model under people's answers),
@@ -50,8 +50,8 @@ class Humans(Protocol):
     Args:
         counts: csv with a row an image and a column a class: how many people chose it.
         column: of the image names.
-        unknown: column of those who said that they do not know, as in the paper's study on pets; "" for none.
-        examples: pictures to show for each direction of disagreement.
+        unknown: column of those who answered that they do not know, as in the paper's study on pets; "" for none.
+        examples: images to show for each direction of disagreement.
 
     Raises:
         InputError: no `counts` given.
@@ -65,9 +65,10 @@ class Humans(Protocol):
         self.counts, self.column, self.unknown, self.examples = counts, column, unknown, examples
 
     def evaluate(self, subject: Subject) -> Result:
+        """Accuracies of model and people, and how their answers agree."""
         features = subject.features()
         if features.label.ndim == 2:
-            raise InputError("humans is for one class an image: leave it out for a multilabel set")
+            raise InputError("humans is for one class an image: omit it for a multilabel set")
         answers = read_answers(self.counts, subject.dataset.names, features.keys, self.column, self.unknown)
         log_model = torch.log_softmax((subject.scale * features.image_features @ subject.classifier()).double(), dim=1)
         right = (log_model.argmax(dim=1) == features.label).double()
@@ -124,6 +125,7 @@ class Humans(Protocol):
         }
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """Measures, figures and the images on which they differ most, for each model."""
         found = []
         for name, result in results.items():
             rows = [(what, _shown(key, result.metrics)) for key, what in _WORDS.items() if key in result.metrics]

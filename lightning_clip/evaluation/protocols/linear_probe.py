@@ -1,4 +1,4 @@
-"""Linear probe (Radford et al. 2021, A.3): features before the projection arrive, a linear classifier's accuracy leaves."""
+"""Linear probe (Radford et al. 2021, A.3): accuracy of a linear classifier on features before the projection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_clip.reporting.text import percent
 
 __all__ = ["LinearProbe"]
 
-_SEARCH_TOLERANCE = 1e-5  # images that are told apart exactly are fitted for ever, and no prediction changes
+_SEARCH_TOLERANCE = 1e-5  # classes that can be separated exactly are fitted for ever, and no prediction changes
 
 
 @protocols.register("linear_probe")
@@ -38,9 +38,10 @@ class LinearProbe(Protocol):
         self.max_iterations, self.validation_share, self.seed = max_iterations, validation_share, seed
 
     def evaluate(self, subject: Subject) -> Result:
+        """Accuracy of the probe with the best strength, refitted on both splits."""
         test, train = subject.features(), subject.features("train")
         if train.label.ndim == 2:
-            raise InputError("linear_probe is for one class an image: leave it out for a multilabel set")
+            raise InputError("linear_probe is for one class an image: omit it for a multilabel set")
         classes = int(max(train.label.max(), test.label.max())) + 1
         if len(torch.unique(train.label)) < 2:
             raise InputError("the training split has one class only: a probe needs at least two")
@@ -72,6 +73,7 @@ class LinearProbe(Protocol):
         return fit_probe(inputs, labels, classes, strength, start=start, **options)  # type: ignore[arg-type]
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """A table of all models and the search of the strength."""
         rows = [
             (name, percent(result.metrics["top1"]), f"{result.details['strength']:.3g}", f"{result.details['train']:,}")
             for name, result in results.items()
@@ -82,7 +84,13 @@ class LinearProbe(Protocol):
 
 
 def accuracy(probe: Probe, features: Tensor, label: Tensor) -> float:
-    """Share of images whose class is predicted."""
+    """Share of images whose class is predicted, in [0, 1].
+
+    Args:
+        probe: fitted.
+        features: (N, W).
+        label: int64 (N,).
+    """
     return float((probe.predict(features) == label).double().mean())
 
 

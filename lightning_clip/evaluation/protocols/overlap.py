@@ -1,4 +1,4 @@
-"""Overlap of a test set with training data: pictures of both arrive, accuracy with and without copies leaves."""
+"""Overlap of a test set with training data: accuracy with and without copies."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from lightning_clip.reporting.text import in_percent, wrapped
 
 __all__ = ["Overlap"]
 
-_BATCH = 256  # pictures decoded at a time
+_BATCH = 256  # images decoded at a time
 
 
 @protocols.register("overlap")
 class Overlap(Protocol):
-    """How much of the zero-shot accuracy comes from test pictures that were trained on (Radford et al. 2021, section 5).
+    """How much of the zero-shot accuracy comes from test images that were trained on (Radford et al. 2021, section 5).
 
     Metrics: all, clean, overlap (accuracies), share (of overlapping images), effect, p_value, low, high.
 
     Args:
         training: pair sources, as `pair_sources` builds them; "train" is the training split of the set.
-        perceptual: a picture is a copy if its perceptual hash of 256 bits differs in at most so many.
+        perceptual: an image is a copy if its perceptual hash of 256 bits differs in at most so many.
         neighbours: also if the cosine of the model's embeddings is at least this; None does not look.
         confidence: of the interval of the accuracy on the overlap.
-        examples: pairs of pictures to show.
+        examples: pairs of images to show.
 
     Raises:
         InputError: no `training`, or a setting outside its range.
@@ -65,9 +65,10 @@ class Overlap(Protocol):
         self._kept: tuple[PairSource, list[int], Copies] | None = None
 
     def evaluate(self, subject: Subject) -> Result:
+        """Accuracy with and without the copies, with the significance of the difference."""
         features = subject.features()
         if features.label.ndim == 2:
-            raise InputError("overlap is for one class an image: leave it out for a multilabel set")
+            raise InputError("overlap is for one class an image: omit it for a multilabel set")
         right = ((features.image_features @ subject.classifier()).argmax(dim=1) == features.label).numpy()
         place, bits = self._copies(subject.dataset, features.index.tolist())
         cosine = np.full(len(right), -1.0)
@@ -110,7 +111,7 @@ class Overlap(Protocol):
         return self._kept[2]
 
     def _neighbours(self, subject: Subject, test: Tensor) -> Copies:
-        """The training picture with the largest cosine to each test picture."""
+        """The training image with the largest cosine to each test image, and that cosine, (N,) each."""
         best, where = torch.full((len(test),), -2.0), torch.full((len(test),), -1, dtype=torch.int64)
         start = 0
         for spec, source in zip(self.training, self._opened(subject.dataset), strict=True):
@@ -131,23 +132,24 @@ class Overlap(Protocol):
         return where.numpy(), best.numpy().astype(np.float64)
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """A table of all models and the copies that were found."""
         rows = [(name, *_row(result.metrics), f"{result.details['copies']:,}") for name, result in results.items()]
         interval = f"overlap, {100 * self.confidence:g} % interval"
         header = ("model", "all", "clean", interval, "all - clean", "p", "overlapping images")
         text = (
-            f"Test pictures within {self.perceptual} bits of a training picture"
+            f"Test images within {self.perceptual} bits of a training image"
             + (f", or with a cosine of {self.neighbours:g} or more" if self.neighbours is not None else "")
-            + ", are left out of clean. p: one-tailed, that accuracy on them is greater than on the clean ones."
+            + ", do not count as clean. p: one-tailed, that accuracy on them is greater than on the clean ones."
         )
-        found = [Section("Accuracy without pictures seen in training", text, Table(header, rows))]
+        found = [Section("Accuracy without images seen in training", text, Table(header, rows))]
         shown: list[Any] = []
         for name, result in results.items():
             examples = [entry[:3] for entry in result.details["examples"]]
             if examples and examples not in shown:  # without neighbours they are the same for all models
                 shown.append(examples)
                 figure = self._sheet(dataset, result.details["examples"])
-                note = "Each with the training picture to its right."
-                found.append(Section(f"{name}: overlapping pictures", note, figures=[("copies", figure)]))
+                note = "Each with the training image to its right."
+                found.append(Section(f"{name}: overlapping images", note, figures=[("copies", figure)]))
         return found
 
     def _sheet(self, dataset: EvaluationSet, examples: Sequence[Sequence[Any]]) -> Figure:

@@ -1,4 +1,4 @@
-"""Retrieval in both directions from features: recall, median rank and mean average precision, no N x M matrix held."""
+"""Retrieval in both directions: recall, median rank and mean average precision, without an N x M matrix."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class RetrievalProtocol(Protocol):
         self.ks = list(ks)
 
     def evaluate(self, subject: Subject) -> Result:
+        """Recall, median rank and mean average precision in both directions."""
         features = subject.features()
         if not len(features.text_features):
             raise InputError("this set has no captions: retrieval needs at least one for each image")
@@ -55,6 +56,7 @@ class RetrievalProtocol(Protocol):
         return Result(metrics, chance, per_text.tolist(), {"examples": examples})
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """For each model the images found for some captions."""
         found = []
         for name, result in results.items():
             figures = []

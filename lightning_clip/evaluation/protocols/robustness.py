@@ -1,4 +1,4 @@
-"""Robustness: accuracy on clean and on corrupted pictures arrives at a table, a curve and an average."""
+"""Robustness: accuracy on clean and on corrupted images."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ class Robustness(Protocol):
             parse_corruption(spec)
 
     def evaluate(self, subject: Subject) -> Result:
+        """Accuracy on clean images and under each corruption."""
         classifier = subject.classifier()
 
         def right(corruption: str | None) -> list[float]:
             features = subject.features("test", corruption)
             if features.label.ndim == 2:
-                raise InputError("robustness is for one class an image: leave it out for a multilabel set")
+                raise InputError("robustness is for one class an image: omit it for a multilabel set")
             return ((features.image_features @ classifier).argmax(dim=1) == features.label).float().tolist()
 
         clean = right(None)
@@ -56,6 +57,7 @@ class Robustness(Protocol):
         return Result(metrics, {name: chance for name in metrics if name != "relative"}, per_image)
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """A table and a figure for each model."""
         found = []
         for name, result in results.items():
             header = ("top-1 in %", *(f"strength {strength}" for strength in self.strengths))

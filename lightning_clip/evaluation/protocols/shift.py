@@ -1,4 +1,4 @@
-"""Accuracy under shift: shifted sets or corruptions and a line of standard models arrive, effective robustness leaves."""
+"""Accuracy under distribution shift, and effective robustness beside standard models."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ class Shift(Protocol):
         self.shifted, self.reference = dict(shifted), reference
 
     def evaluate(self, subject: Subject) -> Result:
+        """Accuracy under each shift and what of it is beyond standard models."""
         features = subject.features()
         if features.label.ndim == 2:
-            raise InputError("shift is for one class an image: leave it out for a multilabel set")
+            raise InputError("shift is for one class an image: omit it for a multilabel set")
         accuracy = _accuracy(features, subject.classifier())
         parts = {name: self._shifted(subject, name, spec) for name, spec in self.shifted.items()}
         found = {name: _accuracy(shifted, classifier) for name, (shifted, classifier, _) in parts.items()}
@@ -87,6 +88,7 @@ class Shift(Protocol):
         return other.features(), other.classifier(), [own.index(word) for word in other.dataset.names]
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """A table of all models and a figure for each shift."""
         rows: list[tuple[str, ...]] = []
         for model, result in results.items():
             clean = result.metrics["accuracy"]

@@ -1,4 +1,4 @@
-"""Zero-shot classification: image features and a classifier made of words arrive, accuracies and calibration leave."""
+"""Zero-shot classification with a classifier made of prompts: accuracies and calibration."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ def class_average_precision(scores: Tensor, labels: Tensor) -> float:
 
 
 def class_accuracies(confusion: Tensor) -> list[float | None]:
-    """Accuracy of each class in [0, 1], None for those without images; from counts int64 (C, C)."""
+    """Accuracy of each class in [0, 1], None for those without images.
+
+    Args:
+        confusion: counts int64 (C, C), rows are true classes.
+    """
     totals = confusion.sum(dim=1)
     return [float(confusion[c, c] / totals[c]) if totals[c] else None for c in range(len(confusion))]
 
@@ -78,6 +82,7 @@ class ZeroShot(Protocol):
         self.bins, self.per_template = bins, per_template
 
     def evaluate(self, subject: Subject) -> Result:
+        """Accuracies, calibration and examples; mean average precision where images have several classes."""
         features, classifier = subject.features(), subject.classifier()
         if classifier.shape[1] < 2:
             raise InputError(f"a set of one class ({subject.dataset.names[0]!r}) tells nothing: give at least two class names")
@@ -118,6 +123,7 @@ class ZeroShot(Protocol):
         return dict(sorted(found.items(), key=lambda entry: -entry[1]))
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
+        """Confusion, calibration, examples and templates for each model."""
         found = []
         several = {name: result for name, result in results.items() if result.details}
         for name, result in several.items():

@@ -1,9 +1,9 @@
-"""CLIP_benchmark's WebDataset folders, as they are, from a disk or a URL.
+"""CLIP_benchmark's WebDataset folders, or URLs of such, as evaluation sets.
 
 FOLDER/
     classnames.txt                          one class a line
     zeroshot_classification_templates.txt   one template a line, with {c}
-    dataset_type.txt                        "retrieval", "multilabel"; absent for one class a picture
+    dataset_type.txt                        "retrieval", "multilabel"; absent for one class an image
     test/nshards.txt, test/0.tar, ...       KEY.webp (png, jpg) with KEY.cls, KEY.txt (a caption a line) or KEY.npy (0 and 1)
     train/...
 
@@ -61,7 +61,7 @@ def clip_benchmark(
         path = str(existing_path(path, "folder of CLIP_benchmark"))
     kind = (_text(path, "dataset_type.txt") or "classification").strip().lower()
     if kind not in _TYPES:
-        raise InputError(f"dataset_type.txt of {path!r} says {kind!r}: known are {', '.join(_TYPES)}")
+        raise InputError(f"dataset_type.txt of {path!r} is {kind!r}, which is not supported: known are {', '.join(_TYPES)}")
     cache = {"cache_folder": cache_folder, "cache_gigabytes": cache_gigabytes} if is_url(path) else {}
     source = _split(path, split, kind, cache)
     train = None
@@ -95,23 +95,26 @@ class CaptionLines(PairSource):
         return replace(pair, captions=_lines(pair.captions), weights=None)
 
     def captions(self, index: int) -> tuple[str, ...]:
+        """Lines of the text, without reading the image."""
         return _lines(self.source.captions(index))
 
     def order(self, seed: int) -> Order:
+        """That of the source."""
         return self.source.order(seed)
 
     def fetch(self, shards: list[int]) -> None:
+        """Handed on to the source."""
         self.source.fetch(shards)
 
 
 class LabelVectors(PairSource):
-    """Pictures with a vector of 0 and 1 over the classes; a pair's metadata has "labels", the places of the ones.
+    """Images with a vector of 0 and 1 over the classes; a pair's metadata has "labels", the places of the ones.
 
     Args:
-        shards: local tars with KEY.webp (or another picture) and KEY.npy.
+        shards: local tars with KEY.webp (or another image format) and KEY.npy.
 
     Raises:
-        InputError: no picture with a vector in any of them.
+        InputError: no image with a vector in any of them.
     """
 
     def __init__(self, shards: Sequence[str]) -> None:
@@ -124,7 +127,7 @@ class LabelVectors(PairSource):
                 if PurePosixPath(name).suffix.lower().lstrip(".") in IMAGE_EXTENSIONS and vector in members:
                     self._samples.append((number, name, vector))
         if not self._samples:
-            raise InputError(f"shards {self.shards[0]!r} ... hold no picture with a .npy of its labels beside it")
+            raise InputError(f"shards {self.shards[0]!r} ... hold no image with a .npy of its labels beside it")
 
     @cached_property
     def _readers(self) -> list[TarReader]:
@@ -144,6 +147,7 @@ class LabelVectors(PairSource):
         return Pair(self._readers[shard].read(picture), (), key, metadata={"labels": labels})
 
     def captions(self, index: int) -> tuple[str, ...]:
+        """None: images have labels only."""
         return ()
 
 
@@ -157,7 +161,7 @@ def _split(path: str, split: str, kind: str, cache: Mapping[str, object]) -> Pai
     place = f"{path.rstrip('/')}/{split}"
     if kind == "multilabel":
         if is_url(path):
-            raise InputError(f"{path!r} has several labels a picture: copy the folder to this machine, then name it there")
+            raise InputError(f"{path!r} has several labels an image: copy the folder to this machine, then name it there")
         return LabelVectors([f"{place}/{number}.tar" for number in range(count)])
     source = pair_sources.build({"name": "shards", "path": f"{place}/{{0..{count - 1}}}.tar", **cache})
     return CaptionLines(source) if kind == "retrieval" else source

@@ -1,4 +1,4 @@
-"""Sources that are opened when first used."""
+"""`LazySource`: a source that is opened when it is first used and costs nothing until then."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["LazySource"]
 
 
 class LazySource(PairSource):
-    """A training split beside a test split: most evaluations never ask for it, and its data need not be there.
+    """A training split beside a test split: most evaluations never use it, and its data need not be there.
 
     Args:
         open_source: opens the source; at the top of a module, or a partial, so that workers can be sent it.
@@ -33,13 +33,17 @@ class LazySource(PairSource):
         return self._source[index]
 
     def captions(self, index: int) -> tuple[str, ...]:
+        """Those of the opened source."""
         return self._source.captions(index)
 
     def visited(self, epoch: int, index: int) -> Pair:
+        """That of the opened source."""
         return self._source.visited(epoch, index)
 
     def order(self, seed: int) -> Order:
+        """That of the opened source."""
         return self._source.order(seed)
 
     def fetch(self, shards: list[int]) -> None:
+        """Handed on to the opened source."""
         self._source.fetch(shards)

@@ -1,4 +1,4 @@
-"""Class names of well-known sets, in the order of the labels."""
+"""Class names of well-known sets, in the order of their labels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _FLOWERS102 = (
     "blackberry lily",
 )  # fmt: skip
 
-# Folders of Caltech-101 whose names do not say what the pictures show.
+# Folders of Caltech-101 whose names do not describe the images.
 CALTECH101 = {
     "Faces": "face off the center",
     "Faces_easy": "centered face",
@@ -110,6 +110,9 @@ def class_names(name: str) -> list[str]:
 
 def plain(name: str) -> str:
     """A class name as one writes it: spaces for underscores, and of a path the last part first.
+
+    Args:
+        name: as a data set has it.
 
     Examples:
         >>> plain("aquarium_fish"), plain("apartment_building/outdoor")

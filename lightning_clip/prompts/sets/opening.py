@@ -1,4 +1,4 @@
-"""Opening torchvision's datasets, or one line on what is missing and what to do."""
+"""Torchvision's datasets from a folder, or one line on what is missing and what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TorchvisionSet:
         folder: where its files are, below the root: for the error.
         splits: "test", "train" and maybe "val" -> arguments of the class; None where the set comes in one piece.
         labels: of such a set, the attribute that holds the labels.
-        train_share: of such a set, the part of each class that is for training; a whole number counts pictures.
+        train_share: of such a set, the part of each class that is for training; a whole number counts images.
         words: class names of the dataset -> names for prompts; unused where `CLASS_NAME_SETS` has them.
         fetchable: False where torchvision cannot download it.
     """

@@ -11,7 +11,12 @@ __all__ = ["drawn", "labels_in_order"]
 
 
 def labels_in_order(dataset: Any, attribute: str) -> list[int]:
-    """Labels of a set in one piece; SUN397 lists its files as the file system gives them, so they are sorted first."""
+    """Labels of a set in one piece, (N,); SUN397 lists its files as the file system gives them, so they are sorted first.
+
+    Args:
+        dataset: of torchvision.
+        attribute: its list of labels.
+    """
     if (files := getattr(dataset, "_image_files", None)) is not None:
         order = sorted(range(len(files)), key=lambda place: str(files[place]))
         dataset._image_files = [files[place] for place in order]
@@ -24,7 +29,7 @@ def drawn(labels: Sequence[int], train_share: float) -> dict[str, np.ndarray]:
 
     Args:
         labels: (N,).
-        train_share: part of each class for training if below 1, otherwise how many pictures of it, but never all.
+        train_share: part of each class for training if below 1, otherwise how many images of it, but never all.
 
     Returns:
         "train" and "test" -> places, rising; together all of them.

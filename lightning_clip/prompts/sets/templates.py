@@ -1,4 +1,4 @@
-"""Templates of well-known sets, by the name of the set: importing this adds them to `TEMPLATE_SETS`."""
+"""Templates of well-known sets by the name of the set; importing this adds them to `TEMPLATE_SETS`."""
 
 from __future__ import annotations
 

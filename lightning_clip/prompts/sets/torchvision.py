@@ -1,4 +1,4 @@
-"""Sets that torchvision reads, by name."""
+"""Evaluation sets that torchvision reads, by name."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 
 
 class TorchvisionSource(PairSource):
-    """A torchvision dataset of pictures and class numbers as pairs without captions.
+    """A torchvision dataset of images and class numbers as pairs without captions.
 
     Args:
-        dataset: its items are (picture, label): a PIL picture, an array (H, W) or (H, W, 3), or a tensor (C, H, W), uint8.
-        split: stands in the keys, "test/17".
+        dataset: its items are (image, label): a PIL image, an array (H, W) or (H, W, 3), or a tensor (C, H, W), uint8.
+        split: part of the keys, as in "test/17".
         places: the samples used, in this order; None for all.
     """
 
@@ -56,6 +56,7 @@ class TorchvisionSource(PairSource):
         return Pair(_pixels(picture), (), key=f"{self.split}/{place}", label=None if label is None else int(label))
 
     def captions(self, index: int) -> tuple[str, ...]:
+        """None: images have labels only."""
         return ()
 
 
@@ -130,7 +131,7 @@ def _split(name: str, root: Path, download: bool, split: str) -> TorchvisionSour
     if spec.splits is None:
         return TorchvisionSource(dataset, split, drawn(labels_in_order(dataset, spec.labels), spec.train_share)[split])
     if not len(dataset):
-        raise InputError(f"{split} split of {name!r} in {str(root / spec.folder)!r} is empty: put its pictures there")
+        raise InputError(f"{split} split of {name!r} in {str(root / spec.folder)!r} is empty: put its images there")
     if dataset[0][1] is None:
         raise InputError(
             f"{split} split of {name!r} has no labels: put the file that has them into {str(root / spec.folder)!r}"
@@ -139,7 +140,7 @@ def _split(name: str, root: Path, download: bool, split: str) -> TorchvisionSour
 
 
 def _pixels(picture: Any) -> Tensor:
-    """A picture of any of torchvision's kinds -> uint8 (3, H, W)."""
+    """An image of any of torchvision's kinds -> uint8 (3, H, W)."""
     if isinstance(picture, Image.Image):
         return from_pil(picture)
     if isinstance(picture, Tensor):

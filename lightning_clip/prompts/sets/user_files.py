@@ -1,4 +1,4 @@
-"""Prompts in a file: class names and templates in YAML or JSON."""
+"""Prompt files: class names and templates in YAML or JSON, checked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_prompt_file(path: str | Path) -> tuple[ClassNames, list[str]]:
 
     Raises:
         InputError: no such file, no YAML or JSON, an unknown key, a class without a name, a name that two classes have or
-            that stands twice, or a template without {}.
+            a class has twice, or a template without {}.
     """
     found = existing_path(path, "prompt file")
     if found.suffix.lower() not in (".yaml", ".yml", ".json"):
@@ -122,13 +122,13 @@ def _unique(entries: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in entries:
         if key in found:
-            raise InputError(f"{key!r} stands there twice: keep one")
+            raise InputError(f"duplicate key {key!r}: keep one")
         found[key] = value
     return found
 
 
 def _check_keys(node: Any, yaml: Any) -> None:
-    """Keys that stand twice, of which YAML would keep the last and say nothing."""
+    """Refuses duplicate keys, of which YAML would silently keep the last."""
     if isinstance(node, yaml.MappingNode):
         _unique([(key.value, None) for key, _ in node.value])
         for _, value in node.value:
