@@ -200,7 +200,7 @@ class RetrievalRecall(Metric):
         self.text_image_index.append(text_image_index.to(text_features.device, torch.int64))
 
     def compute(self) -> dict[str, Tensor]:
-        """See `retrieval_metrics`."""
+        """`retrieval_metrics` of everything that was added, each ()."""
         images, texts = self.whole("image_features"), self.whole("text_features")
         return retrieval_metrics(images, texts, self.whole("text_image_index"), self.ks, image_index=self.whole("image_index"))
 
