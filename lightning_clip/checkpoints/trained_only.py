@@ -88,7 +88,7 @@ def options_with_base(path: Any, options: dict[str, Any]) -> dict[str, Any]:
         return options
     stored = content["hyper_parameters"]["towers"]
     heads = {column: {key: spec[key] for key in ("projection", "transform") if key in spec} for column, spec in stored.items()}
-    return {"towers": heads, **options}
+    return {"image_encoder": None, "text_encoder": None, "towers": heads, **options}
 
 
 def _check_in_place(path: Any, pretrained: Any) -> None:

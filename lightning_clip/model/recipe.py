@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import mapping
+from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
 from lightning_clip.encoders import image_encoders, text_encoders
 from lightning_clip.encoders.base import Tower
 from lightning_clip.encoders.base import towers as tower_registry
+
+if TYPE_CHECKING:
+    from lightning_clip.model.space import SharedSpace
 
 __all__ = ["DEFAULT_EMBED_DIM", "NO_TOWER", "Recipe", "TowerSpec", "plain_settings", "plain_spec", "recipe_of"]
 
@@ -76,16 +80,17 @@ class TowerSpec:
             merged["transform"] = {**base, **self.transform}
         return TowerSpec(**merged)
 
-    def to_mapping(self, built: Any = None) -> dict[str, Any]:
-        """Plain settings that `of` reads; `built` says more of the tower than its name, if it can."""
+    def tower_mapping(self, built: Any = None) -> dict[str, Any]:
+        """The tower alone as plain settings; `built` says more of it than its name, if it can."""
+        described = (built.to_mapping() if built is not None else None) or plain_spec(self.tower)
+        return {"name": described} if isinstance(described, str) else dict(described or {})
+
+    def around(self) -> dict[str, Any]:
+        """Plain settings of what stands around the tower: its head and transform, or whose tower it uses."""
         if self.share is not None:
             return {"share": self.share}
-        described = (built.to_mapping() if built is not None else None) or plain_spec(self.tower)
-        tower = {"name": described} if isinstance(described, str) else dict(described)
-        found: dict[str, Any] = {**tower, "projection": self.projection}
-        if self.transform is not None:
-            found["transform"] = plain_settings(self.transform)
-        return found
+        transform = {} if self.transform is None else {"transform": plain_settings(self.transform)}
+        return {"projection": self.projection, **transform}
 
 
 @dataclass(frozen=True)
@@ -106,17 +111,33 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, value: Mapping[str, Any]) -> Recipe:
-        """From plain settings, as `to_mapping` gives them."""
-        towers = {column: TowerSpec.of(spec, column) for column, spec in value["towers"].items()}
-        return cls(towers, value["embed_dim"], value["objective"], value["tokenizer"])
+        """From plain settings, as `to_mapping` gives them; others than a recipe's are passed over."""
+        encoders = (value.get(f"{column}_encoder") for column in _DEFAULT_TOWERS)
+        return recipe_of(*encoders, value["towers"], value["embed_dim"], value["objective"], value["tokenizer"])
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Names and plain settings; live objects are noted by class."""
+    def to_mapping(self, space: SharedSpace | None = None) -> dict[str, Any]:
+        """Arguments of `ClipModule` in names and plain settings; live towers are noted by class.
+
+        Args:
+            space: the model that was built of it, whose towers may say more of themselves than their names.
+        """
+        # As arguments of their own: a subclass may have defaults for these.
+        encoders: dict[str, Any] = {f"{column}_encoder": None for column in _DEFAULT_TOWERS}
+        towers: dict[str, Any] = {}
+        for column, spec in self.towers.items():
+            built = None if space is None or spec.tower is None else space.tower(column)
+            if f"{column}_encoder" in encoders:
+                encoders[f"{column}_encoder"] = spec.tower_mapping(built) or None
+                towers[column] = spec.around()
+            else:
+                towers[column] = {**spec.tower_mapping(built), **spec.around()}
+        tokenizer = self.tokenizer.to_mapping() if isinstance(self.tokenizer, Tokenizer) else self.tokenizer
         return {
-            "towers": {column: spec.to_mapping() for column, spec in self.towers.items()},
+            **encoders,
+            "towers": towers,
             "embed_dim": self.embed_dim,
             "objective": self.objective,
-            "tokenizer": self.tokenizer,
+            "tokenizer": tokenizer,
         }
 
     @property

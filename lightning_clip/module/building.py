@@ -54,10 +54,12 @@ class BuiltOnUse(pl.LightningModule):
         """Completes what the constructor was given; builds no tower."""
         own = {f"{column}_encoder": given.towers.get(column, TowerSpec()).tower for column in ("image", "text")}
         self._given = {"pretrained": pretrained, **own}
+        self._own_columns = {column for column, spec in given.towers.items() if spec.tower is not None}
         recipe, self._start = start_from(pretrained, given)
         self.objective = build_objective(recipe.objective)
         self.recipe = recipe.reading(self.reads(), type(self.objective).__name__)
         _ = self.recipe.transform  # a wrong setting is said now, not when the first loader is made
+        self.training_settings.execution.check_towers([c for c in self.recipe.towers if c not in self.recipe.share])
         self._first_tokenizer = self._own_tokenizer()
         self.tokenizer = self._first_tokenizer
         if self.tokenizer is not None:
@@ -277,6 +279,7 @@ class BuiltOnUse(pl.LightningModule):
 
     _start: Pretrained | None
     _given: dict[str, Any]
+    _own_columns: set[str]
     _first_tokenizer: Tokenizer
     _building: bool
 
@@ -290,8 +293,8 @@ class BuiltOnUse(pl.LightningModule):
 
     def _recorded(self) -> dict[str, Any]:
         """What loggers show of a run."""
-        stored = self.recipe.to_mapping()["towers"]
-        towers = {f"{column}_tower": spec.get("name", str(spec)) for column, spec in stored.items()}
+        specs = {column: spec.tower_mapping() or spec.around() for column, spec in self.recipe.towers.items()}
+        towers = {f"{column}_tower": found.get("name", str(found)) for column, found in specs.items()}
         optimizer = self.training_settings.optimizer
         return {
             **towers,

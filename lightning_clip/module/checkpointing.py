@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.checkpoints import complete, options_with_base
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.checkpoints.reading import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
-from lightning_clip.model.recipe import TowerSpec
 
 if TYPE_CHECKING:
     from lightning_clip.module.building import BuiltOnUse
@@ -26,25 +26,15 @@ _NOTES = ("hparams_name", "hparams_type")
 
 def stored_arguments(module: BuiltOnUse) -> dict[str, Any]:
     """Arguments of the constructor that build the module again; live objects are noted by class, to be passed again."""
-    model, base = module.model, module.adaptation.base_arguments
-    towers: dict[str, Any] = {}
-    for column, spec in module.recipe.towers.items():
-        # What `pretrained` brings again is not named, so that it is not taken for a new tower.
-        brought = "pretrained" in base and base.get(f"{column}_encoder", "new") is None
-        if brought:
-            spec = TowerSpec(None, spec.projection, spec.transform)
-        towers[column] = spec.to_mapping(None if brought or spec.share is not None else model.tower(column))
+    base = module.adaptation.base_arguments
     again = "pretrained" in base or module.adaptation.new_tokens
     # What `pretrained` brings again grows again, and so does a table with separate embeddings for new tokens.
     tokenizer = module._first_tokenizer if again else module.tokenizer
-    return {
-        "towers": towers,
-        "embed_dim": module.embed_dim,
-        "objective": module.objective.to_mapping(),
-        "tokenizer": None if tokenizer is None else tokenizer.to_mapping(),
-        "training": module.training_settings.to_mapping(),
-        **base,
-    }
+    towers = dict(module.recipe.towers)
+    if "pretrained" in base:  # what it brings again is not named, or it would be taken for a new tower
+        towers |= {column: replace(spec, tower=None) for column, spec in towers.items() if column not in module._own_columns}
+    recipe = replace(module.recipe, towers=towers, objective=module.objective.to_mapping(), tokenizer=tokenizer)
+    return {**recipe.to_mapping(module.model), "training": module.training_settings.to_mapping(), **base}
 
 
 def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:

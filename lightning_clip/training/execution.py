@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class ExecutionSettings:
             waits for the device in each step; "stop" asks after the step before on an accelerator.
 
     Raises:
-        InputError: a value that is none of these, or, when the model is built, a tower that it has not.
+        InputError: a value that is none of these.
     """
 
     compile: bool = False
@@ -52,14 +52,19 @@ class ExecutionSettings:
             return value
         return built(cls, mapping(value, "execution"), "execution")
 
+    def check_towers(self, columns: Collection[str]) -> None:
+        """Refuses names in `checkpoint` that are none of these columns, which have towers of their own."""
+        for name in self.checkpoint:
+            if name not in columns:
+                raise InputError(f"unknown tower {name!r} in execution.checkpoint: {nearest(name, columns)}")
+
 
 def prepare(model: SharedSpace, settings: ExecutionSettings) -> None:
     """Applies the settings to a model in place; parameters and their names stay as they are."""
     model.text_chunks = settings.text_chunks
     towers = {column: model.tower(column) for column in model.own_columns}
+    settings.check_towers(towers)
     for name in settings.checkpoint:
-        if name not in towers:
-            raise InputError(f"unknown tower {name!r} in execution.checkpoint: {nearest(name, towers)}")
         towers[name].checkpoint_blocks()
     if settings.channels_last and "image" in towers:
         towers["image"].to(memory_format=torch.channels_last)

@@ -24,7 +24,7 @@ __all__ = ["RECIPE_KEYS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "o
 log = logging.getLogger(__name__)
 
 # Of a module's stored arguments, those that make a `Recipe`.
-RECIPE_KEYS = ("towers", "embed_dim", "objective", "tokenizer")
+RECIPE_KEYS = ("image_encoder", "text_encoder", "towers", "embed_dim", "objective", "tokenizer")
 _BESIDE_TOWERS = {"logit_scale", "logit_bias", "mean", "std"}
 SETTINGS_FILE, WEIGHTS_FILE = "lightning_clip.json", "model.safetensors"
 

@@ -89,7 +89,7 @@ class TestTraining:
             def choose_caption(pair: Any, rng: Any) -> str:
                 return "always this"
 
-        module = Mine(IMAGE, TEXT, embed_dim=16, optimizer={"warmup_steps": 0})
+        module = Mine(IMAGE, TEXT, embed_dim=16, training={"optimizer": {"warmup_steps": 0}})
         _, trainer = fit(tmp_path, module)
         assert calls and trainer.callback_metrics["val/loss"] == pytest.approx(2 * trainer.callback_metrics["val/half"].item())
 
@@ -158,7 +158,7 @@ class TestUse:
     def test_preset(self) -> None:
         with torch.device("meta"):
             module = ClipModule.from_preset("ViT-B/32", objective="sigmoid")
-        assert module.embed_dim == 512 and module.loss.initial_bias == -10.0
+        assert module.embed_dim == 512 and module.objective.loss.initial_bias == -10.0
 
 
 class TestCheckpoint:
@@ -230,7 +230,7 @@ class TestCheckpoint:
     def test_what_was_loaded_trains_in_training_mode(self, tmp_path: Path) -> None:
         _module, trainer = fit(tmp_path)
         trainer.save_checkpoint(path := tmp_path / "last.ckpt")
-        lock = {"adapt": {"text": {"lock": True}}}
+        lock = {"training": {"adapt": {"text": {"lock": True}}}}
         for loaded in (ClipModule.load_from_checkpoint(path, **lock), ClipModule.from_pretrained(str(path), **lock)):
             assert not any(layer.training for layer in loaded.modules())
             fit(tmp_path, loaded)
@@ -242,7 +242,7 @@ class TestCheckpoint:
         _module, trainer = fit(tmp_path, ConvirtModule(IMAGE, TEXT, embed_dim=16))
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")
-        assert type(again) is ConvirtModule and again.loss.image_weight == 0.75
+        assert type(again) is ConvirtModule and again.objective.loss.image_weight == 0.75
 
 
 class TestCheckpointErrors:

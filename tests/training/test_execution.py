@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from distributed.ranks import run_ranks
-from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from small import IMAGE, TEXT, arguments_of, small_data, small_module, small_trainer
 from torch import Tensor
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch
@@ -118,7 +118,9 @@ class Broken(ClipModule):
     """Its loss is NaN at step 1."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(IMAGE, TEXT, embed_dim=16, optimizer={"lr": 1e-2, "warmup_steps": 0}, **arguments)
+        super().__init__(
+            IMAGE, TEXT, embed_dim=16, **arguments_of(optimizer={"lr": 1e-2, "warmup_steps": 0}, **arguments)
+        )
         self.weights: list[Tensor] = []
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
@@ -184,4 +186,4 @@ def test_settings_survive_a_checkpoint(tmp_path: Path) -> None:
     trainer.fit(module, small_data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")
-    assert again.execution_settings == module.execution_settings and again.micro_batch_size == 8
+    assert again.training_settings.execution == module.training_settings.execution and again.micro_batch_size == 8

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from small import IMAGE, TEXT, arguments_of, small_data, small_module, small_trainer
 from torch import Tensor
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch
@@ -66,13 +66,13 @@ class TestSameWeights:
     def test_hooks_of_a_subclass(self, tmp_path: Path) -> None:
         class Mine(ClipModule):
             def __init__(self, **arguments: Any) -> None:
-                super().__init__(IMAGE, TEXT, embed_dim=16, **arguments)
+                super().__init__(IMAGE, TEXT, embed_dim=16, **arguments_of(**arguments))
 
             def encode(self, batch: PairBatch) -> ClipOutput:
                 output = super().encode(batch)
                 assert output.image_features is not None and len(batch.captions) == len(batch.image)
                 turned = torch.nn.functional.normalize(output.image_features.roll(1, dims=1) + 0.1, dim=-1)
-                return output._replace(image_features=turned)
+                return output._replace(features={**output.features, "image": turned})
 
         assert_same(train(tmp_path, module=Mine, micro_batch_size=4), train(tmp_path, module=Mine))
 
@@ -93,8 +93,8 @@ def test_dropout_is_drawn_alike_when_a_slice_is_computed_again(tmp_path: Path) -
         else:
             order = torch.tensor(batch.lengths).argsort(stable=True)
             parts = [module.encode(take(batch, rows)) for rows in order.split(4)]
-            whole = [torch.cat(values)[order.argsort()] for values in list(zip(*parts, strict=True))[:2]]
-            output = ClipOutput(*whole, parts[0].scale)
+            columns = {column: torch.cat([part.features[column] for part in parts]) for column in ("image", "text")}
+            output = ClipOutput({column: value[order.argsort()] for column, value in columns.items()}, parts[0].scale)
         module.compute_loss(output, batch)["loss"].backward()
         gradients.append([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
     for again, kept in zip(*gradients, strict=True):
@@ -139,7 +139,7 @@ class TestRefused:
         class Frozen(ClipModule):
             def __init__(self, **arguments: Any) -> None:
                 tower = {"name": "resnet10t", "image_size": 32, "channels": [16, 16, 16, 16], "stem_width": 8}
-                super().__init__(tower, TEXT, embed_dim=16, **arguments)
+                super().__init__(tower, TEXT, embed_dim=16, **arguments_of(**arguments))
 
             def on_train_start(self) -> None:
                 self.model.image_encoder.eval()
