@@ -62,7 +62,7 @@ def with_trainer(batches: list[PairBatch]) -> float:
 def bare(batches: list[PairBatch]) -> float:
     """What a careful person would write: one file, no framework."""
     model = module().model
-    loss = ClipModule(IMAGE, TEXT, embed_dim=128).loss
+    loss = ClipModule(IMAGE, TEXT, embed_dim=128).objective.loss
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups: list[Any] = [{"params": decayed, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}]

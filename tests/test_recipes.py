@@ -79,7 +79,7 @@ def test_builds(recipe: Path, data_folder: Path, base_checkpoint: Path, monkeypa
     with torch.device("meta"):
         cli.model.configure_model()
     if recipe.stem == "convirt":  # the subclass's own defaults hold on the command line too
-        assert cli.model.loss.image_weight == 0.75 and not cli.model.model.logit_scale.requires_grad
+        assert cli.model.objective.loss.image_weight == 0.75 and not cli.model.model.logit_scale.requires_grad
         assert type(cli.model.model.image_projection).__name__ == "MlpProjection"
     if recipe.stem != "demo":
         sizes = {"clip_vit_b32": 9, "siglip_vit_b16": 9, "cifar10": 40}
@@ -108,4 +108,4 @@ def test_paper_recipe_has_the_papers_figures() -> None:
     assert recipe["data"]["local_batch_size"] * trainer["devices"] * trainer["num_nodes"] == 32768
     assert trainer["max_epochs"] == 32 and model["embed_dim"] == 512
     expected = {"lr": 5e-4, "weight_decay": 0.2, "betas": [0.9, 0.98], "eps": 1e-6, "warmup_steps": 2000}
-    assert model["optimizer"] == expected
+    assert model["training"]["optimizer"] == expected

@@ -16,6 +16,7 @@ from strategies.ranks import fit, refusal
 from torch import Tensor
 
 from lightning_clip import ClipDataModule, InputError
+from lightning_clip.core.types import KeptFeatures
 from lightning_clip.data import batches
 from lightning_clip.data.feature_store import FeatureStore, digest_of
 from lightning_clip.variants import ConvirtModule
@@ -32,7 +33,8 @@ class Losses(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.values.append(float(trainer.callback_metrics["train/loss"]))
-        self.dims.append(batch.image.ndim)
+        image = batch.image
+        self.dims.append((image.features if isinstance(image, KeptFeatures) else image).ndim)
 
 
 def losses(folder: Path, cache: Path | None, epochs: int = 3, seed: int = 0, **settings: Any) -> Losses:

@@ -121,7 +121,7 @@ class TestOpenedByDepth:
 
     def test_nothing_left(self) -> None:
         both = {tower: {"lock": True, "lock_projection": True} for tower in ("image", "text")}
-        with pytest.raises(InputError, match="adapt locks both towers with their heads: nothing but the temperature"):
+        with pytest.raises(InputError, match="adapt locks all towers with their heads: nothing but the temperature"):
             small_module(adapt=both).configure_model()
 
 
@@ -217,4 +217,4 @@ def test_a_checkpoint_knows_its_settings(tmp_path: Path) -> None:
     _, _, trainer = fitted(tmp_path, adapt=TWO_STAGES)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     loaded = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
-    assert loaded.adapt_settings.to_mapping()["stages"][0]["until_step"] == 2  # type: ignore[index]
+    assert loaded.training_settings.adapt.to_mapping()["stages"][0]["until_step"] == 2  # type: ignore[index]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from adapt.test_locking import BERT, assert_near
-from small import IMAGE, TEXT, small_data, small_module, small_trainer
+from small import IMAGE, TEXT, arguments_of, small_data, small_module, small_trainer
 from strategies.ranks import OPTIMIZER, alone, fit
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ def base(tmp_path: Path) -> Path:
 def adapted(base: Path | None, folder: Path, adapt: Any = None, steps: int = 3, **settings: Any) -> ClipModule:
     torch.manual_seed(2)
     options = {"optimizer": OPTIMIZER, "adapt": BOTH if adapt is None else adapt, **settings}
-    module = small_module(**options) if base is None else ClipModule(pretrained=str(base), **options)
+    module = small_module(**options) if base is None else ClipModule(pretrained=str(base), **arguments_of(**options))
     trainer = small_trainer(folder, max_steps=steps)
     trainer.fit(module, small_data(size=32))
     trainer.save_checkpoint(folder / "lora.ckpt")

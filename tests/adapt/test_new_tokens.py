@@ -14,6 +14,7 @@ from tasks.labelled import module_of
 from torch import Tensor, nn
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.adapt import AdaptSettings
 from lightning_clip.cli import main
 from lightning_clip.encoders import TextEncoder, text_transformer
 from lightning_clip.encoders.new_tokens import GrownTable, add_new_tokens, join_new_tokens
@@ -145,10 +146,10 @@ class TestTraining:
         assert torch.equal(part(module.state_dict(), ROWS)[1], before[name][1])
 
     def test_as_a_whole_table_with_masked_gradients(self, base: Path, tmp_path: Path) -> None:
-        settings: dict[str, Any] = {"pretrained": str(base), "optimizer": {**OPTIMIZER, "weight_decay": 0.0}}
+        optimizer = {**OPTIMIZER, "weight_decay": 0.0}
         whole, module = (
-            ClipModule(training={"adapt": {"text": {"new_tokens": WORDS}}}, **settings),
-            ClipModule(training={"adapt": adapt(LOCK)}, **settings),
+            ClipModule(pretrained=str(base), training={"optimizer": optimizer, "adapt": settings})
+            for settings in ({"text": {"new_tokens": WORDS}}, adapt(LOCK))
         )
         whole.configure_model()
         table: Any = whole.model.text_encoder.token_embedding
@@ -299,9 +300,9 @@ class TestMerging:
         assert type(table) is nn.Embedding and table.weight.requires_grad
         assert torch.equal(table.weight[:49408], part(before, "old_tokens.weight"))
         assert torch.equal(table.weight[49408:], part(module.state_dict(), ROWS))
-        mapping = whole.to_mapping()
-        spec = mapping["text_encoder"]
-        assert spec.get("config", spec)["vocab_size"] == whole.tokenizer.vocab_size == 49410 and mapping["adapt"] is None
+        spec = whole.to_mapping()["text_encoder"]
+        assert spec.get("config", spec)["vocab_size"] == whole.tokenizer.vocab_size == 49410
+        assert whole.training_settings.adapt == AdaptSettings()
         assert torch.equal(module.encode_text(TEXTS), features)  # the original is as it was
         train(whole.train(), tmp_path, 1)
 

@@ -67,7 +67,7 @@ def test_locks_and_rates(kind: str, tmp_path: Path) -> None:
     tower = {"lock": True, "unlock_last": 1, "lr": 1e-4, "layer_decay": 0.5}
     module = ClipModule(pretrained=source(tmp_path, kind), training={"adapt": {"image": tower, "text": tower}})
     module.configure_model()
-    rates = module.adaptation.rates(module.optimizer_settings, set())
+    rates = module.adaptation.rates(module.training_settings.optimizer, set())
     assert rates is not None
     for encoder, name in ((module.model.image_encoder, "image_encoder"), (module.model.text_encoder, "text_encoder")):
         last = {id(value) for value in encoder.blocks()[-1].parameters()}

@@ -12,11 +12,12 @@ from lightning_clip.training.optim import build_optimizer
 ADAPT = {"image": {"lr": 1e-2, "layer_decay": 0.5, "weight_decay": 0.3}, "text": {"layer_decay": 0.1}}
 
 
-def rates(**settings: object) -> dict[str, tuple[float, float]]:
-    module = small_module(image_encoder={**IMAGE, "depth": 2}, text_encoder={**TEXT, "layers": 2}, adapt=ADAPT, **settings)
+def rates(**arguments: object) -> dict[str, tuple[float, float]]:
+    module = small_module(image_encoder={**IMAGE, "depth": 2}, text_encoder={**TEXT, "layers": 2}, adapt=ADAPT, **arguments)
     module.configure_model()
-    found = module._adaptation.rates(module.optimizer_settings, module._undecayed)
-    optimizer = build_optimizer(module.model, module.optimizer_settings, module._undecayed, rates=found)
+    settings = module.training_settings.optimizer
+    found = module.adaptation.rates(settings, module.undecayed)
+    optimizer = build_optimizer(module.model, settings, module.undecayed, rates=found)
     names = {id(parameter): name for name, parameter in module.model.named_parameters()}
     return {
         names[id(parameter)]: (group["lr"], group["weight_decay"])

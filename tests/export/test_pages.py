@@ -42,14 +42,14 @@ def test_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in (tmp_path / "published").iterdir():
         file.unlink()
     module = ClipModule.load_from_checkpoint("last.ckpt")
-    assert module.embed_dim == 48 and module.image_size == 32 and module.optimizer_settings.lr == 1e-3
+    assert module.embed_dim == 48 and module.image_size == 32 and module.training_settings.optimizer.lr == 1e-3
 
 
 def test_the_settings_of_the_page(tmp_path: Path) -> None:
     open_clip_folder(tmp_path, CONFIGS["clip"])
     (block,) = re.findall(r"```yaml\n(.*?)```", PAGES["pretrained"], re.S)
     settings = yaml.safe_load(block.replace(PUBLISHED, str(tmp_path)))
-    assert ClipModule(**settings).optimizer_settings.warmup_steps == 100
+    assert ClipModule(**settings).training_settings.optimizer.warmup_steps == 100
 
 
 def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

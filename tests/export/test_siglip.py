@@ -162,6 +162,8 @@ class TestRefusals:
     def test_heads_of_ones_own(self, tmp_path: Path) -> None:
         written(tmp_path / "in", "gelu")
         module = ClipModule.from_pretrained(tmp_path / "in")
-        module = ClipModule(**{**module.to_mapping(), "projection": "linear"})
+        module = ClipModule.from_pretrained(
+            tmp_path / "in", towers={column: {"projection": "linear"} for column in ("image", "text")}
+        )
         with pytest.raises(InputError, match="its projections are not SigLIP's: none of the image, a linear one with a bias"):
             export(module, "huggingface", tmp_path / "out")

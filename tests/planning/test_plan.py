@@ -104,7 +104,7 @@ class TestRealStep:
             kept, output = saved_bytes(features, [*model.parameters(), *model.buffers()])
             output.sum().backward()
         model.logit_scale.grad = torch.zeros_like(model.logit_scale)
-        optimizer = build_optimizer(model, module.optimizer_settings, [])
+        optimizer = build_optimizer(model, module.training_settings.optimizer, [])
         optimizer.step()
         return library.get_total_flops(), kept, optimizer
 

@@ -118,9 +118,7 @@ class Broken(ClipModule):
     """Its loss is NaN at step 1."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(
-            IMAGE, TEXT, embed_dim=16, **arguments_of(optimizer={"lr": 1e-2, "warmup_steps": 0}, **arguments)
-        )
+        super().__init__(IMAGE, TEXT, embed_dim=16, **arguments_of(optimizer={"lr": 1e-2, "warmup_steps": 0}, **arguments))
         self.weights: list[Tensor] = []
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:

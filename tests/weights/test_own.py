@@ -32,7 +32,7 @@ def test_start_from_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     expected = ClipModule.load_from_checkpoint(checkpoint)
     module = ClipModule(pretrained=str(checkpoint), training={"optimizer": {"lr": 0.5}})
     module.configure_model()
-    assert module.optimizer_settings.lr == 0.5 and module.to_mapping()["loss"]["name"] == "sigmoid"
+    assert module.training_settings.optimizer.lr == 0.5 and module.to_mapping()["objective"]["loss"]["name"] == "sigmoid"
     assert module.transform_settings == expected.transform_settings and module.embed_dim == 16
     assert module.tokenizer.to_mapping() == expected.tokenizer.to_mapping()
     for key, value in expected.model.state_dict().items():
@@ -50,7 +50,7 @@ def test_from_pretrained_and_overrides(checkpoint: Path) -> None:
         checkpoint, objective="softmax", towers={"image": {"transform": {"crop_scale": [0.5, 1.0]}}}
     )
     assert not module.training and module.transform_settings.resize == "squash"
-    assert module.transform_settings.crop_scale == (0.5, 1.0) and module.to_mapping()["loss"]["name"] == "softmax"
+    assert module.transform_settings.crop_scale == (0.5, 1.0) and module.to_mapping()["objective"]["loss"]["name"] == "softmax"
 
 
 def test_other_sizes(checkpoint: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_subclass(checkpoint: Path) -> None:
     """Its own loss, the towers of the source."""
     module = ConvirtModule.from_pretrained(checkpoint)
     source = ClipModule.load_from_checkpoint(checkpoint)
-    assert type(module) is ConvirtModule and module.loss.image_weight == 0.75 and module.model.logit_bias is None
+    assert type(module) is ConvirtModule and module.objective.loss.image_weight == 0.75 and module.model.logit_bias is None
     assert torch.equal(module.encode_text(["a dog"]), source.encode_text(["a dog"]))
 
 
@@ -88,7 +88,7 @@ def test_what_a_subclass_has_beside_the_towers(tmp_path: Path, caplog: pytest.Lo
     source = ClassifierModule(IMAGE, TEXT, embed_dim=16, tokenizer={"name": "clip", "context_length": 24}, class_names=names)
     module = ClassifierModule(pretrained=str(save_checkpoint(tmp_path / "head.ckpt", source)), class_names=["a", "b", "c"])
     module.configure_model()
-    assert "has weights beside its two towers (classes): they are ignored" in caplog.text
+    assert "has weights beside its towers (classes): they are ignored" in caplog.text
     assert torch.equal(module.encode_text(names), source.encode_text(names)) and len(module.model.classes.weight) == 3  # type: ignore[arg-type,union-attr]
 
 
