@@ -70,7 +70,7 @@ def test_a_new_tower(checkpoint: Path) -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(module.encode_image(images), source.encode_image(images))
     assert module.model.text_encoder.output_dim == 64 and module.tokenizer.context_length == 16
-    with pytest.raises(InputError, match="both towers are given.*leave out one"):
+    with pytest.raises(InputError, match="both towers are given.*omit one"):
         ClipModule(IMAGE, TEXT, pretrained=str(checkpoint))
 
 
@@ -99,7 +99,7 @@ def test_under_fsdp2(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="embed_dim 99 is not that of pretrained .*, 16: leave it out"):
+    with pytest.raises(InputError, match="embed_dim 99 is not that of pretrained .*, 16: omit it"):
         ClipModule(pretrained=str(checkpoint), embed_dim=99)
     with pytest.raises(InputError, match="pretrained has no setting 'sourc': did you mean 'source'"):
         ClipModule(pretrained={"sourc": "x"})
