@@ -37,7 +37,7 @@ def test_by_default_similarity() -> None:
 
 def test_zero_shot_while_training_asks_the_objective(tmp_path: Path) -> None:
     """One class in eight is the last one: the stubborn objective is right there and nowhere else."""
-    trainer = small_trainer(tmp_path, max_steps=2, callbacks=[ZeroShotClassification({"held_out": SET})])
+    trainer = small_trainer(tmp_path, max_steps=4, callbacks=[ZeroShotClassification({"held_out": SET})])
     trainer.fit(small_module(objective=Stubborn()), small_data())
     assert float(trainer.callback_metrics["val/zero_shot/held_out/top1"]) == 1 / 8
 
