@@ -45,19 +45,25 @@ def run(arguments: argparse.Namespace) -> None:
         console.print('for languages: pip install "lightning-clip\\[curate]"')
     for index, reason in found.broken_samples[:10]:
         console.print(f"sample {index}: {reason}", highlight=False)
-    sheet = contact_sheet([image for image, _ in found.samples], [_short(caption) for _, caption in found.samples])
+    figures = []
+    if found.samples:
+        sheet = contact_sheet([image for image, _ in found.samples], [_short(caption) for _, caption in found.samples])
+        figures = [("samples", sheet)]
     if arguments.output.endswith(".html"):
         broken = (
-            [report.Section("Broken images", table=report.Table(("sample", "reason"), _broken(found)))] if found.broken else []
+            [report.Section("Broken samples", table=report.Table(("sample", "reason"), _broken(found)))] if found.broken else []
         )
         sections = [
             report.Section("Counts", table=report.Table(("measure", "value"), rows)),
-            report.Section("Samples", figures=[("samples", sheet)]),
+            report.Section("Samples", figures=figures),
             *broken,
         ]
         report.write_report(Path(arguments.output), "What the data holds", arguments.data, sections)
+    elif figures:
+        save_figure(figures[0][1], arguments.output)
     else:
-        save_figure(sheet, arguments.output)
+        print("no image could be shown: there is no contact sheet")
+        return
     print(f"contact sheet: {arguments.output}")
 
 
@@ -74,7 +80,12 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         total = found.languages.total()
         shares = ", ".join(f"{name} {count / total:.0%}" for name, count in found.languages.most_common(5))
         rows.append((f"languages of {total:,} captions", shares))
-    rows.append(("images decoded", f"{found.looked_at:,}"))
+    for name, shapes in sorted(found.columns.items()):
+        most = shapes.most_common(3)
+        rows += [(f"column {name}: {shape}", f"{count:,}") for shape, count in most]
+        if len(shapes) > len(most):
+            rows.append((f"column {name}: other shapes", f"{shapes.total() - sum(count for _, count in most):,}"))
+    rows.append(("samples decoded", f"{found.looked_at:,}"))
     rows.append(("images with the bytes of another", f"{found.duplicate_images:,}"))
     if found.labels:
         rows.append(("images with a label", f"{found.labels:,}"))

@@ -17,9 +17,17 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --data and what tables and datasets need."""
     parser.add_argument("--data", required=True, help="shards, a table (jsonl, csv, tsv, parquet), a folder, or 'synthetic'")
     parser.add_argument("--images", help="folder or tar of a table's images, if not beside the table")
-    parser.add_argument("--image-column", help="column with the image's name or bytes (default: image)")
+    parser.add_argument("--image-column", help="column with the image's name or bytes (default: image; '' where there is none)")
     parser.add_argument(
-        "--caption-column", help="column with the caption or captions, or several with commas (default: caption)"
+        "--caption-column",
+        help="column with the caption or captions, or several with commas (default: caption; '' where there is none)",
+    )
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME[=COLUMN,...]",
+        help="a further column, such as depth, or gps=lat,lon; may be repeated",
     )
     parser.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only rows that have this value; may be repeated"
@@ -43,14 +51,24 @@ def open_source(arguments: argparse.Namespace) -> PairSource:
     from lightning_clip.data import pair_sources  # here: --help must not wait for torch
 
     settings: dict[str, Any] = {
-        key: value for key in ("images", "image_column", "caption_column") if (value := getattr(arguments, key)) is not None
+        key: value or None
+        for key in ("images", "image_column", "caption_column")
+        if (value := getattr(arguments, key)) is not None
     }
-    if "," in settings.get("caption_column", ""):
+    if "," in (settings.get("caption_column") or ""):
         settings["caption_column"] = settings["caption_column"].split(",")
+    if arguments.column:
+        settings["columns"] = dict(map(_column, arguments.column))
     settings.update(_assignments(arguments.set, "--set"))
     if where := _assignments(arguments.where, "--where"):
         settings["where"] = where
     return pair_sources.build({"name": arguments.data, **settings})
+
+
+def _column(text: str) -> tuple[str, str | list[str]]:
+    """A name alone is its own column; NAME=COLUMN takes another, and several with commas are stacked."""
+    name, sign, columns = text.partition("=")
+    return name, name if not sign else columns.split(",") if "," in columns else columns
 
 
 def _assignments(given: list[str], flag: str) -> dict[str, str]:

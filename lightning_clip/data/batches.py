@@ -113,10 +113,10 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
             image, digest = self._pixels_or_feature(pair, features) if self._image else (None, None)
             caption = self.choose_caption(pair, random.Random(seed)) if self._text else ""
             teachers = teachers_of(pair, caption) if self._text else None
+            columns = {name: value for name in self._further if (value := pair.columns.get(name)) is not None}
         except (OSError, ValueError, IndexError, KeyError) as error:
             # A sample's own fault. IndexError: an empty list of captions has nothing to choose from.
             return _skipped(visit, "no caption" if isinstance(error, IndexError) else reason_of(error))
-        columns = {name: pair.columns[name] for name in self._further if pair.columns.get(name) is not None}
         if image is not None and image.ndim > 1:
             torch.default_generator.manual_seed(seed)
             image = self.transform(image)

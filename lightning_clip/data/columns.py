@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import Pair
+from lightning_clip.data.column_files import Columns
 
 __all__ = ["Collate", "collate_column", "columns_of", "is_view", "no_column", "stack_column", "view_names"]
 
@@ -118,7 +119,8 @@ def columns_of(pair: Pair) -> list[str]:
         >>> columns_of(Pair(None, ("a dog",), "1", columns={"gps": (48.9, 2.4)}))
         ['gps', 'text']
     """
-    names = [name for name, value in pair.columns.items() if value is not None]
+    stored = isinstance(pair.columns, Columns)  # these have no empty values, and asking would read their files
+    names = [name for name in pair.columns if stored or pair.columns[name] is not None]
     return sorted([*names, *["image"] * (pair.image is not None), *["text"] * bool(pair.captions)])
 
 

@@ -1,14 +1,18 @@
-"""A look at what a source holds: pairs arrive, counts, faults and a few samples leave."""
+"""A look at what a source holds: counts, faults and a few samples of its pairs."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
+from lightning_clip.core.errors import reason_of
+from lightning_clip.core.types import Pair
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.parallel import over_ranges
 from lightning_clip.data.sources.base import PairSource, readable_captions
@@ -31,9 +35,10 @@ class Inspection:
         labels: pairs that have a class.
         sizes: (width, height) -> count, of the images looked at.
         duplicate_images: images with the very bytes of another one, of those looked at.
-        broken: reason -> count, of the images looked at.
+        broken: reason -> count, of the samples looked at.
         broken_samples: (place in the source, reason) of these.
-        looked_at: images that were decoded.
+        columns: further column -> kind and shape ("float64 (2,)") -> count, of the samples looked at.
+        looked_at: samples whose images and columns were decoded.
         samples: a few (pixels, caption) for the contact sheet.
     """
 
@@ -49,6 +54,7 @@ class Inspection:
     duplicate_images: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     broken_samples: list[tuple[int, str]] = field(default_factory=list)
+    columns: dict[str, Counter[str]] = field(default_factory=dict)
     looked_at: int = 0
     samples: list[tuple[Tensor, str]] = field(default_factory=list)
 
@@ -68,35 +74,75 @@ def inspect_pairs(source: PairSource, images: int = 1000, shown: int = 32, worke
     chosen = list(range(0, len(source), step))
     shown_step = max(1, len(chosen) // max(1, shown))
 
-    def look(number: int, start: int, stop: int) -> list[Any]:
+    def look_at(number: int, start: int, stop: int) -> list[_Look]:
         return [_look(source, index, shown=place % shown_step == 0) for place, index in enumerate(chosen[start:stop], start)]
 
     hashes: Counter[bytes] = Counter()
-    for _, found in over_ranges(look, len(chosen), 100, workers, "decoding images"):
-        for index, reason, size, digest, labelled, sample in found:
+    for _, found in over_ranges(look_at, len(chosen), 100, workers, "decoding"):
+        for look in found:
             result.looked_at += 1
-            if reason:
-                result.broken[reason] += 1
-                result.broken_samples.append((index, reason))
+            if look.reason:
+                result.broken[look.reason] += 1
+                result.broken_samples.append((look.place, look.reason))
                 continue
-            result.labels += labelled
-            result.sizes[size] += 1
-            hashes[digest] += 1
-            if sample is not None and len(result.samples) < shown:
-                result.samples.append(sample)
+            result.labels += look.labelled
+            for name, shape in look.columns.items():
+                result.columns.setdefault(name, Counter())[shape] += 1
+            if look.size is not None:
+                result.sizes[look.size] += 1
+                hashes[look.digest] += 1
+            if look.sample is not None and len(result.samples) < shown:
+                result.samples.append(look.sample)
     result.duplicate_images = sum(hashes.values()) - len(hashes)
     return result
 
 
-def _look(source: PairSource, index: int, *, shown: bool) -> tuple[Any, ...]:
+class _Look(NamedTuple):
+    """What one sample shows; `reason` where it cannot be used."""
+
+    place: int
+    reason: str = ""
+    size: tuple[int, int] | None = None
+    digest: bytes = b""
+    labelled: bool = False
+    columns: Mapping[str, str] = {}
+    sample: tuple[Tensor, str] | None = None
+
+
+def _look(source: PairSource, index: int, *, shown: bool) -> _Look:
     try:
         pair = source[index]
+        columns = {name: _shape(name, value, pair.metadata) for name, value in pair.columns.items() if value is not None}
+        if pair.image is None and columns:
+            return _Look(index, labelled=pair.label is not None, columns=columns)
         pixels = decode(pair.image)
     except (OSError, ValueError, KeyError) as error:
-        return index, str(error).strip("'") or type(error).__name__, None, b"", False, None
-    text = pair.captions[0] if pair.captions else str(pair.metadata.get("class_name", f"class {pair.label}"))
+        return _Look(index, reason_of(error))
+    text = pair.captions[0] if pair.captions else _name(pair)
     size = (pixels.shape[2], pixels.shape[1])
-    return index, "", size, image_hash(pair.image), pair.label is not None, (pixels, text) if shown else None
+    sample = (pixels, text) if shown else None
+    return _Look(index, "", size, image_hash(pair.image), pair.label is not None, columns, sample)
+
+
+def _name(pair: Pair) -> str:
+    """What a sample without captions is called on the contact sheet."""
+    return str(pair.metadata.get("class_name", pair.key if pair.label is None else f"class {pair.label}"))
+
+
+def _shape(name: str, value: Any, metadata: Mapping[str, Any]) -> str:
+    """Kind and shape of a column's value, such as "float32 (1, 16000) at 16000 Hz"."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | tuple):
+        try:
+            value = np.asarray(value)
+        except ValueError:
+            return "lists of different lengths"
+    if not isinstance(value, np.ndarray | Tensor):
+        return type(value).__name__
+    rate = metadata.get(f"{name}.sample_rate")
+    kind = str(value.dtype).removeprefix("torch.")
+    return f"{kind} {tuple(value.shape)}" + (f" at {rate} Hz" if rate else "")
 
 
 def _count_texts(source: PairSource, result: Inspection, most: int, workers: int) -> None:

@@ -13,6 +13,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order, Sequential
 from lightning_clip.data.permutation import mix, permuted
+from lightning_clip.data.shards import lowered
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.data.sources.shards import pair_of_members
 
@@ -175,8 +176,9 @@ def _samples(command: str) -> Iterator[tuple[str, dict[str, bytes]]]:
 
     with gopen(command) as stream:
         tail = _Tail(stream)
-        for members in group_by_keys(tar_file_expander([{"url": command, "stream": tail}])):
-            yield members["__key__"], {name.lower(): part for name, part in members.items() if not name.startswith("__")}
+        # Extensions as an indexed shard has them: a column's name keeps its capitals.
+        for members in group_by_keys(tar_file_expander([{"url": command, "stream": tail}]), lcase=False):
+            yield members["__key__"], {lowered(name): part for name, part in members.items() if not name.startswith("__")}
         if tail.last.strip(b"\0"):
             raise OSError("the archive is cut off")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -115,4 +116,4 @@ class TaughtSource(PairSource):
                 raise ValueError("no caption")
             teachers.append(StoredTeacher(image[index], text[index], scale))
         metadata: dict[str, Any] = {**pair.metadata, TEACHERS: stored_features(teachers, self.dtype)}
-        return Pair(pair.image, pair.captions, pair.key, pair.label, metadata, pair.weights)
+        return replace(pair, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Whether every byte can be used: a source arrives, each fault with its place leaves."""
+"""Verification of a source: each sample that cannot be used, with its place and the reason."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lightning_clip.core.errors import reason_of
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.parallel import over_ranges
 from lightning_clip.data.sources.base import PairSource
@@ -48,10 +49,10 @@ class Verification:
 
 
 def verify_pairs(source: PairSource, workers: int = 1) -> Verification:
-    """Reads every pair and decodes every image.
+    """Reads every pair and decodes every image and column.
 
-    Finds images that do not decode, captions that are missing or no text, keys that occur twice, and for shards those that are
-    cut off and samples without an image or a text.
+    Finds images and columns that do not decode, captions that are missing or no text, keys that occur twice, and for shards
+    those that are cut off and samples without an image or a text.
 
     Args:
         source: any pair source.
@@ -79,10 +80,12 @@ def _check(source: PairSource, index: int) -> tuple[str, Fault | None]:
     try:
         pair = source[index]
         key = pair.key
-        decode(pair.image)
+        columns = dict(pair.columns)  # decodes those that are files
+        if pair.image is not None or not columns:
+            decode(pair.image)
     except (OSError, ValueError, KeyError) as error:
-        return key, Fault(f"sample {index}", key, str(error).strip("'") or type(error).__name__)
-    if not pair.captions and pair.label is None:
+        return key, Fault(f"sample {index}", key, reason_of(error))
+    if not pair.captions and pair.label is None and not columns:
         return key, Fault(f"sample {index}", key, "no caption")
     return key, None
 

@@ -18,8 +18,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from lightning_clip.core.atomic import beside
-from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, nearest, reason_of
 from lightning_clip.core.types import TEACHERS, Pair
+from lightning_clip.data.column_files import column_members
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources.base import PairSource
 
@@ -34,7 +35,7 @@ class PackOptions:
     """What is done with each pair on its way.
 
     Args:
-        check: decode each image and drop those that do not.
+        check: decode each image, and each further column that is a file, and drop the pairs of those that do not.
         resize: the shorter side becomes at most so many pixels; smaller images stay as they are. Implies `check`.
         encode: "jpg", "png" or "webp": writes all images anew; None keeps their bytes unless they were resized (then jpg).
         quality: of jpg and webp, 1 to 100.
@@ -119,7 +120,7 @@ class Packer:
                 try:
                     members = self._members(index)
                 except (OSError, ValueError, KeyError) as error:
-                    reason = str(error).strip("'") or type(error).__name__
+                    reason = reason_of(error)
                     dropped[reason] += 1
                     report.lost.append([index, reason])
                     continue
@@ -140,18 +141,23 @@ class Packer:
         if self.repeats is not None and self.repeats[index]:
             raise ValueError("duplicate image")
         pair = self.source[index]
-        if not pair.captions and pair.label is None:
+        columns = column_members(pair.columns, self.options.check)
+        if not pair.captions and pair.label is None and not columns:
             raise ValueError("no caption")
-        image, extension = self._image(pair)
-        members: dict[str, str | bytes] = {"__key__": f"{index:09d}", extension: image}
+        if pair.image is None and not columns:
+            raise ValueError("no image")
+        members: dict[str, str | bytes] = {"__key__": f"{index:09d}"}
+        if pair.image is not None:
+            image, extension = self._image(pair)
+            members[extension] = image
         if pair.captions:
             members["txt"] = pair.captions[0].encode("utf-8", "replace")
-        members["json"] = json.dumps(self._record(pair), ensure_ascii=False).encode("utf-8", "replace")
         if pair.label is not None:
             members["cls"] = str(pair.label).encode()
+        members["json"] = json.dumps(self._record(pair), ensure_ascii=False).encode("utf-8", "replace")
         if TEACHERS in pair.metadata:
             members[TEACHERS] = pair.metadata[TEACHERS]
-        return members
+        return {**members, **columns}
 
     def _record(self, pair: Pair) -> dict[str, Any]:
         record: dict[str, Any] = {key: value for key, value in pair.metadata.items() if key not in _OWN and _plain(value)}
@@ -159,7 +165,7 @@ class Packer:
             record["caption"] = list(pair.captions)
         if pair.weights is not None:
             record["weights"] = list(pair.weights)
-        if self.options.hash:
+        if self.options.hash and pair.image is not None:
             record["sha256"] = image_hash(pair.image).decode()
         return {**record, "key": pair.key}
 

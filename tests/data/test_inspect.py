@@ -85,7 +85,7 @@ class TestCommands:
         assert main(["data", "inspect", "--data", table, "--output", str(tmp_path / "sheet.html"), "--workers", "2"]) == 0
         printed, page = capsys.readouterr().out, (tmp_path / "sheet.html").read_text()
         assert "broken: not an image" in printed and "sample 3: not an image" in printed
-        assert "<img" in page and "Broken images" in page and "http" not in page.partition("<body")[2]
+        assert "<img" in page and "Broken samples" in page and "http" not in page.partition("<body")[2]
         assert main(["data", "inspect", "--data", table, "--output", str(tmp_path / "sheet.png")]) == 0
         assert (tmp_path / "sheet.png").stat().st_size > 5000
 

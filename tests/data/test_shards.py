@@ -152,7 +152,7 @@ class TestIndex:
             assert all(member.offset + member.size <= length for member in index.sample(number))
 
     def test_names(self) -> None:
-        assert split_name("x/y.z/0.Seg.PNG") == ("x/y.z/0", "seg.png") and split_name("0") == ("0", "")
+        assert split_name("x/y.z/0.Seg.PNG") == ("x/y.z/0", "Seg.png") and split_name("0") == ("0", "")
 
 
 def _count(path: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,13 +16,24 @@ import numpy as np
 
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.column_files import column_name
 from lightning_clip.data.shards.files import open_files
 
-__all__ = ["IMAGE_EXTENSIONS", "TEXT_EXTENSIONS", "IndexHeader", "Member", "TarIndex", "build_index", "split_name"]
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "TEXT_EXTENSIONS",
+    "IndexHeader",
+    "Member",
+    "TarIndex",
+    "build_index",
+    "lowered",
+    "missing_part",
+    "split_name",
+]
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 TEXT_EXTENSIONS = ("txt", "json", "cls")
-_MAGIC = b"lightning_clip tar index 1\n"
+_MAGIC = b"lightning_clip tar index 2\n"
 _HEADER = 1024  # bytes before the records
 _SAMPLE = np.dtype([("first", "<u4"), ("members", "<u4")])
 _MEMBER = np.dtype([("offset", "<u8"), ("size", "<u8"), ("name_start", "<u8"), ("name_end", "<u8")])
@@ -34,7 +45,7 @@ class IndexHeader:
 
     Attributes:
         size, modified: bytes and modification time (ns) of the archive when it was indexed.
-        samples: samples that have an image and a text or label.
+        samples: samples that can be used, see `missing_part`.
         members: files of the archive.
         dropped: reason -> samples that cannot be used.
         fault: why the archive ends early, or None; what stands before the fault is indexed.
@@ -144,15 +155,46 @@ def build_index(tar: str | Path, target: str | Path) -> IndexHeader:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's name -> the key and the extension (in lower case), as WebDataset splits it: at the file's first dot.
+    """A member's name -> the key and the extension, as WebDataset splits it: at the file's first dot.
+
+    What follows the last dot is in lower case; what stands before it may name a column and stays as it is.
 
     Examples:
-        >>> split_name("photos/0001.seg.PNG")
-        ('photos/0001', 'seg.png')
+        >>> split_name("photos/0001.JPG"), split_name("photos/0001.GPS.npy")
+        (('photos/0001', 'jpg'), ('photos/0001', 'GPS.npy'))
     """
     folder, _, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
-    return (f"{folder}/{stem}" if folder else stem), extension.lower()
+    return (f"{folder}/{stem}" if folder else stem), lowered(extension)
+
+
+def lowered(extension: str) -> str:
+    """An extension whose last part is in lower case.
+
+    Examples:
+        >>> lowered("JPG"), lowered("GPS.NPY")
+        ('jpg', 'GPS.npy')
+    """
+    field, dot, last = extension.rpartition(".")
+    return f"{field}{dot}{last.lower()}"
+
+
+def missing_part(extensions: Iterable[str]) -> str | None:
+    """Why a sample with these extensions cannot be used, None where it can.
+
+    Used is an image with a text or label, or any two of an image, a text or label, and the further columns.
+
+    Examples:
+        >>> missing_part(["jpg", "txt"]), missing_part(["gps.npy", "jpg"]), missing_part(["jpg"])
+        (None, None, 'no caption')
+    """
+    known = list(extensions)
+    image = any(extension in IMAGE_EXTENSIONS for extension in known)
+    text = any(extension in TEXT_EXTENSIONS for extension in known)
+    columns = {name for name in map(column_name, known) if name is not None}
+    if image + text + len(columns) >= 2:
+        return None
+    return "no caption" if image else "no image"
 
 
 def _whole_members(tar: str | Path, size: int) -> tuple[list[Member], str | None]:
@@ -191,12 +233,11 @@ def _samples(names: list[str]) -> tuple[list[tuple[int, int]], dict[str, int]]:
     samples: list[tuple[int, int]] = []
     dropped = {"no image": 0, "no caption": 0}
     for first, extensions in _groups(names):
-        if not any(extension in IMAGE_EXTENSIONS for extension in extensions):
-            dropped["no image"] += 1
-        elif not any(extension in TEXT_EXTENSIONS for extension in extensions):
-            dropped["no caption"] += 1
-        else:
+        reason = missing_part(extensions)
+        if reason is None:
             samples.append((first, len(extensions)))
+        else:
+            dropped[reason] += 1
     return samples, {reason: count for reason, count in dropped.items() if count}
 
 

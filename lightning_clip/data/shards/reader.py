@@ -41,7 +41,7 @@ class TarReader:
             warn_of_fault(self.path, self.index.header)
 
     def __len__(self) -> int:
-        """Samples that have an image and a text or label."""
+        """Samples that can be used."""
         return len(self.index)
 
     def sample(self, number: int) -> tuple[str, dict[str, bytes]]:

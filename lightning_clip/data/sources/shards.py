@@ -14,8 +14,9 @@ import numpy as np
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import TEACHERS, Pair
+from lightning_clip.data.column_files import ColumnFile, Columns, column_name, sample_rates
 from lightning_clip.data.order import Order, Windowed
-from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand_shards, is_url
+from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand_shards, is_url, missing_part
 from lightning_clip.data.shards.collection import LocalShards, RemoteShards, Shards
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 @pair_sources.register("shards")
 class ShardSource(PairSource):
     """Tar shards in WebDataset layout: per sample an image and a .txt, a .json with captions, or a .cls label.
+
+    Members KEY.NAME.npy and KEY.NAME.wav are the sample's column NAME (KEY.wav the column "wav"): an array, or sound as
+    float32 (channels, samples) in [-1, 1] whose sample rate stands in the metadata as "NAME.sample_rate". With two of an
+    image, a text and such columns a sample can be used.
 
     Local shards are indexed once (a file `SHARD.index` beside each, or in the cache folder) and read at random. Remote ones
     (http, https, s3, gs, hf and what else fsspec knows) are fetched to a bounded local folder, `window` shards at a time
@@ -41,7 +46,7 @@ class ShardSource(PairSource):
         stall_seconds: a remote transfer that gives no byte for so long has failed; it is tried four times.
 
     Raises:
-        InputError: a shard is missing or no tar, or no sample has both image and text (or label).
+        InputError: a shard is missing or no tar, or no sample has both image and text (or label, or a further column).
     """
 
     def __init__(
@@ -112,7 +117,8 @@ class ShardSource(PairSource):
             found = f" ({listing})" if listing else ""
             raise InputError(
                 f"shards {self.path!r} hold no sample with an image and a text{found}: each needs KEY.jpg (or png, webp) "
-                "beside KEY.txt, KEY.json or KEY.cls. `lightning-clip data pack` writes such shards."
+                "beside KEY.txt, KEY.json or KEY.cls, or two of these and KEY.COLUMN.npy. `lightning-clip data pack` writes "
+                "such shards."
             )
         if dropped:
             empty = sum(count == 0 for count in self.shards.counts)
@@ -121,15 +127,26 @@ class ShardSource(PairSource):
 
 
 def pair_of_members(key: str, members: Mapping[str, bytes], caption_key: str) -> Pair | None:
-    """The files of a sample (extension -> bytes) as a pair; None without an image, or without text and label."""
-    image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-    if image is None or not any(extension in members for extension in TEXT_EXTENSIONS):
+    """The files of a sample (extension -> bytes) as a pair; None where too little is there, see `missing_part`."""
+    if missing_part(members) is not None:
         return None
+    image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
     captions, record = _captions(members, caption_key)
     label = int(members["cls"]) if "cls" in members else None
+    columns = _columns(members)
     if TEACHERS in members:
         record = {**record, TEACHERS: members[TEACHERS]}
-    return Pair(image, captions, key, label, metadata=record, weights=_weights(record, captions))
+    record = {**record, **sample_rates(columns)}
+    return Pair(image, captions, key, label, metadata=record, weights=_weights(record, captions), columns=columns)
+
+
+def _columns(members: Mapping[str, bytes]) -> Columns:
+    """The members that are columns, still as bytes; of one column's array and sound the array."""
+    found = {}
+    for extension in sorted(members, reverse=True):
+        if (name := column_name(extension)) is not None:
+            found[name] = ColumnFile(extension.rpartition(".")[2], partial(members.__getitem__, extension))
+    return Columns(found)
 
 
 def _captions(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], Mapping[str, Any]]:

@@ -12,10 +12,12 @@ import numpy as np
 
 from lightning_clip.core.errors import InputError, existing_path, nearest
 from lightning_clip.core.types import Pair
+from lightning_clip.data.column_files import sample_rates
 from lightning_clip.data.images import ImageStore
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.data.sources.columns import CaptionColumns, caption_columns, captions_of, cell, image_of
 from lightning_clip.data.sources.rows import TABLE_EXTENSIONS, Rows, read_table
+from lightning_clip.data.sources.value_columns import ColumnSetting, ValueColumns
 
 __all__ = ["TableSource"]
 
@@ -31,10 +33,12 @@ class TableSource(PairSource):
     Args:
         path: the table.
         images: folder or tar of images, relative to the table or absolute; None looks in the table's own folder.
-        image_column: column with the image's name, its bytes, or base64.
+        image_column: column with the image's name, its bytes, or base64; None where there are no images.
         caption_column: column with one caption or a list of them; several columns, or columns with weights (how often each is
             drawn); None for labelled images without text.
         label_column: column with the class name.
+        columns: further columns that towers read, by name, or new name -> column, or new name -> columns that are stacked
+            ({"gps": ["lat", "lon"]}). A cell is a number, a list of numbers, or names a `.npy` or `.wav` file among the images.
         where: column -> value (or list of values) that a row must have, such as {"split": "train"}.
         delimiter: of csv files, such as ";".
         max_bad_rows: share of lines that may be broken; they are left out and counted.
@@ -48,9 +52,10 @@ class TableSource(PairSource):
         path: str,
         images: str | None = None,
         *,
-        image_column: str = "image",
+        image_column: str | None = "image",
         caption_column: str | Sequence[str] | Mapping[str, float] | None = "caption",
         label_column: str | None = None,
+        columns: ColumnSetting = None,
         where: Mapping[str, Any] | None = None,
         delimiter: str | None = None,
         max_bad_rows: float = 0.01,
@@ -58,12 +63,15 @@ class TableSource(PairSource):
         table = existing_path(path, "caption table")
         rows = read_table(table, delimiter, max_bad_rows)
         self._columns = caption_columns(caption_column)
-        for column in filter(None, (image_column, *self._columns, label_column, *(where or {}))):
+        self.images = ImageStore(table.parent / images if images else table.parent)
+        self._values = ValueColumns(columns, self.images.read)
+        for column in filter(None, (image_column, *self._columns, label_column, *self._values.cells(), *(where or {}))):
             if not any(cell(row, column) is not None for row in rows):
                 raise InputError(f"{path!r} has no column {column!r}: {nearest(column, rows[0])}")
         self.rows = rows
         self._chosen = _chosen(rows, where or {}, self._columns, path)
-        self.images = ImageStore(table.parent / images if images else table.parent)
+        if self._values:
+            self._values.learn(rows[number] for number in self._chosen.tolist())
         self.image_column, self.caption_column, self.label_column = image_column, caption_column, label_column
         names = (cell(rows[number], label_column) for number in self._chosen.tolist()) if label_column else ()
         self.class_names = sorted({str(name) for name in names})
@@ -80,16 +88,19 @@ class TableSource(PairSource):
 
     def __getitem__(self, index: int) -> Pair:
         row = self._row(index)
-        image = image_of(cell(row, self.image_column))
+        image = None if self.image_column is None else image_of(cell(row, self.image_column))
         captions, weights = captions_of(row, self._columns)
         class_name = str(cell(row, self.label_column)) if self.label_column else None
+        columns = self._values.values(row)
+        metadata = {} if class_name is None else {"class_name": class_name}
         return Pair(
             image=self.images.read(image) if isinstance(image, str) else image,
             captions=captions,
             key=image if isinstance(image, str) else str(index),
             label=None if class_name is None else self._labels[class_name],
-            metadata={} if class_name is None else {"class_name": class_name},
+            metadata={**metadata, **sample_rates(columns)},
             weights=weights,
+            columns=columns,
         )
 
     def _row(self, index: int) -> dict[str, Any]:
