@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 from variants.senses import Senses, batch_of, error_of, gradients, module_of, share
 
 from lightning_clip import ClipDataModule, ClipModule, ZeroShotClassification
+from lightning_clip.cli import main
 
 TEXT_OF_GUIDE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", TEXT_OF_GUIDE, re.S))
@@ -128,3 +129,40 @@ def test_evaluation(example: ModuleType, tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, callbacks=[ZeroShotClassification({"parity": "parity"})])
     trainer.validate(small_module(), small_data(), verbose=False)
     assert 0 <= trainer.callback_metrics["val/zero_shot/parity/top1"] <= 1
+
+
+RECIPE = f"""
+model: {{image_encoder: {IMAGE}, text_encoder: {TEXT}, embed_dim: 16, training: {{optimizer: {{warmup_steps: 0}}}}}}
+data:
+  train: {{name: synthetic, size: 32, image_size: 32}}
+  val: {{name: synthetic, split: val, size: 16, image_size: 32}}
+  local_batch_size: 16
+trainer:
+  max_steps: 2
+  accelerator: cpu
+  devices: 1
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  default_root_dir: run
+"""
+OPTIONS = {
+    "encoder": ["--model.image_encoder=mean_colour"],
+    "loss": ["--model.objective={name: margin, margin: 0.2}"],
+    "source": ["--data.train={name: grey, size: 32}"],
+    "evaluation": [
+        "--trainer.callbacks+=lightning_clip.ZeroShotClassification",
+        "--trainer.callbacks.datasets={parity: parity}",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_on_the_command_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
+    """Each example as a file and one flag, without a line of Python; the checkpoint says what it needs."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(EXAMPLES[name])
+    Path("recipe.yaml").write_text(RECIPE)
+    assert main(["fit", "--import", "mine.py", "--config", "recipe.yaml", *OPTIONS[name]]) == 0
+    (written,) = Path("run").rglob("*.ckpt")
+    assert torch.load(written, weights_only=True)["lightning_clip_plugins"] == ["mine.py"]

@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ from variants.senses import SETTINGS, Senses, batch_of, error_of, gradients, sha
 
 from lightning_clip import ClipDataModule, ClipModule
 from lightning_clip.cli import main
-from lightning_clip.encoders import towers
-from lightning_clip.objectives import objectives
 
 PAGE = (Path(__file__).parents[1] / "docs" / "concepts" / "methods.md").read_text("utf-8")
 FILES = dict(re.findall(r"<!-- method: (\w+) -->\n```python\n(.*?)```", PAGE, re.S))
@@ -47,7 +44,7 @@ trainer:
   default_root_dir: run
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {dirpath: run, filename: last, every_n_train_steps: 2, save_top_k: -1, enable_version_counter: false}
+      init_args: {dirpath: run, filename: "{step}", every_n_train_steps: 2, save_top_k: -1}
 """
 SOURCES = {
     "superclip": "table/captions.csv",
@@ -101,31 +98,17 @@ def test_it_is_short(name: str) -> None:
     assert len([line for line in FILES[name].splitlines() if line.strip()]) <= LINES[name]
 
 
-@pytest.fixture
-def forgetting() -> object:
-    """Names that a test registers end with it."""
-    before = [(registry, dict(registry._factories)) for registry in (towers, objectives)]
-    modules = set(sys.modules)
-    yield
-    for registry, names in before:
-        registry._factories.clear()
-        registry._factories.update(names)
-    for name in set(sys.modules) - modules:
-        if name.partition(".")[0] in FILES:
-            del sys.modules[name]
-
-
 @pytest.mark.parametrize("name", LINES)
-def test_the_command_of_the_page(name: str, folder: Path, forgetting: object) -> None:
-    """`fit` learns by the file, in slices; killed half-way it goes on to the same weights; the checkpoint names the plug-in."""
+def test_the_command_of_the_page(name: str, folder: Path, own_names: None) -> None:
+    """`fit` learns by the file, in slices; from its half it goes on to the same weights; the checkpoint names the plug-in."""
     (folder / "recipe.yaml").write_text(RECIPE.replace("SOURCE", SOURCES[name]))
     arguments = shlex.split(COMMANDS[name])[1:]
     assert main(arguments) == 0
-    whole = torch.load("run/last.ckpt", weights_only=True) if Path("run/last.ckpt").exists() else None
-    last = sorted(Path("run").glob("*.ckpt"))
-    assert whole is not None or last
-    content = torch.load(last[-1], weights_only=True)
-    assert content["global_step"] == 4 and any(name in part for part in content["lightning_clip_plugins"])
+    whole = torch.load("run/step=4.ckpt", weights_only=True)
+    assert whole["global_step"] == 4 and whole["lightning_clip_plugins"] == [f"{name}.py"]
+    assert main([*arguments, "--ckpt_path=run/step=2.ckpt", "--trainer.callbacks.init_args.dirpath=again"]) == 0
+    again = torch.load("again/step=4.ckpt", weights_only=True)
+    assert all(torch.equal(again["state_dict"][key], value) for key, value in whole["state_dict"].items())
 
 
 def load(name: str) -> None:
@@ -148,7 +131,7 @@ def _on_rank(rank: int, world_size: int) -> dict[str, Tensor]:
     return gradients(module, share(batch_of(module, Senses()), rank, 8), 4)
 
 
-def test_superclip_s_gradients_do_not_depend_on_how_it_is_run(forgetting: object) -> None:
+def test_superclip_s_gradients_do_not_depend_on_how_it_is_run(own_names: None) -> None:
     load("superclip")
     module = superclip()
     batch = batch_of(module, Senses())
@@ -159,7 +142,7 @@ def test_superclip_s_gradients_do_not_depend_on_how_it_is_run(forgetting: object
         assert error_of(found, expected) <= 1e-6
 
 
-def test_superclip_s_words_are_those_of_a_plain_loop(forgetting: object) -> None:
+def test_superclip_s_words_are_those_of_a_plain_loop(own_names: None) -> None:
     """-1/n sum over the caption's words of the log of their softmax, in float64 loops."""
     load("superclip")
     module = superclip()
@@ -175,7 +158,7 @@ def test_superclip_s_words_are_those_of_a_plain_loop(forgetting: object) -> None
     assert float(found) == pytest.approx(total / 5, rel=1e-6)
 
 
-def test_superclip_learns_and_its_layer_stays_out_of_exports(tmp_path: Path, forgetting: object) -> None:
+def test_superclip_learns_and_its_layer_stays_out_of_exports(tmp_path: Path, own_names: None) -> None:
     load("superclip")
     module = superclip()
     batch = batch_of(module, Senses(), 12)
