@@ -98,7 +98,7 @@ class PairBatch(NamedTuple):
         lengths: per row the place after its last token; known to the loader, so that no device is waited for.
         texts: per image the chosen caption, for those who read it with another tokenizer.
         teachers: features that were stored beside the pairs, see `lightning-clip data teach`.
-        digests: per image 16 bytes that stand for the picture, where features are kept by them.
+        digests: per image 16 bytes that stand for the image, where features are kept by them.
         columns: values of further columns by name: tensors (B, ...), or tuples and mappings of such.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_clip.core.atomic import beside
-from lightning_clip.core.errors import InputError
+from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.curation.entries import Matcher
 from lightning_clip.curation.filters import Filter, Looked, Score, pair_filters
 from lightning_clip.data.sources import PairSource, pair_sources, readable_captions
@@ -135,7 +135,7 @@ class Look:
         try:
             pair = self.opened()[index]
         except (OSError, ValueError, KeyError) as error:
-            unit.drop(place, str(error).strip("'") or type(error).__name__)
+            unit.drop(place, reason_of(error))
             return None
         if not pair.captions or pair.image is None:
             unit.drop(place, "no image" if pair.captions else "no caption")

@@ -88,7 +88,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
             return self._prepared(visit)
 
     def __getitems__(self, visits: Sequence[Visit]) -> list[PreparedPair | Skipped]:
-        """A batch: the generator is put aside once, which takes longer than a small picture."""
+        """A batch: the generator is put aside once, which takes longer than a small image."""
         with torch.random.fork_rng(devices=[]):
             if self.features is not None:
                 return self._with_features(visits, self.features)
@@ -179,12 +179,11 @@ class PairCollator:
     def __call__(self, samples: Sequence[PreparedPair | Skipped]) -> PairBatch:
         good = [sample for sample in samples if isinstance(sample, PreparedPair)]
         tokens, mask, lengths, texts = self._tokens(good)
-        labels = [-1 if sample.pair.label is None else sample.pair.label for sample in good]
         return PairBatch(
             image=_images(good) if self.image else None,
             tokens=tokens,
             mask=mask,
-            label=torch.tensor(labels, dtype=torch.long),
+            label=_labels(good),
             index=torch.tensor([sample.index for sample in good], dtype=torch.long),
             captions=[sample.pair.captions for sample in good],
             keys=[sample.pair.key for sample in good],
@@ -210,10 +209,15 @@ class PairCollator:
         return {name: collate_column(name, self.collators.get(name), [row.columns[name] for row in good]) for name in names}
 
 
+def _labels(good: Sequence[PreparedPair]) -> Tensor:
+    """Classes int64 (B,), -1 where there is none."""
+    return torch.tensor([-1 if row.pair.label is None else row.pair.label for row in good], dtype=torch.long)
+
+
 def _images(good: Sequence[PreparedPair]) -> Tensor | KeptFeatures:
     """Pixels uint8 (B, 3, S, S), or the features (B, W) that were kept of them."""
     images = [sample.image for sample in good if sample.image is not None]
     if not images:
         return torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-    stacked = torch.stack(images)
+    stacked = torch.stack(images)  # B x (3, S, S) -> (B, 3, S, S), or B x (W,) -> (B, W)
     return KeptFeatures(stacked) if images[0].ndim == 1 else stacked

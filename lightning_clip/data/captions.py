@@ -1,4 +1,4 @@
-"""Which text of a pair is shown this time: a pair and a random generator arrive, one caption leaves."""
+"""Choices of caption: which text of a pair is shown this time, a function of the pair and a random generator."""
 
 from __future__ import annotations
 

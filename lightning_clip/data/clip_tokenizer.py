@@ -1,4 +1,4 @@
-"""CLIP's tokenizer on a fast path: captions arrive, the ids of the reference implementation leave."""
+"""CLIP's tokenizer on a fast path, with the ids of the reference implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a source has the columns that towers read: asked of its first samples, before a run begins."""
+"""A check, before a run begins, that a source has the columns that towers read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of a batch beyond image and text: raw values of B samples arrive, tensors whose first dimension is B leave."""
+"""Columns of a batch beyond image and text: raw values of B samples to tensors whose first dimension is B."""
 
 from __future__ import annotations
 
@@ -37,14 +37,7 @@ def stack_column(name: str, values: Sequence[Any]) -> Tensor:
         >>> stack_column("gps", [(48.9, 2.4), (52.5, 13.4)]).shape
         torch.Size([2, 2])
     """
-    try:
-        tensors = [_tensor(value) for value in values]
-    except (TypeError, ValueError, RuntimeError) as error:
-        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
-        raise InputError(
-            f"column {name!r} has values of type {kinds}, which cannot be stacked ({error}): give numbers or arrays, or let "
-            "the tower's collate() read them"
-        ) from error
+    tensors = _as_tensors(name, values)
     shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in tensors))
     if len(shapes) > 1:
         named = ", ".join(map(str, shapes[:4])) + (", ..." if len(shapes) > 4 else "")
@@ -54,14 +47,24 @@ def stack_column(name: str, values: Sequence[Any]) -> Tensor:
         )
     if not tensors:
         return torch.empty(0)
-    dtypes = {tensor.dtype for tensor in tensors}
-    if len(dtypes) > 1:  # 1 beside 1.5, as JSON has numbers: the wider kind
-        wide = torch.float32 if any(dtype.is_floating_point for dtype in dtypes) else torch.int64
+    if len({tensor.dtype for tensor in tensors}) > 1:  # 1 beside 1.5, as JSON has numbers: the wider kind
+        wide = torch.float32 if any(tensor.is_floating_point() for tensor in tensors) else torch.int64
         tensors = [tensor.to(wide) for tensor in tensors]
-    stacked = torch.stack(tensors)  # (B, ...)
+    stacked = torch.stack(tensors)  # B x (...) -> (B, ...)
     if stacked.dtype in _STAYS or stacked.is_complex():
         return stacked
     return stacked.float() if stacked.is_floating_point() else stacked.long()
+
+
+def _as_tensors(name: str, values: Sequence[Any]) -> list[Tensor]:
+    try:
+        return [_tensor(value) for value in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+        raise InputError(
+            f"column {name!r} has values of type {kinds}, which cannot be stacked ({error}): give numbers or arrays, or let "
+            "the tower's collate() read them"
+        ) from error
 
 
 def _tensor(value: Any) -> Tensor:

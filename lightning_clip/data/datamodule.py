@@ -1,4 +1,4 @@
-"""`ClipDataModule`: sources arrive, loaders of `PairBatch` leave. Tokenizer and image transform are asked of the model."""
+"""`ClipDataModule`: the loaders of training, validation and test, with the tokenizer, transforms and columns of the model."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ class ClipDataModule(pl.LightningDataModule):
             listing = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
             raise InputError(
                 f"{bad} {split} samples could not be used ({listing}; the last: {batch.skipped[-1].key}), more than "
-                f"max_bad_share {self.max_bad_share:g} allows ({int(allowed)}): mend the data or raise max_bad_share"
+                f"max_bad_share {self.max_bad_share:g} allows ({int(allowed)}): fix the data or raise max_bad_share"
             )
 
     def _seen_by(self, split: str) -> int:

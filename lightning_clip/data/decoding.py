@@ -1,4 +1,4 @@
-"""Image bytes arrive, uint8 pixels leave: every kind of picture by a rule, every broken one with a short reason."""
+"""Decoding of images to uint8 pixels: every kind by a rule, every broken one with a short reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def decode(image: bytes | Tensor | None, at_least: int | None = None) -> Tensor:
         except RuntimeError:
             pass  # PIL reads some that torchvision refuses, and names the fault of the rest
     try:
-        # Pillow warns of pictures that unpack to more than 90 megapixels: nothing a training run wants to meet.
+        # Pillow warns of images that unpack to more than 90 megapixels: nothing a training run wants to meet.
         with warnings.catch_warnings(), Image.open(io.BytesIO(image)) as opened:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which nobody reads here
@@ -61,7 +61,7 @@ def decode(image: bytes | Tensor | None, at_least: int | None = None) -> Tensor:
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """Any PIL picture -> uint8 (3, H, W) by the rules of `decode`."""
+    """Any PIL image -> uint8 (3, H, W) by the rules of `decode`."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         high = 65535.0 if image.mode.startswith("I") else 255.0

@@ -1,4 +1,4 @@
-"""Drawing of scenes: groups of coloured shapes arrive, a picture leaves."""
+"""Drawing of scenes from groups of coloured shapes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Features of pictures on disk: digests and features arrive, rows by digest leave; any number of processes at a time.
+"""Features of images on disk, found by the image's digest; any number of processes may read and write at a time.
 
-A store is a folder of parts. A part is an array of (digest of the picture, feature) that one process wrote beside its place
+A store is a folder of parts. A part is an array of (digest of the image, feature) that one process wrote beside its place
 and renamed there, so that a part is whole or not there; its name holds a checksum. Parts are only ever added.
 """
 
@@ -28,7 +28,7 @@ _PATIENCE = 10.0  # seconds between two looks for the parts of others within an 
 
 
 def digest_of(image: bytes | Tensor) -> bytes:
-    """16 bytes that stand for a picture as it was stored."""
+    """16 bytes that stand for an image as it was stored, encoded or as uint8 pixels (3, H, W)."""
     if isinstance(image, Tensor):
         shape = repr(tuple(image.shape)).encode()
         return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16, key=shape[:64]).digest()
@@ -75,7 +75,7 @@ class FeatureStore:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def find(self, digests: Sequence[bytes]) -> list[Tensor | None]:
-        """The features of pictures, None where there is none yet."""
+        """The features (W,) of images by their digests, None where there is none yet."""
         if not len(self._digests):
             return [None] * len(digests)
         asked = np.array(digests, "S16")

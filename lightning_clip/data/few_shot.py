@@ -1,4 +1,4 @@
-"""A few labelled images of each class: a labelled source and k arrive, a source of k images a class leaves."""
+"""A few labelled images of each class, drawn from a labelled source."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class FewShotSource(Subset):
             name = f" ({self.class_names[least]})" if self.class_names else ""
             raise InputError(
                 f"class {least}{name} has {int(counts[least])} images, fewer than {self.shots} shots: take smaller shots, "
-                "or leave the class out of the source"
+                "or omit the class from the source"
             )
         return draw_shots(labels, self.shots, classes, self.seed)
 

@@ -1,4 +1,4 @@
-"""Images by name, from a folder or a tar archive: a name as a table gives it arrives, encoded bytes leave."""
+"""Files that a table names, images most of all, in a folder or a tar archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loader of a run: a source and a sampler arrive, batches leave; a checkpoint stores where it stands."""
+"""The loader of a run; a checkpoint stores how far it came."""
 
 from __future__ import annotations
 

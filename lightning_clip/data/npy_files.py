@@ -1,4 +1,4 @@
-"""Arrays in `.npy` files: bytes arrive, an array leaves, or the other way; nothing is ever unpickled."""
+"""Arrays in `.npy` files, read and written; nothing is ever unpickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of an epoch: (seed, epoch) and a stretch of places arrive, the samples at these places leave."""
+"""The order of an epoch: which samples stand at a stretch of places, as a function of (seed, epoch)."""
 
 from __future__ import annotations
 

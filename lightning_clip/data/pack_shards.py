@@ -1,4 +1,4 @@
-"""Shards from any source: pairs arrive, tar files leave, in parallel, each complete or not there at all."""
+"""Packing of any source into tar shards, in parallel; each shard is complete or not there at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["PackOptions", "PackSummary", "pack_shards"]
 
 @dataclass
 class PackSummary:
-    """What was written and what was left out, by reason."""
+    """What was written and what was omitted, by reason."""
 
     shards: list[Path] = field(default_factory=list)
     pairs: int = 0

@@ -1,4 +1,4 @@
-"""Work on ranges of a source in several processes: a function of a range arrives, what it returned for each leaves."""
+"""Work on ranges of a source in several processes."""
 
 from __future__ import annotations
 

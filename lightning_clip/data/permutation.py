@@ -1,4 +1,4 @@
-"""Permutations that need no memory: a key and places arrive, the numbers at these places leave."""
+"""Permutations that need no memory: the numbers at any places, computed from a key."""
 
 from __future__ import annotations
 

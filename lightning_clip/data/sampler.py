@@ -1,4 +1,4 @@
-"""The order of samples shared out over ranks: an `Order` arrives, the visits of this rank leave, from any batch on."""
+"""The sampler of pairs: an `Order` shared out over the ranks, from any batch on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PairSampler(DistributedSampler[Visit]):
 
     Args:
         order: which sample is at which place.
-        batch_size: with a number, each rank gets the same count of full batches and the remainder is left out.
+        batch_size: with a number, each rank gets the same count of full batches and the remainder is omitted.
         batches_done: asked when an iteration starts, instead of what `set_epoch` was told last: how many batches the run
             has done. The iteration begins with the very next batch, in whichever epoch that is.
         limit: of an epoch's batches so many (int) or that share (float) is used, as `Trainer(limit_train_batches=...)` has it.

@@ -1,4 +1,4 @@
-"""Tar streams that can only be read from their beginning (`pipe:`): commands arrive, pairs leave in the stream's own order."""
+"""Tar streams that can only be read from their beginning (`pipe:`), in the stream's own order."""
 
 from __future__ import annotations
 

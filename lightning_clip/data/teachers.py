@@ -1,4 +1,4 @@
-"""Teachers' features stored beside the pairs: features of a pair arrive as bytes of a shard, those of a visit leave."""
+"""Teachers' features stored beside the pairs, in members of the shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizers: a batch of captions arrives, rows of token ids leave, padded only to the longest caption of the batch."""
+"""Tokenizers: captions to rows of token ids, padded only to the longest caption of the batch."""
 
 from __future__ import annotations
 

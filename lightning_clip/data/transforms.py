@@ -1,4 +1,4 @@
-"""Pixels of any size arrive, square uint8 pixels leave: one transform for training and one for evaluation."""
+"""Image transforms: pixels of any size to square uint8 pixels, one transform for training and one for evaluation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ImageTransformSettings:
     """How pixels reach the image tower; part of the model, so that a checkpoint knows it.
 
     Args:
-        augment: False lets training see the pictures of evaluation, the same each time: no crops, flips or colours are drawn.
+        augment: False lets training see the images of evaluation, the same each time: no crops, flips or colours are drawn.
         crop_scale: share of the area that a training crop covers, drawn from this range; (0.9, 1.0) in open_clip.
         crop_ratio: aspect ratios of training crops.
         flip: probability of a horizontal flip in training; 0 because captions speak of left and right.
         colour_jitter: strengths of brightness, contrast, saturation and hue in training, None for none.
         colour_jitter_probability: how often it is applied.
         rand_augment: number of operations and their magnitude in 0..30 (Cubuk et al. 2019), None for none; some of them turn,
-            shift and invert pictures, which captions may speak of.
+            shift and invert images, which captions may speak of.
         resize: for evaluation: "crop" (shorter side, then centre crop), "floor_crop" (likewise, the crop's corner rounded down
             as transformers has it), "squash" or "pad" (longer side, then borders).
         fill: brightness of the borders of "pad", 0 to 255.
@@ -41,7 +41,7 @@ class ImageTransformSettings:
             photographs, and pixels differ slightly.
         mean: per channel for pixels in [0, 1]; None takes CLIP's.
         std: likewise.
-        views: how often a training picture is drawn; further ones are columns "view2", "view3", ... of the batch.
+        views: how often a training image is drawn; further ones are columns "view2", "view3", ... of the batch.
     """
 
     augment: bool = True
@@ -90,7 +90,7 @@ class ImageTransformSettings:
 def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
     """Random resized crop and what else is set: uint8 (3, H, W) -> uint8 (3, size, size), drawing from torch's generator.
 
-    With several `views` it gives a tuple of such pictures, each drawn by itself.
+    With several `views` it gives a tuple of such images, each drawn by itself.
     """
     if settings.views > 1:
         return _Views(training_transform(size, replace(settings, views=1)), settings.views)
@@ -175,7 +175,7 @@ class _RandomCrop(nn.Module):
 
 
 class _FloorCrop(nn.Module):
-    """The middle of a picture, its corner rounded down where torchvision rounds to even."""
+    """The middle of an image, its corner rounded down where torchvision rounds to even."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -211,6 +211,6 @@ class _PadToSquare(nn.Module):
 
 
 def _needed(size: int, settings: ImageTransformSettings) -> int:
-    """Pixels of a picture's shorter side for which the smallest crop still has `size`."""
+    """Pixels of an image's shorter side for which the smallest crop still has `size`."""
     low, high = settings.crop_ratio
     return math.ceil(size / math.sqrt(settings.crop_scale[0] * min(low, 1 / high)))

@@ -1,4 +1,4 @@
-"""Sounds: the bytes of a `.wav` file arrive, samples as float32 (channels, samples) in [-1, 1] and their rate leave."""
+"""Sounds in `.wav` files, as float32 (channels, samples) in [-1, 1] and their sample rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One shard: a range of a source arrives, a tar file and a report beside it leave."""
+"""The writing of one shard: a range of a source as a tar file, with a report beside it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PackOptions:
     Args:
         check: decode each image, and each further column that is a file, and drop the pairs of those that do not.
         resize: the shorter side becomes at most so many pixels; smaller images stay as they are. Implies `check`.
-        encode: "jpg", "png" or "webp": writes all images anew; None keeps their bytes unless they were resized (then jpg).
+        encode: "jpg", "png" or "webp": encodes all images again; None keeps their bytes unless they were resized (then jpg).
         quality: of jpg and webp, 1 to 100.
         hash: put the SHA-256 of the image as it was into the record.
         dedupe: drop images whose bytes are those of an earlier one.
@@ -186,7 +186,7 @@ class Packer:
 
 
 def image_hash(image: bytes | Tensor | None) -> bytes:
-    """SHA-256 of encoded bytes, or of pixels, in hexadecimal.
+    """SHA-256 of encoded bytes, or of pixels uint8 (3, H, W), in hexadecimal.
 
     Raises:
         ValueError: no image.

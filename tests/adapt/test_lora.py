@@ -13,8 +13,8 @@ from strategies.ranks import OPTIMIZER, alone, fit
 from torch import Tensor, nn
 
 from lightning_clip import ClipModule, InputError
-from lightning_clip.adapt import lora as room
 from lightning_clip.adapt import AdaptSettings
+from lightning_clip.adapt import lora as room
 from lightning_clip.adapt.lora import layers_to_adapt
 from lightning_clip.adapt.towers import LoraSettings
 from lightning_clip.cli import main

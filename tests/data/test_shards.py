@@ -275,7 +275,7 @@ class TestFaults:
         pattern = write_shards(tmp_path, [20, 0])
         (tmp_path / "001.tar").write_bytes(tar_bytes({f"{number}.jpg": jpeg(number) for number in range(30)}))
         fit(tmp_path, pattern)
-        assert "20 samples are used; left out: 30 with no caption (1 of 2 shards hold no pair)" in caplog.text
+        assert "20 samples are used; omitted: 30 with no caption (1 of 2 shards hold no pair)" in caplog.text
 
     def test_no_shard_has_captions(self, tmp_path: Path) -> None:
         (tmp_path / "0.tar").write_bytes(tar_bytes({f"{number}.jpg": jpeg(number) for number in range(30)}))

@@ -89,7 +89,7 @@ class TestTable:
     def test_rows_without_text_are_left_out_and_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         (tmp_path / "captions.csv").write_text("image,caption\na.jpg,\nb.jpg,yes\n")
         source = TableSource(str(tmp_path / "captions.csv"))
-        assert len(source) == 1 and "left out 1 of 2 rows without text in 'caption'" in caplog.text
+        assert len(source) == 1 and "omitted 1 of 2 rows without text in 'caption'" in caplog.text
 
     def test_errors(self, tmp_path: Path) -> None:
         table = str(write_folder(tmp_path))
@@ -129,7 +129,7 @@ class TestRows:
         table.write_text("\n".join(lines))
         source = TableSource(str(table), max_bad_rows=0.02)
         assert len(source) == 200 and source.captions(150) == ("text, 150",)
-        assert re.search(r"left out 2 bad lines, the first is line 8: it (is no JSON|has 1 fields, the header 2)", caplog.text)
+        assert re.search(r"omitted 2 bad lines, the first is line 8: it (is no JSON|has 1 fields, the header 2)", caplog.text)
         with pytest.raises(InputError, match=r"line 8 of .* and 2 of 202 lines are bad, more than max_bad_rows 0.001 allows"):
             TableSource(str(table), max_bad_rows=0.001)
 
@@ -215,7 +215,7 @@ class TestChineseClip:
             assert isinstance(source, ChineseClipSource) and len(source) == 2
             assert source[0].image == jpeg("red") and source[0].captions == ("红色", "方块") and source[0].key == "10"
             assert pickle.loads(pickle.dumps(source))[1].captions == source.captions(1) == ("蓝色", "方块")
-        assert "left out 1 images without text and the texts of 1 absent images" in caplog.text
+        assert "omitted 1 images without text and the texts of 1 absent images" in caplog.text
 
     def test_errors(self, tmp_path: Path) -> None:
         self.write(tmp_path)

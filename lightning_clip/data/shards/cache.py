@@ -1,4 +1,4 @@
-"""A bounded folder of remote shards: a URL arrives, the path of its local copy leaves."""
+"""A bounded folder with local copies of remote shards."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ShardCache:
         """The local copy, fetched if it is not there.
 
         Raises:
-            RemoteError: the shard could not be had; asked again soon, this is answered at once.
+            RemoteError: the shard could not be fetched; asked again soon, this is answered at once.
             InputError: the disk is full.
         """
         path = self.path(url)

@@ -1,4 +1,4 @@
-"""Many shards as one: paths or URLs arrive, counts and readers by number leave."""
+"""Many shards as one: their counts, and their readers by number."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Shards(ABC):
         """Shards that will be needed soon."""
 
     def read(self, shard: int, action: Callable[[TarReader], T]) -> T:
-        """What an action finds in a shard; OSError where it cannot be had."""
+        """What an action finds in a shard; OSError where it cannot be fetched."""
         return action(self.reader(shard))
 
     def reader(self, shard: int) -> TarReader:

@@ -1,4 +1,4 @@
-"""Open files, a bounded number of them: a path, an offset and a size arrive, bytes leave."""
+"""Open files, a bounded number of them, read at an offset."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OpenFiles(threading.local):
         return found
 
     def forget(self, path: str) -> None:
-        """Closes a file that was written anew."""
+        """Closes a file that was rewritten."""
         if (descriptor := self._descriptors.pop(path, None)) is not None:
             os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""The index of a tar archive: a .tar arrives, a small file of fixed-size records leaves, read in place and never held.
+"""The index of a tar archive: a small file of fixed-size records, read in place and never held.
 
 Twenty million samples in two thousand shards then cost a worker nothing but two short reads a sample.
 """
@@ -80,7 +80,7 @@ class TarIndex:
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(Path(path).absolute())  # whatever the current folder is later
-        open_files.forget(self.path)  # it may have been written anew since it was open
+        open_files.forget(self.path)  # it may have been rewritten since it was open
         with Path(path).open("rb") as stream:
             head = stream.read(_HEADER)
             length = os.fstat(stream.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Names of shards: a pattern arrives, paths and URLs leave."""
+"""Names of shards: a pattern with braces or stars to paths and URLs."""
 
 from __future__ import annotations
 

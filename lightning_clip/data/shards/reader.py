@@ -1,4 +1,4 @@
-"""Tar archives with their index: a path arrives, members and samples by number or name leave."""
+"""Tar archives with their index: members and samples by number or name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TarReader:
     def __init__(self, path: str | Path, *, warn: bool = True) -> None:
         self.path = str(existing_path(path, "tar archive").absolute())  # whatever the current folder is later
         self.index = open_index(self.path)
-        open_files.forget(self.path)  # it may have been written anew since it was open
+        open_files.forget(self.path)  # it may have been rewritten since it was open
         if warn:
             warn_of_fault(self.path, self.index.header)
 

@@ -1,4 +1,4 @@
-"""Files behind URLs: an address arrives, bytes leave, with retries and without ever waiting for ever."""
+"""Files behind URLs, read with retries and without ever waiting for ever."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK = 4 << 20
 
 
 class RemoteError(OSError):
-    """A remote file that could not be had, after all tries; its samples are counted as lost."""
+    """A remote file that could not be fetched, after all tries; its samples are counted as lost."""
 
 
 class DiskError(OSError):

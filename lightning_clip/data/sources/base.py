@@ -1,4 +1,4 @@
-"""The seam between what a user has and pairs: a path, a mapping or a name arrives, a `PairSource` leaves."""
+"""The seam between what a user has and pairs: `PairSource`, and what a path, a mapping or a name opens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chinese-CLIP's data: `SPLIT_imgs.tsv` (id, base64) and `SPLIT_texts.jsonl` arrive, pairs leave."""
+"""Chinese-CLIP's data: `SPLIT_imgs.tsv` (id, base64) and `SPLIT_texts.jsonl`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class ChineseClipSource(PairSource):
     """Images of a `_imgs.tsv`, each with all the texts that a `_texts.jsonl` gives it, read at random where they stand.
 
-    Texts of images that the tsv does not hold, and images without a text, are left out and counted.
+    Texts of images that the tsv does not hold, and images without a text, are omitted and counted.
 
     Args:
         path: the folder, or one of the two files.
@@ -59,7 +59,7 @@ class ChineseClipSource(PairSource):
         lost = len(set(texts) - set(ids))
         if lost or len(used) < len(ids):
             log.warning(
-                "%s: left out %d images without text and the texts of %d absent images", path, len(ids) - len(used), lost
+                "%s: omitted %d images without text and the texts of %d absent images", path, len(ids) - len(used), lost
             )
         self._spans = spans[used]
         self._rows = Rows([{"id": ids[number], "texts": texts[ids[number]]} for number in used])
@@ -105,7 +105,7 @@ def _texts(path: Path) -> dict[str, list[str]]:
                 ids, text = row["image_ids"], str(row["text"]).strip()
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
-                    f'line {number} of {str(path)!r} has no "text" and "image_ids", as Chinese-CLIP has them: mend it'
+                    f'line {number} of {str(path)!r} has no "text" and "image_ids", as Chinese-CLIP has them: fix the line'
                 ) from error
             for name in ids if text else ():
                 found.setdefault(str(name), {})[text] = None

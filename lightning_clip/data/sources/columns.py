@@ -1,4 +1,4 @@
-"""What stands in the cells of a row: captions with their weights, and images as names, bytes or base64."""
+"""Cells of a row: captions with their weights, and images as names, bytes or base64."""
 
 from __future__ import annotations
 

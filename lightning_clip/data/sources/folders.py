@@ -1,4 +1,4 @@
-"""Labelled images as torchvision's ImageFolder has them: a folder of class folders arrives, labelled pairs leave."""
+"""Labelled images in class folders, as torchvision's ImageFolder has them."""
 
 from __future__ import annotations
 

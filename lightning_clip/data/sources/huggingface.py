@@ -1,4 +1,4 @@
-"""Hugging Face datasets: a name on the hub or a folder arrives, pairs leave."""
+"""Hugging Face datasets, by a name on the hub or a folder."""
 
 from __future__ import annotations
 

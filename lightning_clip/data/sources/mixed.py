@@ -1,4 +1,4 @@
-"""Several sources as one: specs and weights arrive, pairs of all of them leave."""
+"""Several sources as one, by weight."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MixedSource(PairSource):
     """Pairs of several sources.
 
     Without weights an epoch holds each pair once. With weights, each stretch of an epoch holds them in that proportion: until
-    the scarcest source is used up (the rest of the others waits for another epoch, which draws anew), or with `upsample` until
+    the scarcest source is used up (the rest of the others waits for another epoch, which draws again), or with `upsample` until
     every pair was seen, small sources being repeated. With a curriculum the weights change at given steps; an epoch then is as
     long as all sources together.
 

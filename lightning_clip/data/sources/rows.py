@@ -1,4 +1,4 @@
-"""Rows of a table file: a path arrives, mappings leave, kept in a few flat buffers."""
+"""Rows of a table file, as mappings, kept in a few flat buffers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Rows(Sequence[Row]):
 
 
 def read_table(path: Path, delimiter: str | None = None, max_bad_rows: float = 0.01) -> Rows:
-    """Rows of a jsonl, csv, tsv or parquet file; lines that are none are counted and left out.
+    """Rows of a jsonl, csv, tsv or parquet file; lines that are none are counted and omitted.
 
     Args:
         path: the file.
@@ -93,10 +93,10 @@ def read_table(path: Path, delimiter: str | None = None, max_bad_rows: float = 0
     if len(bad) > max_bad_rows * (len(rows) + len(bad)):
         raise InputError(
             f"line {bad[0].line} of {str(path)!r} {bad[0].reason}, and {len(bad)} of {len(rows) + len(bad)} lines are bad, "
-            f"more than max_bad_rows {max_bad_rows:g} allows: mend or remove them"
+            f"more than max_bad_rows {max_bad_rows:g} allows: fix or remove them"
         )
     if bad:
-        log.warning("%s: left out %d bad lines, the first is line %d: it %s", path, len(bad), bad[0].line, bad[0].reason)
+        log.warning("%s: omitted %d bad lines, the first is line %d: it %s", path, len(bad), bad[0].line, bad[0].reason)
     if not rows:
         raise InputError(f"caption table {str(path)!r} is empty: it needs one row per image")
     return rows

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset layout, local or remote: paths or URLs arrive, pairs leave."""
+"""Tar shards in WebDataset layout, local or remote."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class ShardSource(PairSource):
         if dropped:
             empty = sum(count == 0 for count in self.shards.counts)
             shards = f" ({empty} of {len(self.shards.counts)} shards hold no pair)" if empty else ""
-            log.warning("shards %s: %d samples are used; left out: %s%s", self.path, len(self), listing, shards)
+            log.warning("shards %s: %d samples are used; omitted: %s%s", self.path, len(self), listing, shards)
 
 
 def pair_of_members(key: str, members: Mapping[str, bytes], caption_key: str) -> Pair | None:

@@ -1,4 +1,4 @@
-"""Tables of images and captions: a jsonl, csv, tsv or parquet file arrives, pairs leave."""
+"""Tables of images, captions and further columns: jsonl, csv, tsv or parquet files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TableSource(PairSource):
             ({"gps": ["lat", "lon"]}). A cell is a number, a list of numbers, or names a `.npy` or `.wav` file among the images.
         where: column -> value (or list of values) that a row must have, such as {"split": "train"}.
         delimiter: of csv files, such as ";".
-        max_bad_rows: share of lines that may be broken; they are left out and counted.
+        max_bad_rows: share of lines that may be broken; they are omitted and counted.
 
     Raises:
         InputError: missing or empty file, too many broken lines, a column or value that does not occur.
@@ -121,7 +121,7 @@ def _chosen(rows: Rows, where: Mapping[str, Any], columns: CaptionColumns, path:
     if not described:
         raise InputError(f"column {names} of {path!r} is empty in all {matching} rows: name the column with the captions")
     if len(described) < matching:
-        log.warning("%s: left out %d of %d rows without text in %s", path, matching - len(described), matching, names)
+        log.warning("%s: omitted %d of %d rows without text in %s", path, matching - len(described), matching, names)
     return np.array(described, dtype=np.int64)
 
 

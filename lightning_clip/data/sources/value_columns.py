@@ -1,4 +1,4 @@
-"""The setting `columns` of tables and datasets: names of further columns arrive, their values in a row leave."""
+"""The setting `columns` of tables and datasets: which further columns there are, and their values in a row."""
 
 from __future__ import annotations
 
