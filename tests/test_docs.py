@@ -59,6 +59,21 @@ def test_losses_are_built(call: str) -> None:
     assert isinstance(eval(call), SoftmaxContrastiveLoss)
 
 
+def test_columns_beyond_image_and_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's Python, run in order in a folder of its own, prints what its comments say."""
+    monkeypatch.chdir(tmp_path)
+    section = TEXT_OF_PAGES["data"].partition("\n## Columns beyond image and text\n")[2].partition("\n## ")[0]
+    names: dict[str, Any] = {"__name__": "page"}
+    blocks = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+    for block in blocks:
+        exec(block, names)
+    said = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(blocks), flags=re.M)
+    printed = capsys.readouterr().out.splitlines()  # progress bars among them
+    assert len(said) == 2 and [line for line in printed if line in said] == said
+
+
 @pytest.mark.parametrize("page", sorted(TEXT_OF_PAGES))
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#:]+\.md)", TEXT_OF_PAGES[page]):
