@@ -98,7 +98,7 @@ def check_augmentation(module: Cached) -> None:
     if repr(module.image_transform(train=True)) != repr(module.image_transform(train=False)):
         raise InputError(
             f"adapt.image.cache {module.adaptation.settings.image.cache!r} needs the same pixels in every epoch, but training "
-            "augments them: set transform: {augment: false}, or omit the cache"
+            "augments them: set towers: {image: {transform: {augment: false}}}, or omit the cache"
         )
 
 

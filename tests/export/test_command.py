@@ -22,7 +22,7 @@ model:
   text_encoder: {{{", ".join(f"{key}: {value}" for key, value in TEXT.items())}}}
   embed_dim: 16
   tokenizer: {{name: clip, context_length: 24}}
-  optimizer: {{lr: 0.001, warmup_steps: 1}}
+  training: {{optimizer: {{lr: 0.001, warmup_steps: 1}}}}
 data:
   train: {{name: synthetic, size: 32, image_size: 32}}
   local_batch_size: 8

@@ -161,9 +161,8 @@ class TestRefusals:
 
     def test_heads_of_ones_own(self, tmp_path: Path) -> None:
         written(tmp_path / "in", "gelu")
-        module = ClipModule.from_pretrained(tmp_path / "in")
-        module = ClipModule.from_pretrained(
-            tmp_path / "in", towers={column: {"projection": "linear"} for column in ("image", "text")}
-        )
+        arguments = ClipModule.from_pretrained(tmp_path / "in").to_mapping()
+        towers = {column: {**settings, "projection": "linear"} for column, settings in arguments["towers"].items()}
+        module = ClipModule(**{**arguments, "towers": towers})
         with pytest.raises(InputError, match="its projections are not SigLIP's: none of the image, a linear one with a bias"):
             export(module, "huggingface", tmp_path / "out")

@@ -123,7 +123,7 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
     assert module.model.logit_scale.item() == model.logit_scale.item()
     assert (module.model.logit_bias is None) == (model.logit_bias is None)
-    assert module.to_mapping()["loss"]["name"] == ("softmax" if model.logit_bias is None else "sigmoid")
+    assert module.to_mapping()["objective"]["loss"]["name"] == ("softmax" if model.logit_bias is None else "sigmoid")
     assert len(module.model.text_encoder.blocks()) == 2 and module.model.image_encoder.blocks()
     assert type(module.model.text_encoder) is ClipTextTransformer or kind not in ("clip", "quick_gelu", "mlp_ratio", "eos")
     assert type(module.model.image_encoder) is TimmImageEncoder or kind not in ("clip", "quick_gelu", "siglip", "timm", "eos")

@@ -99,7 +99,7 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(module.encode_image(pictures()), image, rtol=0, atol=1e-5)
     torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
     assert module.model.logit_scale.item() == model.logit_scale.item()
-    assert module.to_mapping()["loss"]["name"] == ("sigmoid" if kind == "siglip" else "softmax")
+    assert module.to_mapping()["objective"]["loss"]["name"] == ("sigmoid" if kind == "siglip" else "softmax")
     assert len(module.model.text_encoder.blocks()) == len(module.model.image_encoder.blocks()) == 2
     assert (type(module.model.text_encoder) is ClipTextTransformer) == (kind in ("clip", "clip_legacy"))
     assert (type(module.model.image_encoder) is TimmImageEncoder) == (kind not in ("clip_odd", "siglip", "dual"))
