@@ -189,7 +189,8 @@ class TestStore:
 class TestRefused:
     def test_with_augmentation(self, tmp_path: Path) -> None:
         module = small_module(adapt={"image": {"lock": True, "cache": str(tmp_path / "cache")}})
-        with pytest.raises(
+        message = r"adapt.image.cache .* needs the same pixels .* set towers: {image: {transform: {augment: false}}}"
+        with pytest.raises(InputError, match=message):
             InputError,
             match=r"adapt.image.cache .* needs the same pixels .* set towers: {image: {transform: {augment: false}}}",
         ):
