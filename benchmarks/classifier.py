@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_clip.data import ClipTokenizer
 from lightning_clip.encoders import ClipTextTransformer
-from lightning_clip.model.predictor import encode_texts
+from lightning_clip.model.inputs import encode_texts
 from lightning_clip.prompts import zero_shot_classifier
 
 NAMES = {"ln_1": "norm1", "ln_2": "norm2", "attn.in_proj_": "attn.qkv.", "attn.out_proj": "attn.proj"}

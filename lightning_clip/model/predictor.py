@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.decoding import from_pil
-from lightning_clip.data.tokenizers import Tokenizer, checked
+from lightning_clip.data.columns import collate_column
+from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.model.inputs import ImageInput, encode_texts, image_parts, pixel_batches, token_batches
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames, zero_shot_classifier
 
@@ -21,19 +22,16 @@ __all__ = [
     "HasPredictor",
     "ImageInput",
     "Predictor",
-    "encode_texts",
     "evaluating",
-    "pixel_batches",
     "predictor_of",
-    "token_batches",
 ]
 
-ImageInput = Tensor | Image.Image | Sequence[Image.Image]
-MakeScorer = Callable[["Predictor", Sequence[str], "str | Sequence[str]"], Callable[[ImageInput], Tensor]]
+# (predictor, class_names, templates) -> (images -> scores (B, C))
+MakeScorer = Callable[["Predictor", Any, Any], Callable[[ImageInput], Tensor]]
 
 
 class Predictor:
-    """Encodes images and texts with a trained model, in evaluation mode and without gradients.
+    """Encodes images, texts and any other columns with a trained model, in evaluation mode and without gradients.
 
     What uses a model (evaluation, callbacks, export, applications) takes a `Predictor` and nothing of Lightning;
     `ClipModule.predictor` is one. It holds no weights of its own: it sees whatever the model has learned by the time of a call,
@@ -41,12 +39,13 @@ class Predictor:
 
     Args:
         model: towers, heads and temperature.
-        tokenizer: of the text tower.
+        tokenizer: of the text tower; None where no tower reads texts.
         transform: of evaluation: uint8 (3, H, W) of any size -> uint8 (3, S, S).
         make_scorer: how images are scored against classes, called as (predictor, class_names, templates); None takes
             similarities. `ClipModule` gives that of its objective.
 
     Examples:
+        >>> from PIL import Image
         >>> from lightning_clip import ClipModel
         >>> from lightning_clip.data.tokenizers import tokenizers
         >>> from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
@@ -63,7 +62,7 @@ class Predictor:
     """
 
     def __init__(
-        self, model: SharedSpace, tokenizer: Tokenizer, transform: nn.Module, make_scorer: MakeScorer | None = None
+        self, model: SharedSpace, tokenizer: Tokenizer | None, transform: nn.Module, make_scorer: MakeScorer | None = None
     ) -> None:
         self.model, self.tokenizer, self.transform = model, tokenizer, transform
         self._make_scorer = make_scorer
@@ -123,16 +122,42 @@ class Predictor:
             batch_size: texts encoded at a time, at least 1.
 
         Raises:
-            InputError: what is no string, or no text in a list.
+            InputError: what is no string, no text in a list, or no tower reads texts.
         """
+        tokenizer = self._tokenizer()
 
         def encode(tokens: Tensor, mask: Tensor) -> Tensor:
             return self.model.encode_text(tokens.to(self.device), mask.to(self.device))  # (B, L) -> (B, D)
 
         with evaluating(self.model):
             if isinstance(texts, Tensor):
-                return torch.cat([encode(*batch) for batch in token_batches(texts, self.tokenizer.pad_id, batch_size)])
-            return encode_texts([texts] if isinstance(texts, str) else texts, self.tokenizer, batch_size, encode)
+                return torch.cat([encode(*batch) for batch in token_batches(texts, tokenizer.pad_id, batch_size)])
+            return encode_texts([texts] if isinstance(texts, str) else texts, tokenizer, batch_size, encode)
+
+    def encode(self, column: str, values: Any, batch_size: int = 256) -> Tensor:
+        """Unit features (B, D) of any column's values, such as coordinates or waveforms.
+
+        Args:
+            column: which tower encodes them.
+            values: one per sample, as a source has them; images as for `encode_image`, texts as for `encode_text`.
+            batch_size: values encoded at a time, at least 1.
+
+        Raises:
+            InputError: no tower reads the column, no values, or values that the tower cannot collate.
+        """
+        tower = self.model.tower(column)
+        if column == "text":
+            return self.encode_text(values, batch_size)
+        if self.model.share.get(column, column) == "image":
+            return self.encode_image(values, batch_size)
+        if not len(values):
+            raise InputError(f"values of column {column!r} are an empty list: give at least one")
+        found = []
+        with evaluating(self.model):
+            for start in range(0, len(values), batch_size):
+                part = collate_column(column, tower.collate, list(values[start : start + batch_size]))
+                found.append(self.model.encode(column, move_data_to_device(part, self.device)))
+        return torch.cat(found)
 
     def zero_shot_classifier(self, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Tensor:
         """Class embeddings (D, C), the mean over templates: unit image features times it are cosine similarities.
@@ -170,7 +195,9 @@ class Predictor:
     def scorer(
         self, class_names: ClassNames, templates: str | Sequence[str] = "simple", batch_size: int = 256
     ) -> Callable[[ImageInput], Tensor]:
-        """`scores` for many calls: the classes are encoded once. What is asked is the objective's own scorer, if it has one.
+        """`scores` for many calls: the classes are encoded once.
+
+        Scores are those of `make_scorer`, where there is one, else of `similarity`.
 
         Args:
             class_names: as for `zero_shot_classifier`.
@@ -180,12 +207,19 @@ class Predictor:
         Returns:
             Images as for `encode_image` -> logits (B, C).
         """
-        if self._make_scorer is not None:
-            return self._make_scorer(self, class_names, templates)
-        return self.similarity(class_names, templates, batch_size)
+        if self._make_scorer is None:
+            return self.similarity(class_names, templates, batch_size)
+        with evaluating(self.model):
+            score = self._make_scorer(self, class_names, templates)
+
+        def scores(images: ImageInput) -> Tensor:
+            with evaluating(self.model):
+                return torch.cat([score(part) for part in image_parts(images, batch_size)])  # -> (B, C)
+
+        return scores
 
     def similarity(
-        self, class_names: Sequence[str], templates: str | Sequence[str] = "simple", batch_size: int = 256
+        self, class_names: ClassNames, templates: str | Sequence[str] = "simple", batch_size: int = 256
     ) -> Callable[[ImageInput], Tensor]:
         """As `scorer`, by similarity to the classes' prompts: scale times cosine.
 
@@ -201,8 +235,13 @@ class Predictor:
         return lambda images: scale * self.encode_image(images, batch_size) @ classifier  # (B, D) @ (D, C) -> (B, C)
 
     def text_settings(self) -> dict[str, Any]:
-        """What besides the weights decides about text features: the tokenizer, as a mapping."""
-        return self.tokenizer.to_mapping()
+        """What besides the weights decides about text features: the tokenizer, as a mapping; empty without one."""
+        return {} if self.tokenizer is None else self.tokenizer.to_mapping()
+
+    def _tokenizer(self) -> Tokenizer:
+        self.model.tower("text")  # or an error that names the columns which are read
+        assert self.tokenizer is not None
+        return self.tokenizer
 
     def _pixels(self, images: ImageInput, batch_size: int) -> Iterator[Tensor]:
         device = self.device
@@ -256,69 +295,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in training:
             layer.training = True
-
-
-def pixel_batches(images: ImageInput, transform: nn.Module, size: int, batch_size: int) -> Iterator[Tensor]:
-    """Images as uint8 (B, 3, size, size) in batches.
-
-    Args:
-        images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
-        transform: brings other sizes to `size`.
-        size: side in pixels; tensors of that size are taken as they are.
-        batch_size: the largest B, at least 1.
-
-    Raises:
-        InputError: a tensor of another shape or type, or an empty list.
-    """
-    if isinstance(images, Tensor):
-        if images.ndim != 4 or images.dtype != torch.uint8:
-            raise InputError(
-                f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}: give pixels of 0 to 255 as they "
-                "were decoded; the model normalises them"
-            )
-        for part in torch.split(images, batch_size):
-            yield part if part.shape[-2:] == (size, size) else transform(part)
-        return
-    pictures = [images] if isinstance(images, Image.Image) else images
-    if not len(pictures):
-        raise InputError("images is an empty list: give at least one image")
-    for start in range(0, len(pictures), batch_size):
-        yield torch.stack([transform(from_pil(picture)) for picture in pictures[start : start + batch_size]])
-
-
-def token_batches(tokens: Tensor, pad_id: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids with their mask bool (B, L), in batches.
-
-    Args:
-        tokens: int64 (N, L), padded on the right.
-        pad_id: of padding; it may also occur inside a text.
-        batch_size: the largest B, at least 1.
-    """
-    for part in torch.split(tokens, batch_size):
-        # True up to the last token that is no padding: the id of padding may also occur inside a text.
-        yield part, (part != pad_id).flip(1).cumsum(1).flip(1) > 0
-
-
-def encode_texts(
-    texts: Sequence[str], tokenizer: Tokenizer, batch_size: int, encode: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Features (B, D) in the order of the texts: each distinct one once, among others of its length and cut to it.
-
-    Args:
-        texts: strings.
-        tokenizer: of the text tower.
-        batch_size: texts encoded at a time, at least 1.
-        encode: tokens int64 (B, L) and mask bool (B, L) -> features (B, D).
-
-    Raises:
-        InputError: what is no string, or no text at all.
-    """
-    distinct = list(dict.fromkeys(checked(texts)))
-    if not distinct:
-        raise InputError("texts is an empty list: give at least one text")
-    rows = dict(zip(distinct, tokenizer.encode(distinct), strict=True))
-    order = sorted(distinct, key=lambda text: len(rows[text]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    features = torch.cat([encode(*tokenizer.padded([rows[text] for text in batch])) for batch in batches])
-    place = {text: number for number, text in enumerate(order)}
-    return features[torch.tensor([place[text] for text in texts], device=features.device)]

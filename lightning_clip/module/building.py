@@ -251,7 +251,8 @@ class BuiltOnUse(pl.LightningModule):
     @property
     def predictor(self) -> Predictor:
         """The trained model with its tokenizer and preprocessing, for evaluation and use."""
-        return Predictor(self.model, self.tokenizer, self.image_transform(train=False), self.objective.scorer)
+        transform = self.image_transform(train=False) if "image" in self.model.columns else nn.Identity()
+        return Predictor(self.model, self.tokenizer, transform, self.objective.scorer)
 
     @property
     def image_size(self) -> int:

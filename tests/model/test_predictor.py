@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,11 @@ from torch.nn.functional import normalize
 from lightning_clip import ClipModule
 from lightning_clip.core.errors import InputError
 from lightning_clip.model.predictor import Predictor
+from lightning_clip.variants import geoclip  # noqa: F401  (registers coordinates)
 from tests.small import IMAGE, TEXT, small_module
+
+GPS: dict[str, Any] = {"towers": {"gps": "coordinates"}, "objective": {"name": "pairs", "between": ["image", "gps"]}}
+GPS_AND_TEXT = {"name": "pairs", "between": ["text", "gps"]}
 
 
 @pytest.fixture
@@ -58,6 +64,38 @@ class TestTexts:
         assert predictor.text_settings() == predictor.tokenizer.to_mapping()
 
 
+class TestColumns:
+    def test_whatever_a_tower_reads(self) -> None:
+        places = [(48.9, 2.4), (-33.9, 151.2), (52.5, 13.4)]
+        module = ClipModule(IMAGE, "none", embed_dim=16, **GPS)
+        found = module.predictor.encode("gps", places, batch_size=2)
+        assert found.shape == (3, 16) and not found.requires_grad
+        torch.testing.assert_close(found[1:2], module.predictor.encode("gps", places[1:2]))
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+    def test_images_and_texts_are_columns_too(self, predictor: Predictor) -> None:
+        images = torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8)
+        torch.testing.assert_close(predictor.encode("image", images), predictor.encode_image(images))
+        torch.testing.assert_close(predictor.encode("text", ["a"]), predictor.encode_text("a"))
+
+    def test_without_images(self) -> None:
+        module = ClipModule("none", TEXT, embed_dim=16, towers={"gps": "coordinates"}, objective=GPS_AND_TEXT)
+        assert module.predictor.encode_text("a").shape == module.predictor.encode("gps", [(1.0, 2.0)]).shape
+        with pytest.raises(InputError, match="no tower reads column 'image'"):
+            module.encode_image(Image.new("RGB", (40, 40)))
+
+    def test_mistakes(self) -> None:
+        predictor = ClipModule(IMAGE, "none", embed_dim=16, **GPS).predictor
+        assert predictor.text_settings() == {}
+        for encode in (predictor.encode_text, lambda text: predictor.encode("text", text)):
+            with pytest.raises(InputError, match="no tower reads column 'text'"):
+                encode("a dog")
+        with pytest.raises(InputError, match="values of column 'gps' are an empty list: give at least one"):
+            predictor.encode("gps", [])
+        with pytest.raises(InputError, match="column 'gps': .*different shapes"):
+            predictor.encode("gps", [(1.0, 2.0), (1.0, 2.0, 3.0)])
+
+
 class TestClasses:
     def test_scores_are_scaled_cosines(self, predictor: Predictor) -> None:
         pictures = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
@@ -67,6 +105,24 @@ class TestClasses:
         assert scores.shape == (2, 3)
         torch.testing.assert_close(scores, cosines / 0.07)
         torch.testing.assert_close(predictor.scorer(names, templates)(pictures[0]), scores[:1])
+
+    def test_a_scorer_of_the_objective_sees_so_many_images_at_a_time(self, module: ClipModule) -> None:
+        seen = []
+
+        def make(predictor: Predictor, class_names: Any, templates: Any) -> Any:
+            def score(images: Any) -> torch.Tensor:
+                assert not torch.is_grad_enabled() and not module.model.training
+                seen.append(len(images))
+                return torch.full((len(images), len(class_names)), float(len(seen)))
+
+            return score
+
+        module.model.train()
+        predictor = Predictor(module.model, module.tokenizer, module.image_transform(train=False), make)
+        scores = predictor.scores(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), ["cat", "dog"], batch_size=2)
+        assert seen == [2, 2, 1] and scores[:, 0].tolist() == [1, 1, 2, 2, 3] and module.model.training
+        predictor.scores([Image.new("RGB", (40, 30))] * 3, ["cat", "dog"], batch_size=2)
+        assert seen[3:] == [2, 1]
 
     def test_an_empty_class_name_is_refused(self, predictor: Predictor) -> None:
         with pytest.raises(InputError, match="class name 1 is empty: give each class a name"):
