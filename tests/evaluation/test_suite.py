@@ -285,3 +285,30 @@ class TestModels:
             identity(embed_dim=8),
         ]
         assert len({first, *others}) == 8
+
+
+def shown(example: str) -> str:
+    """The code of an example on the page about evaluating."""
+    page = (Path(__file__).parents[2] / "docs/concepts/evaluating.md").read_text("utf-8")
+    return page.partition(f"<!-- example: {example} -->\n```python\n")[2].partition("```")[0]
+
+
+class TestPage:
+    def test_a_predictor(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        save_checkpoint(tmp_path / "last.ckpt")
+        names: dict[str, Any] = {"images": torch.zeros(3, 3, 40, 40, dtype=torch.uint8)}
+        exec(shown("predictor").replace("predictor.scores", "scores = predictor.scores"), names)
+        assert names["scores"].shape == (3, 2)
+
+    def test_a_model_of_another_library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        sets = {
+            "scenes": {**SCENES, "size": 20, "protocols": ["zero_shot", "retrieval", "linear_probe"], "train": {"size": 60}}
+        }
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"sets": sets, "trainer": CPU}))
+        names: dict[str, Any] = {}
+        exec(shown("evaluated model"), names)
+        outcome = names["outcome"]
+        assert not outcome.failures and set(outcome.results["scenes"]) == {"zero_shot", "retrieval", "linear_probe"}
+        assert names["Brightness"]("again", image_size=32).identity == names["Brightness"]("b", image_size=32).identity
