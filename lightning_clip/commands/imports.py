@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def import_plugins(names: Sequence[str]) -> list[str]:
-    """Imports the plug-ins of installed packages, then those that are named; returns the latter as `--import` takes them.
+    """Imports the plug-ins of installed packages, then those that are named; returns the latter as a recipe may list them.
 
     Raises:
         InputError: one that is not there or fails on import.
@@ -50,14 +49,15 @@ def with_plugins(arguments: Sequence[str], obeys_recipes: bool) -> list[str]:
     if any(argument in _HELP for argument in arguments):
         return [argument for argument in arguments if not argument.startswith(f"{_FLAG}=")]
     given, others = _taken(arguments)
-    import_plugins(given)
-    loaded = [_absolute(name) for name in given]
+    loaded = import_plugins(given)
     for path in recipes_of(others):
         asked, where = _imports_of(path), f"recipe {str(path)!r}"
         if obeys_recipes:
-            loaded += [_absolute(load_plugin(name, path.parent)) for name in listed_imports(asked, where)]
+            loaded += [load_plugin(name, path.parent) for name in listed_imports(asked, where)]
         else:
             require_plugins(asked, where, path.parent)
+    import json
+
     return [*others, f"{_FLAG}={json.dumps(list(dict.fromkeys(loaded)))}"] if obeys_recipes and loaded else others
 
 
@@ -88,12 +88,6 @@ def _taken(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             others.append(argument)
     return names, others
-
-
-def _absolute(name: str) -> str:
-    """A recipe may be kept in any folder."""
-    path = Path(name)
-    return str(path.resolve()) if path.exists() and (path.suffix == ".py" or "/" in name) else name
 
 
 def _imports_of(path: Path) -> Any:

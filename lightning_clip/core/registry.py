@@ -47,7 +47,9 @@ class Registry(Generic[T]):
 
         def decorate(factory: Factory) -> Factory:
             other = self._factories.get(name, factory)
-            if other is not factory and _defined(other) != _defined(factory):  # a cell of a notebook that runs again is the same
+            if other is not factory and _defined(other) != _defined(
+                factory
+            ):  # a cell of a notebook that runs again is the same
                 raise InputError(
                     f"{self.kind} {name!r} is registered twice, by {_defined(other)} and by {_defined(factory)}: rename one"
                 )
@@ -57,7 +59,8 @@ class Registry(Generic[T]):
         return decorate
 
     def names(self) -> list[str]:
-        """The registered names, sorted."""
+        """The registered names, sorted; those of installed plug-ins too."""
+        load_installed()
         return sorted(self._factories)
 
     def factory(self, name: str) -> Factory:
