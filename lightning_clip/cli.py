@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from lightning_clip.commands.imports import add_import_argument, import_plugins
 from lightning_clip.core.errors import InputError
 
 __all__ = ["build_parser", "main"]
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         path = f"lightning_clip.commands.{module}"
         suffix = f"_{function}" if function else ""
         getattr(importlib.import_module(path), f"add{suffix}_arguments")(leaf)
+        add_import_argument(leaf)
         leaf.set_defaults(run=_lazily(path, f"run{suffix}"))
     return parser
 
@@ -92,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if others and not hasattr(parsed, "overrides"):  # plan hands them to the recipe's parser
                 parser.error(f"unrecognized arguments: {' '.join(others)}")
             parsed.overrides = others
+            import_plugins(parsed.imports)
             parsed.run(parsed)
     except InputError as error:
         if os.environ.get("LIGHTNING_CLIP_DEBUG"):

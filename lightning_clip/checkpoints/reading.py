@@ -6,12 +6,13 @@ import importlib
 import pickle
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError, UnknownName, existing_path
+from lightning_clip.core.plugins import PLUGINS_KEY, import_flags, missing_plugins
 
 __all__ = [
     "CLASS_KEY",
@@ -43,14 +44,15 @@ def class_path(cls: type) -> str:
 def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
     """The class that wrote `path`, if it is `asked` or one of its subclasses.
 
-    Only modules of this package are imported for it; a subclass of the user's own must be imported already.
+    Only modules of this package are imported for it; a plug-in with a subclass must be imported already.
 
     Raises:
         InputError: another class wrote it, or one that is not imported.
     """
     import torch
 
-    written = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True).get(CLASS_KEY)
+    content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+    written = content.get(CLASS_KEY)
     if written is None or written == class_path(asked):
         if written is None:
             raise InputError(
@@ -63,7 +65,9 @@ def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
         importlib.import_module(module)
     found = getattr(sys.modules.get(module), name, None)
     if found is None:
-        raise InputError(f"checkpoint {str(path)!r} was written by {written}: import {module} first, then load it again")
+        raise InputError(
+            f"checkpoint {str(path)!r} was written by {written}, which is not imported: {_remedy(content, module)}"
+        )
     if not issubclass(found, asked):
         raise InputError(f"checkpoint {str(path)!r} was written by {written}, not by {asked.__name__}: load it with {name}")
     return found  # type: ignore[no-any-return]
@@ -103,10 +107,32 @@ def explain_loading(path: Any, wanted: type) -> Iterator[None]:
         raise InputError(f"checkpoint {str(path)!r} is a folder: name the .ckpt file in it")
     try:
         yield
+    except UnknownName as error:
+        raise _for_plugins(path, error) from error
     except InputError:
         raise
     except (EOFError, OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"checkpoint {str(path)!r} {_explanation(error, wanted)}") from error
+
+
+def _for_plugins(path: Any, error: UnknownName) -> InputError:
+    """The error of an unknown name, with the plug-ins that the checkpoint was written with and that are not here."""
+    import torch
+
+    missing = missing_plugins(torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(PLUGINS_KEY, ()))
+    if not missing:
+        return error
+    return InputError(
+        f"checkpoint {str(path)!r} needs {error.kind} {error.name!r} of a plug-in that is not imported: add "
+        f"{import_flags(missing)} (in Python: import it first)"
+    )
+
+
+def _remedy(content: Mapping[str, Any], module: str) -> str:
+    """How the class that wrote a checkpoint is imported."""
+    if module == "__main__":
+        return "it stands in a script, so load it there; what is trained from a module can be loaded by every command"
+    return f"add {import_flags(missing_plugins(content.get(PLUGINS_KEY, ())) or [module])} (in Python: import it first)"
 
 
 def _explanation(error: Exception, wanted: type) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_clip.commands.sources import add_workers_argument
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_clip.curation import CurationSettings
@@ -62,22 +62,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _settings(arguments: argparse.Namespace) -> CurationSettings:
     """The file's settings, then those of the command line; ${oc.env:...} is resolved."""
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+    from lightning_clip.core.yaml_files import read_mapping
     from lightning_clip.curation import CurationSettings
 
     for text in arguments.overrides:
         if not text.startswith("--") or "=" not in text:
             raise InputError(f"setting {text!r} must be --KEY=VALUE, such as --balance.most=500")
-    try:
-        given: Any = OmegaConf.from_dotlist([text.removeprefix("--") for text in arguments.overrides])
-        if arguments.config:
-            given = OmegaConf.merge(OmegaConf.load(existing_path(arguments.config, "config")), given)
-        plain: Any = OmegaConf.to_container(given, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
-        raise InputError(f"config {arguments.config!r} cannot be read: {error}") from error
-    if not isinstance(plain, dict):
-        raise InputError(f"config {arguments.config!r} must be a mapping with 'data'")
-    return CurationSettings.parse(plain)
+    overrides = [text.removeprefix("--") for text in arguments.overrides]
+    return CurationSettings.parse(read_mapping(arguments.config, "config", overrides))

@@ -6,15 +6,15 @@ import argparse
 
 __all__ = ["add_arguments", "run"]
 
-_FORMATS = ("huggingface", "onnx", "open_clip", "safetensors", "torch-export")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument(
         "checkpoint", metavar="MODEL", help="a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder"
     )
-    parser.add_argument("--format", required=True, choices=_FORMATS, help="who shall read it")
+    parser.add_argument(
+        "--format", required=True, help="huggingface, onnx, open_clip, safetensors, torch-export or one of a module of yours"
+    )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="to be made; one that is there is never replaced")
     parser.add_argument(
         "--towers",

@@ -85,6 +85,8 @@ class Recipe:
 class _Reading(ClipCLI):
     """Parses as `fit` does, and builds module and data but no Trainer."""
 
+    trains = False
+
     def instantiate_classes(self) -> None:
         self._without_weights(self.config["fit"]["model"]["init_args"])
         settings = self.config["fit"]["trainer"]

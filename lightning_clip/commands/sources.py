@@ -59,7 +59,7 @@ def open_source(arguments: argparse.Namespace) -> PairSource:
         settings["caption_column"] = settings["caption_column"].split(",")
     if arguments.column:
         settings["columns"] = dict(map(_column, arguments.column))
-    settings.update(_assignments(arguments.set, "--set"))
+    settings.update({key: _value(text) for key, text in _assignments(arguments.set, "--set").items()})
     if where := _assignments(arguments.where, "--where"):
         settings["where"] = where
     return pair_sources.build({"name": arguments.data, **settings})
@@ -79,6 +79,16 @@ def _assignments(given: list[str], flag: str) -> dict[str, str]:
             raise InputError(f"{flag} {text!r} must be {'COLUMN' if flag == '--where' else 'KEY'}=VALUE, such as split=train")
         found[key] = value
     return found
+
+
+def _value(text: str) -> Any:
+    """A setting's value as a recipe would have it: numbers are numbers."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _positive(text: str) -> int:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_clip.callbacks import SaveOnSignal, WriteFeatures
 from lightning_clip.commands.batch_size import find_batch_size
+from lightning_clip.commands.imports import IMPORT_HELP, with_plugins
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.data import ClipDataModule
@@ -40,13 +41,18 @@ class ClipCLI(LightningCLI):
 
     Args:
         arguments: the subcommand and its options.
+
+    Attributes:
+        trains: whether `fit` is for training, and so imports what its recipes name.
     """
+
+    trains = True
 
     def __init__(self, arguments: Sequence[str]) -> None:
         super().__init__(
             ClipModule,
             ClipDataModule,
-            args=list(arguments),
+            args=with_plugins(arguments, obeys_recipes=self.trains and arguments[0] == "fit"),
             subclass_mode_model=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
@@ -62,6 +68,7 @@ class ClipCLI(LightningCLI):
             action="store_true",
             help="First find the largest local_batch_size that fits into memory, then train with it.",
         )
+        parser.add_argument("--import", dest="imports", type=list[str], default=[], metavar="MODULE|FILE.py", help=IMPORT_HELP)
         parser.add_argument("--help-all", action=FullHelp, help="Show every option, the Trainer's included, and exit.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -6,11 +6,40 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["InputError", "existing_path", "nearest", "reason_of"]
+__all__ = ["IMPORT_HINT", "InputError", "UnknownName", "existing_path", "nearest", "reason_of"]
+
+IMPORT_HINT = "If a module of yours registers it, add --import MODULE_OR_FILE.py"
 
 
 class InputError(ValueError):
     """A wrong value from outside: its message names the value, what was expected and the remedy."""
+
+
+class UnknownName(InputError):
+    """A name that nothing built in and no plug-in at hand has registered.
+
+    Args:
+        message: says so.
+        kind: of thing that was asked for ("loss").
+        name: that was given.
+    """
+
+    def __init__(self, message: str, kind: str = "", name: str = "") -> None:
+        super().__init__(message)
+        self.kind, self.name = kind, name
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
+        """The error with the nearest known name, or with the flag that imports what registers it.
+
+        Examples:
+            >>> str(UnknownName.of("loss", "huber", ["sigmoid", "softmax"]))
+            "unknown loss 'huber': Known: sigmoid, softmax. If a module of yours registers it, add --import MODULE_OR_FILE.py"
+        """
+        hint = nearest(name, known)
+        if not hint.startswith("did you mean"):
+            hint += f". {IMPORT_HINT}"
+        return cls(f"unknown {kind} {name!r}: {hint}", kind, name)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

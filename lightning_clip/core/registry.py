@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.errors import InputError, UnknownName, nearest
+from lightning_clip.core.plugins import load_installed
 from lightning_clip.core.settings import check_kinds, declared
 
 __all__ = ["Registry", "Spec"]
@@ -45,15 +46,21 @@ class Registry(Generic[T]):
         """Decorates a class or function so that `name` builds it."""
 
         def decorate(factory: Factory) -> Factory:
-            if name in self._factories and self._factories[name] is not factory:
-                raise InputError(f"{self.kind} {name!r} is already registered: choose another name")
+            other = self._factories.get(name, factory)
+            if other is not factory and _defined(other) != _defined(
+                factory
+            ):  # a cell of a notebook that runs again is the same
+                raise InputError(
+                    f"{self.kind} {name!r} is registered twice, by {_defined(other)} and by {_defined(factory)}: rename one"
+                )
             self._factories[name] = factory
             return factory
 
         return decorate
 
     def names(self) -> list[str]:
-        """The registered names, sorted."""
+        """The registered names, sorted; those of installed plug-ins too."""
+        load_installed()
         return sorted(self._factories)
 
     def factory(self, name: str) -> Factory:
@@ -62,11 +69,13 @@ class Registry(Generic[T]):
         Raises:
             InputError: nothing has that name; the message lists the known ones and the nearest.
         """
+        if name not in self._factories:
+            load_installed()  # before a fallback, which may take any name
         if name in self._factories:
             return self._factories[name]
         found = self.fallback(name) if self.fallback else None
         if found is None:
-            raise InputError(f"unknown {self.kind} {name!r}: {nearest(name, self._factories)}")
+            raise UnknownName.of(self.kind, name, self._factories)
         return found
 
     def build(self, spec: Any, **defaults: Any) -> T:
@@ -111,6 +120,11 @@ class Registry(Generic[T]):
             if type(item) is factory:
                 return {"name": name, **{key: getattr(item, key) for key in _parameters(factory) or ()}}
         return {_LIVE: type(item).__name__}
+
+
+def _defined(factory: Factory) -> str:
+    """Where a class or function is defined."""
+    return f"{factory.__module__}.{getattr(factory, '__qualname__', '')}"
 
 
 def _parameters(factory: Factory) -> list[str] | None:

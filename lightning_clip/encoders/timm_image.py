@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.errors import IMPORT_HINT, InputError, UnknownName, nearest
 from lightning_clip.encoders.base import ImageEncoder
 
 __all__ = ["TimmImageEncoder"]
@@ -39,9 +39,11 @@ class TimmImageEncoder(ImageEncoder):
 
     def __init__(self, architecture: str, image_size: int | None = None, *, pretrained: bool = False, **options: Any) -> None:
         if not timm.is_model(architecture):
-            raise InputError(
+            raise UnknownName(
                 f"unknown image encoder {architecture!r}: it is neither registered nor a timm model; "
-                f"{_nearest_timm(architecture)}"
+                f"{_nearest_timm(architecture)}",
+                "image encoder",
+                architecture,
             )
         model: Any = _create(architecture, image_size, pretrained, options)
         size = image_size or int(model.pretrained_cfg["input_size"][-1])
@@ -115,4 +117,4 @@ def _create(architecture: str, image_size: int | None, pretrained: bool, options
 
 def _nearest_timm(name: str) -> str:
     matches = nearest(name, timm.list_models()).split(" Known:")[0]
-    return matches if matches.startswith("did you mean") else "timm.list_models() lists them all"
+    return matches if matches.startswith("did you mean") else f"timm.list_models() lists them all. {IMPORT_HINT}"

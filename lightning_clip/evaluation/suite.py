@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import check_known
+from lightning_clip.core.yaml_files import read_mapping
 from lightning_clip.evaluation.protocols import Protocol, protocols
 
 __all__ = ["Suite", "built_protocols"]
@@ -69,19 +70,9 @@ class Suite:
             changes: settings that go before the file's.
 
         Raises:
-            InputError: no such file, no YAML, or a setting that does not exist.
+            InputError: no such file, no YAML, a setting that does not exist, or a plug-in that `--import` has to name.
         """
-        import yaml
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        try:
-            given: Any = OmegaConf.to_container(OmegaConf.load(existing_path(path, "suite")), resolve=True)
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise InputError(f"suite {path!r} cannot be read: {error}") from error
-        if not isinstance(given, dict):
-            raise InputError(f"suite {path!r} must be a mapping with 'sets'")
-        return cls.parse({**given, **changes})
+        return cls.parse({**read_mapping(path, "suite"), **changes})
 
 
 def built_protocols(entries: Sequence[Any]) -> Iterator[tuple[str, Protocol]]:

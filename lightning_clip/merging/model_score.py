@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_clip.core.errors import InputError, existing_path, nearest
+from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.yaml_files import read_mapping
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.sources import PairSource
 from lightning_clip.metrics import RetrievalRecall
@@ -100,16 +100,7 @@ def read_sets(path: str) -> dict[str, EvaluationSet]:
     Raises:
         InputError: no such file, no `sets` in it, or a set that `score` has no figure for.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    found = existing_path(path, "suite")
-    try:
-        given: Any = OmegaConf.to_container(OmegaConf.load(found), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(f"suite {path!r} cannot be read: {error}") from error
-    sets = given.get("sets") if isinstance(given, dict) else None
+    sets = read_mapping(path, "suite").get("sets")
     if not isinstance(sets, Mapping) or not sets:
         raise InputError(f"suite {path!r} has no sets: give sets: {{NAME: {{name: SOURCE, ...}}}}")
     opened = {

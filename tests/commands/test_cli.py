@@ -55,7 +55,12 @@ def refused(done: Done, pattern: str) -> None:
 def recipe() -> dict[str, object]:
     synthetic = {"name": "synthetic", "size": 40, "image_size": 32}
     return {
-        "model": {"image_encoder": IMAGE, "text_encoder": TEXT, "embed_dim": 16, "optimizer": {"warmup_steps": 1}},
+        "model": {
+            "image_encoder": IMAGE,
+            "text_encoder": TEXT,
+            "embed_dim": 16,
+            "training": {"optimizer": {"warmup_steps": 1}},
+        },
         "data": {
             "train": synthetic,
             "val": {**synthetic, "split": "val"},

@@ -24,7 +24,12 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("PLAN_SHARDS", "gone/{000..009}.tar")
     settings = {
-        "model": {"image_encoder": IMAGE, "text_encoder": TEXT, "embed_dim": 16, "optimizer": {"warmup_steps": 1}},
+        "model": {
+            "image_encoder": IMAGE,
+            "text_encoder": TEXT,
+            "embed_dim": 16,
+            "training": {"optimizer": {"warmup_steps": 1}},
+        },
         "data": {"train": "${oc.env:PLAN_SHARDS}", "local_batch_size": 16},
         "trainer": {
             "accelerator": "gpu",

@@ -87,7 +87,8 @@ def _source_of_path(name: str) -> Factory:
     for _, recogniser in sorted(_recognisers, key=lambda entry: entry[0]):
         if (factory := recogniser(name)) is not None:
             return factory
-    existing_path(name, f"data (neither a known source, {', '.join(pair_sources.names())}, nor a path)")
+    known = ", ".join(pair_sources.names())
+    existing_path(name, f"data (neither a known source, {known}, nor one of a module that --import names, nor a path)")
     raise InputError(
         f"{name!r} holds nothing that is known as pairs (shards, a captions table, one folder per class): "
         "give the table's or the shards' own path, or a mapping with 'name'"
