@@ -43,6 +43,7 @@ def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
     for note in _NOTES:
         checkpoint.pop(note, None)
     checkpoint[CLASS_KEY] = class_path(type(module))
+    checkpoint[PLUGINS_KEY] = loaded_plugins()
     adaptation = module.adaptation
     if adaptation.partial is not None:
         adaptation.partial.shrink(checkpoint)
