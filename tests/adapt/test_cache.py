@@ -191,9 +191,6 @@ class TestRefused:
         module = small_module(adapt={"image": {"lock": True, "cache": str(tmp_path / "cache")}})
         message = r"adapt.image.cache .* needs the same pixels .* set towers: {image: {transform: {augment: false}}}"
         with pytest.raises(InputError, match=message):
-            InputError,
-            match=r"adapt.image.cache .* needs the same pixels .* set towers: {image: {transform: {augment: false}}}",
-        ):
             small_trainer(tmp_path).fit(module, small_data(size=32))
 
     def test_with_augmentation_of_a_subclass(self, tmp_path: Path) -> None:
