@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_clip.checkpoints import complete, options_with_base
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.checkpoints.reading import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
+from lightning_clip.core.plugins import PLUGINS_KEY, loaded_plugins
 
 if TYPE_CHECKING:
     from lightning_clip.module.building import BuiltOnUse
