@@ -1,4 +1,4 @@
-"""The loss seam: unit features and a scale arrive, a scalar leaves."""
+"""Base class and registry of contrastive losses: from unit features and a scale to one number."""
 
 from __future__ import annotations
 

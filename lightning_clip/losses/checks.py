@@ -34,7 +34,7 @@ def check_exchange(kind: str) -> str:
 def check_features(
     image_features: Tensor, text_features: Tensor, check_finite: bool = True, positives: Positives | None = None
 ) -> None:
-    """Refuses features that cannot be pairs, or ids that do not fit them.
+    """Checks that features can be pairs, and that ids fit them.
 
     Args:
         image_features: (N, D).

@@ -1,6 +1,6 @@
-"""How the texts of all ranks meet the images of this one: blocks of columns pass by, what was added to them comes home.
+"""The exchange between ranks: their texts pass by the images of this one in blocks, and what was added to them comes home.
 
-Images are the rows of the matrix of logits and stay where they are, texts are its columns and travel. A body of work is
+Images are the rows of the matrix of logits and stay on their rank, texts are its columns and travel. A body of work is
 handed to `Exchange.visit`, which lets every column pass by::
 
     alone    one block: this process' own columns

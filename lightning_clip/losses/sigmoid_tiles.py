@@ -79,7 +79,7 @@ class Problem:
         return total * self.share
 
     def loss_and_gradients(self, tiles: Tiles, upstream: Tensor | None = None) -> tuple[Tensor, Gradients]:
-        """The loss () of this rank; texts collect gradients of every rank's loss, each times its own `upstream` (), None being 1."""
+        """The loss () of this rank; texts collect the gradients of all ranks, each times its own `upstream` () or 1."""
         high, pair = wide(self.images.device), self.pair_logits()
         total = softplus(-pair).sum()
         pulled, bias = torch.zeros_like(self.images, dtype=self.dtype), torch.zeros_like(total)

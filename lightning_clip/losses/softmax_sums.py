@@ -1,4 +1,4 @@
-"""The forward half of the softmax loss in tiles: features arrive, the log-sums of rows and columns over the others leave."""
+"""The forward half of the softmax loss in tiles: log-sums of rows and columns over all but their own pairs."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class SoftmaxTiles(torch.autograd.Function):
         images, texts, scale = ctx.saved_tensors
         with full_precision(images.device):
             found = gradients(ctx.operands, ctx.sums, ctx.tiles, ctx.kept, upstream[0])
-        ctx.kept = False  # the gradient was written over the exponentials: a second backward computes them anew
+        ctx.kept = False  # the gradient was written over the exponentials: a second backward computes them again
         image_gradient, text_gradient, scale_gradient = found
         return (
             image_gradient.to(images.dtype),

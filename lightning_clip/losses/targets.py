@@ -1,4 +1,4 @@
-"""Other targets than one pair a row: what they add to a loss whose tiles know pairs only.
+"""Targets other than one pair a row: what they add to a loss whose tiles know pairs only.
 
 A target that spreads over several columns changes a contrastive loss by sums of features, never by the matrix of logits:
 

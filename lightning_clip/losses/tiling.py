@@ -1,4 +1,4 @@
-"""Cutting the matrix of logits into tiles: features and a size arrive, tiles that share one buffer leave.
+"""Tiles of the matrix of logits, which share one buffer.
 
 A logits matrix of B rows and N columns is never held whole unless it is small: a tile is computed, used and overwritten.
 Nothing of a result depends on the size of the tiles but the order of its sums.
@@ -113,7 +113,7 @@ class Tiles:
 
 
 def check_tile_size(tile_size: int | None) -> None:
-    """Refuses sizes that cannot be.
+    """Checks the size of a tile.
 
     Raises:
         InputError: not None and below 1.
