@@ -1,4 +1,4 @@
-"""What ranks tell each other beside the columns of a loss: who they are, what is wrong, and rows for losses of your own."""
+"""Messages between ranks: who they are, what is wrong on one of them, and the rows and means that losses need."""
 
 from __future__ import annotations
 

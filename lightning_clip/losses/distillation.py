@@ -1,4 +1,4 @@
-"""What a student's features lack beside a teacher's: features and scales of both arrive, a scalar leaves."""
+"""Distillation losses between the features of a student and of a teacher."""
 
 from __future__ import annotations
 

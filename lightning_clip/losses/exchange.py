@@ -1,6 +1,6 @@
-"""How the texts of all ranks meet the images of this one: blocks of columns pass by, what was added to them comes home.
+"""The exchange between ranks: their texts pass by the images of this one in blocks, and what was added to them comes home.
 
-Images are the rows of the matrix of logits and stay where they are, texts are its columns and travel. A body of work is
+Images are the rows of the matrix of logits and stay on their rank, texts are its columns and travel. A body of work is
 handed to `Exchange.visit`, which lets every column pass by::
 
     alone    one block: this process' own columns
@@ -30,17 +30,24 @@ class Exchange:
     """One process: its own columns are all there are. Ranks subclass it.
 
     Args:
-        sizes: rows of each rank, in rank order.
+        sizes: columns of each rank, in rank order.
         rank: this rank's place in `sizes`.
+        row_sizes: rows of each rank; None where each row has a column of its own.
     """
 
-    def __init__(self, sizes: Sequence[int], rank: int = 0) -> None:
+    def __init__(self, sizes: Sequence[int], rank: int = 0, row_sizes: Sequence[int] | None = None) -> None:
         self.sizes, self.rank = list(sizes), rank
+        self.row_sizes = list(sizes if row_sizes is None else row_sizes)
 
     @property
     def total(self) -> int:
-        """N, the pairs of all ranks together."""
+        """The columns of all ranks together."""
         return sum(self.sizes)
+
+    @property
+    def total_rows(self) -> int:
+        """The rows of all ranks together."""
+        return sum(self.row_sizes)
 
     @property
     def world_size(self) -> int:
@@ -49,12 +56,20 @@ class Exchange:
 
     @property
     def offset(self) -> int:
-        """Number of rows on the ranks before this one."""
+        """Number of columns on the ranks before this one."""
         return sum(self.sizes[: self.rank])
+
+    def over(self, sizes: Sequence[int]) -> Exchange:
+        """The same ranks, where what each of them brings is counted by `sizes`."""
+        return Exchange(sizes, self.rank)
 
     def block_sizes(self) -> list[int]:
         """The number of columns of each block that `visit` hands to its body."""
         return [self.total]
+
+    def block_offsets(self) -> list[int]:
+        """Where among the columns of all ranks each of these blocks begins."""
+        return [0]
 
     def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
         """Lets the columns of all ranks pass this rank's rows.
@@ -72,27 +87,30 @@ class Exchange:
         return list(added)
 
     def maximum(self, value: Tensor) -> Tensor:
-        """The elementwise maximum over ranks."""
+        """The elementwise maximum over ranks of a tensor of any shape."""
         return value
 
     def total_of(self, value: Tensor) -> Tensor:
-        """The sum over ranks; gradients flow back to all of them."""
+        """The sum over ranks of a tensor of any shape; gradients flow back to all of them."""
         return value
 
     def all_rows(self, value: Tensor) -> Tensor:
-        """The rows (B, ...) of all ranks in rank order, (N, ...), without gradient."""
+        """What all ranks bring for each of their columns (B, ...), in rank order, (N, ...), without gradient."""
         return value
 
 
 class Alone(Exchange):
-    """One process."""
+    """One process with `size` columns, and as many rows where `rows` is None."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__([size])
+    def __init__(self, size: int, rows: int | None = None) -> None:
+        super().__init__([size], 0, None if rows is None else [rows])
 
 
 class _Ranks(Exchange):
     """What both forms over several ranks share."""
+
+    def over(self, sizes: Sequence[int]) -> Exchange:
+        return type(self)(sizes, self.rank)
 
     def maximum(self, value: Tensor) -> Tensor:
         value = value.clone()
@@ -143,6 +161,9 @@ class Ring(_Ranks):
 
     def block_sizes(self) -> list[int]:
         return [self.sizes[(self.rank - step) % self.world_size] for step in range(self.world_size)]
+
+    def block_offsets(self) -> list[int]:
+        return [sum(self.sizes[: (self.rank - step) % self.world_size]) for step in range(self.world_size)]
 
     def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
         block, sums = [columns.contiguous() for columns in carried], [start.clone() for start in added]

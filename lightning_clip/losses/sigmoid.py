@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_clip.losses.base import ContrastiveLoss, check_exchange, losses, open_exchange
+from lightning_clip.losses.base import ContrastiveLoss, losses
+from lightning_clip.losses.checks import Positives, check_exchange, open_exchange
 from lightning_clip.losses.exchange import Alone, Exchange
+from lightning_clip.losses.sigmoid_matched import matched_sigmoid_loss
 from lightning_clip.losses.sigmoid_tiles import SigmoidTiles
 from lightning_clip.losses.targets import other_positives, sigmoid_positives
 from lightning_clip.losses.tiling import check_tile_size, full_precision
@@ -20,7 +22,7 @@ def sigmoid_contrastive_loss(
     scale: Tensor,
     bias: Tensor | None = None,
     *,
-    positives: Tensor | None = None,
+    positives: Positives | None = None,
     exchange: Exchange | None = None,
     tile_size: int | None = None,
 ) -> Tensor:
@@ -33,11 +35,13 @@ def sigmoid_contrastive_loss(
     Exact in tiles, forward and backward, with O(B d) memory: see `lightning_clip.losses.sigmoid_tiles`.
 
     Args:
-        image_features: (B, D) of unit length.
-        text_features: (B, D) of unit length; row i of both is pair i.
+        image_features: (B, D) of unit length, or (N, D) with ids of images and texts.
+        text_features: (B, D) of unit length; row i of both is pair i. With ids of images and texts (M, D).
         scale: inverse temperature s, () or (1,).
         bias: b, () or (1,); None is 0.
         positives: int64 (B,) or (B, K), K <= 2: rows that agree in any column count as pairs of each other.
+            `(image_ids, text_ids)`, (N,) or (N, K) and (M,) or (M, K): an image and a text count as a pair if they agree in
+            any column and are not -1 there; the sum over all N x M is divided by N (`lightning_clip.losses.sigmoid_matched`).
         exchange: how the columns of all ranks come by; None means there is one rank.
         tile_size: rows and columns of a tile; None takes 1024.
 
@@ -45,10 +49,12 @@ def sigmoid_contrastive_loss(
         (), float32 for half-precision inputs. Over ranks its mean is the loss of the concatenated batch.
 
     Raises:
-        InputError: from backward, if a second derivative is asked for.
+        InputError: ids that do not fit the features, or match nothing; from backward, if a second derivative is asked for.
     """
-    exchange = exchange or Alone(len(image_features))
+    exchange = exchange or Alone(len(text_features), len(image_features))
     offset = torch.zeros_like(scale) if bias is None else bias
+    if isinstance(positives, tuple | list):
+        return matched_sigmoid_loss(image_features, text_features, scale, offset, positives, exchange, tile_size=tile_size)
     loss: Tensor = SigmoidTiles.apply(image_features, text_features, scale, offset, exchange, tile_size)  # type: ignore[no-untyped-call]
     if positives is None:
         return loss
@@ -100,9 +106,9 @@ class SigmoidContrastiveLoss(ContrastiveLoss):
         text_features: Tensor,
         scale: Tensor,
         bias: Tensor | None = None,
-        positives: Tensor | None = None,
+        positives: Positives | None = None,
     ) -> Tensor:
-        """As the base class."""
+        """As the base class, loss ()."""
         return sigmoid_contrastive_loss(
             image_features,
             text_features,
@@ -110,7 +116,12 @@ class SigmoidContrastiveLoss(ContrastiveLoss):
             bias,
             positives=positives,
             exchange=open_exchange(
-                image_features, text_features, self.exchange, alone=not self.training, check_finite=self.check_finite
+                image_features,
+                text_features,
+                self.exchange,
+                positives=positives,
+                alone=not self.training,
+                check_finite=self.check_finite,
             ),
             tile_size=self.tile_size,
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.losses.base import ContrastiveLoss, check_exchange, losses, open_exchange
+from lightning_clip.losses.base import ContrastiveLoss, losses
+from lightning_clip.losses.checks import Positives, check_exchange, open_exchange
 from lightning_clip.losses.exchange import Alone, Exchange
+from lightning_clip.losses.softmax_matched import matched_softmax_loss
 from lightning_clip.losses.softmax_tiles import SoftmaxTiles
 from lightning_clip.losses.targets import other_positives, softmax_positives, softmax_smoothing
 from lightning_clip.losses.tiling import check_tile_size, full_precision
@@ -20,7 +22,7 @@ def softmax_contrastive_loss(
     scale: Tensor,
     *,
     image_weight: float = 0.5,
-    positives: Tensor | None = None,
+    positives: Positives | None = None,
     label_smoothing: float = 0.0,
     exchange: Exchange | None = None,
     tile_size: int | None = None,
@@ -34,12 +36,15 @@ def softmax_contrastive_loss(
     Exact in tiles, forward and backward, with O(B d) memory: see `lightning_clip.losses.softmax_tiles`.
 
     Args:
-        image_features: (B, D) of unit length.
-        text_features: (B, D) of unit length; row i of both is pair i.
+        image_features: (B, D) of unit length, or (N, D) with ids of images and texts.
+        text_features: (B, D) of unit length; row i of both is pair i. With ids of images and texts (M, D).
         scale: inverse temperature s, () or (1,).
         image_weight: w in [0, 1], the share of the image-to-text direction.
         positives: int64 (B,) or (B, K), K <= 2: rows that agree in any column are positives of each other, and a row's
             target is spread evenly over its positives (Khosla et al. 2020, equation 2). None: each row has its own pair.
+            `(image_ids, text_ids)`, (N,) or (N, K) and (M,) or (M, K): an image and a text match if they agree in any column
+            and are not -1 there. Each direction is the mean over the rows that have a match; an image or text without one is
+            a negative of all others (`lightning_clip.losses.softmax_matched`).
         label_smoothing: share in [0, 1) of the target that is spread over all N columns.
         exchange: how the columns of all ranks come by; None means there is one rank.
         tile_size: rows and columns of a tile; None keeps a small matrix whole, which is faster, and tiles a large one.
@@ -48,9 +53,12 @@ def softmax_contrastive_loss(
         (), float32 for half-precision inputs. Over ranks its mean is the loss of the concatenated batch.
 
     Raises:
-        InputError: from backward, if a second derivative is asked for.
+        InputError: ids that do not fit the features, or match nothing; from backward, if a second derivative is asked for.
     """
-    exchange = exchange or Alone(len(image_features))
+    exchange = exchange or Alone(len(text_features), len(image_features))
+    if isinstance(positives, tuple | list):
+        options = {"image_weight": image_weight, "label_smoothing": label_smoothing}
+        return matched_softmax_loss(image_features, text_features, scale, positives, exchange, tile_size=tile_size, **options)
     loss: Tensor = SoftmaxTiles.apply(image_features, text_features, scale, exchange, image_weight, tile_size)  # type: ignore[no-untyped-call]
     if positives is None and not label_smoothing:
         return loss
@@ -88,6 +96,13 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
         >>> loss = SoftmaxContrastiveLoss()(features, features, torch.tensor([100.0]))
         >>> round(loss.item(), 4)
         0.0
+
+        Three images, their captions in another order, and a fourth text that belongs to nobody:
+
+        >>> texts, text_ids = torch.eye(4, 3)[[2, 0, 1, 3]], torch.tensor([2, 0, 1, -1])
+        >>> loss = SoftmaxContrastiveLoss()(features, texts, torch.tensor([100.0]), positives=(torch.arange(3), text_ids))
+        >>> round(loss.item(), 4)
+        0.0
     """
 
     def __init__(
@@ -117,9 +132,9 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
         text_features: Tensor,
         scale: Tensor,
         bias: Tensor | None = None,
-        positives: Tensor | None = None,
+        positives: Positives | None = None,
     ) -> Tensor:
-        """As the base class; a softmax does not feel a bias."""
+        """As the base class, loss (); a softmax does not feel a bias."""
         return softmax_contrastive_loss(
             image_features,
             text_features,
@@ -128,7 +143,12 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
             positives=positives,
             label_smoothing=self.label_smoothing,
             exchange=open_exchange(
-                image_features, text_features, self.exchange, alone=not self.training, check_finite=self.check_finite
+                image_features,
+                text_features,
+                self.exchange,
+                positives=positives,
+                alone=not self.training,
+                check_finite=self.check_finite,
             ),
             tile_size=self.tile_size,
         )

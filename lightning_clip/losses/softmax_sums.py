@@ -1,4 +1,4 @@
-"""The forward half of the softmax loss in tiles: features arrive, the log-sums of rows and columns over the others leave."""
+"""The forward half of the softmax loss in tiles: log-sums of rows and columns over all but their own pairs."""
 
 from __future__ import annotations
 
@@ -54,37 +54,39 @@ class Operands:
         return torch.promote_types(self.images.dtype, torch.float32)
 
     def multiply(self, texts: Tensor, tile: Tile, out: Tensor) -> Tensor:
-        """The logits of a tile, s u v."""
+        """The logits s u v (H, W) of a tile."""
         return torch.mm(self.images[tile.rows].to(self.dtype) * self.scale, texts[tile.columns].to(self.dtype).t(), out=out)
 
     def exponentials(self, texts: Tensor, tile: Tile, out: Tensor, shift: Tensor) -> Tensor:
-        """The values exp(z - shift) of a tile, 0 at the pairs."""
+        """The values exp(z - shift) (H, W) of a tile, 0 at the pairs."""
         self.multiply(texts, tile, out)
         if out.device.type != "cpu" or shift > 0:  # only on the CPU is it free to ask
             out.sub_(shift)
         out.exp_()
-        if (pairs := tile.pairs(out)) is not None:
-            pairs.zero_()
+        tile.fill_pairs(out, 0.0)
         return out
 
     def others(self, texts: Tensor, tile: Tile, out: Tensor) -> Tensor:
-        """The logits of a tile, minus infinity at the pairs."""
+        """The logits (H, W) of a tile, minus infinity at the pairs."""
         self.multiply(texts, tile, out)
-        if (pairs := tile.pairs(out)) is not None:
-            pairs.fill_(-torch.inf)
+        tile.fill_pairs(out, -torch.inf)
         return out
 
     def sums(self, tiles: Tiles) -> Sums:
-        high = wide(self.images.device)
-        pair = self.scale.to(high) * row_products(self.images, self.texts)
+        """The log-sums of rows and columns, and the logits of the pairs."""
+        pair = self.scale.to(wide(self.images.device)) * row_products(self.images, self.texts)
+        rows, columns, shift = self.log_sums(tiles)
+        return Sums(rows, columns, pair, shift)
+
+    def log_sums(self, tiles: Tiles) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The logarithms r (B,) and c (B,), and the shift () that served all of them, or None."""
         longest = torch.stack([features.norm(dim=1, dtype=self.dtype).amax() for features in (self.images, self.texts)])
         bound = self.scale.abs() * self.exchange.maximum(longest).prod()
         shift = (bound - _HIGHEST).clamp(min=0)
         rows, columns = self._sum_exponentials(tiles, shift)
-        found = Sums(rows.log() + shift, columns.log() + shift, pair, shift)
-        if self.exchange.total > 1 and self._underflown(rows, columns):
-            return Sums(*self._sum_from_maxima(tiles), pair, None)
-        return found
+        if max(self.exchange.total, self.exchange.total_rows) > 1 and self._underflown(rows, columns):
+            return *self._sum_from_maxima(tiles), None
+        return rows.log() + shift, columns.log() + shift, shift
 
     def _sum_exponentials(self, tiles: Tiles, shift: Tensor) -> tuple[Tensor, Tensor]:
         """The sums over the others of exp(z - shift), of rows and of columns."""
@@ -98,7 +100,8 @@ class Operands:
                 rows[tile.rows] += down
                 columns[tile.columns] += across
 
-        (columns,) = self.exchange.visit([self.texts], [torch.zeros_like(rows)], body)
+        start = torch.zeros(len(self.texts), dtype=high, device=rows.device)
+        (columns,) = self.exchange.visit([self.texts], [start], body)
         return rows, columns
 
     def _tile_sums(self, texts: Tensor, tile: Tile, tiles: Tiles, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +113,7 @@ class Operands:
     def _underflown(self, rows: Tensor, columns: Tensor) -> bool:
         """Whether, on any rank, the values lost below float32's smallest could matter to a sum."""
         limits = torch.finfo(self.dtype)
-        lowest = self.exchange.total * limits.tiny / limits.eps
+        lowest = max(self.exchange.total, self.exchange.total_rows) * limits.tiny / limits.eps
         lost = (rows < lowest).any() | (columns < lowest).any()
         return bool(self.exchange.maximum(lost.to(torch.float32)))
 
@@ -125,7 +128,11 @@ class Operands:
                 row_maximum[tile.rows] = row_maximum[tile.rows].maximum(values.amax(dim=1))
                 added[0][tile.columns] = added[0][tile.columns].maximum(values.amax(dim=0))
 
-        (column_maximum,) = self.exchange.visit([self.texts], [torch.full_like(row_maximum, -torch.inf)], maxima, maximum=True)
+        lowest = self.texts.new_full((len(self.texts),), -torch.inf, dtype=self.dtype)
+        (column_maximum,) = self.exchange.visit([self.texts], [lowest], maxima, maximum=True)
+        # Where there is no other, the sum is of nothing: a finite maximum keeps it 0.
+        for maximum in (row_maximum, column_maximum):
+            maximum.clamp_(min=torch.finfo(self.dtype).min)
         rows = torch.zeros(len(self.images), dtype=high, device=self.images.device)
 
         def sums(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
@@ -135,11 +142,12 @@ class Operands:
                 rows[tile.rows] += (values - row_maximum[tile.rows, None]).exp_().sum(dim=1)
                 added[0][tile.columns] += values.sub_(maximum[tile.columns]).exp_().sum(dim=0)
 
-        (columns,) = self.exchange.visit([self.texts, column_maximum], [torch.zeros_like(rows)], sums)
+        start = torch.zeros(len(self.texts), dtype=high, device=rows.device)
+        (columns,) = self.exchange.visit([self.texts, column_maximum], [start], sums)
         return rows.log() + row_maximum, columns.log() + column_maximum
 
     def loss(self, sums: Sums) -> Tensor:
-        """Of this rank; its mean over ranks is the loss of the concatenated batch."""
+        """The loss () of this rank; its mean over ranks is that of the concatenated batch."""
         to_text, to_image = softplus(sums.row_log - sums.pair), softplus(sums.column_log - sums.pair)
         total = self.image_weight * to_text.sum() + (1 - self.image_weight) * to_image.sum()
         return total * (self.exchange.world_size / self.exchange.total)

@@ -12,7 +12,7 @@ whole row or column, two passes with each row's and column's own maximum take ov
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from lightning_clip.losses.tiling import (
     wide,
 )
 
-__all__ = ["SoftmaxTiles"]
+__all__ = ["LogitGradient", "SoftmaxTiles", "choose_tiles", "gradients", "tile_gradient"]
 
 
 def gradients(operands: Operands, sums: Sums, tiles: Tiles, kept: bool, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,12 +45,13 @@ def gradients(operands: Operands, sums: Sums, tiles: Tiles, kept: bool, upstream
     own = weights[0] * (sums.row_log - sums.pair).sigmoid() + weights[1] * (sums.column_log - sums.pair).sigmoid()
     own = own.to(operands.dtype)[:, None]
     pulled = torch.zeros_like(operands.images, dtype=operands.dtype)  # of images, before the scale: sum_j dL/dz_ij v_j
-    fill = _Gradient(sums, weights, operands.dtype)
+    totals = [sums.pair + softplus(others - sums.pair) for others in (sums.row_log, sums.column_log)]
+    fill = LogitGradient(sums.shift, totals, weights, operands.dtype)
 
     def body(carried: Sequence[Tensor], added: Sequence[Tensor], diagonal: int | None) -> None:
         texts, *columns = carried
         for tile in tiles.of(len(texts), diagonal):
-            values = _tile_gradient(operands, sums, fill, texts, columns, tile, tiles, kept)
+            values = tile_gradient(operands, fill, texts, columns, tile, tiles, kept)
             add_product(pulled[tile.rows], values, texts[tile.columns])
             add_product(added[0][tile.columns], values.t(), operands.images[tile.rows])
 
@@ -62,41 +63,57 @@ def gradients(operands: Operands, sums: Sums, tiles: Tiles, kept: bool, upstream
     return pulled.mul_(operands.scale), pushed.mul_(operands.scale), scale_gradient
 
 
-def _tile_gradient(
+def tile_gradient(
     operands: Operands,
-    sums: Sums,
-    fill: _Gradient,
+    fill: LogitGradient,
     texts: Tensor,
     columns: Sequence[Tensor],
     tile: Tile,
     tiles: Tiles,
     kept: bool,
 ) -> Tensor:
-    """The gradient of the loss by the logits of a tile, apart from the pairs."""
-    if operands.fused and sums.shift is not None:
+    """The gradient of the loss by the logits of a tile (H, W), 0 at the pairs.
+
+    Args:
+        operands: images, texts and scale.
+        fill: turns exponentials, or logits, into it.
+        texts: (M, D), the block of columns that is visiting.
+        columns: what `fill` needs of them, (M,) each.
+        tile: rows and columns.
+        tiles: the memory in which it is written.
+        kept: whether that memory holds the exponentials already.
+    """
+    if operands.fused and fill.shift is not None:
         weights = fill.rows[0][tile.rows], columns[0][tile.columns]
         return softmax_gradient(
-            operands.images[tile.rows], texts[tile.columns], operands.scale, sums.shift, *weights, tile.diagonal
+            operands.images[tile.rows], texts[tile.columns], operands.scale, fill.shift, *weights, tile.diagonal
         )
     values = tiles.buffer(tile)
-    if sums.shift is None:
+    if fill.shift is None:
         operands.others(texts, tile, values)
     elif not kept:
-        operands.exponentials(texts, tile, values, sums.shift)
+        operands.exponentials(texts, tile, values, fill.shift)
     fill(values, tile, columns, tiles)
     return values
 
 
-class _Gradient:
-    """Turns a tile of exponentials (or of logits, without a shift) into the gradient of the loss by the logits, in place."""
+class LogitGradient:
+    """Turns a tile of exponentials (or of logits, without a shift) into the gradient of the loss by the logits, in place.
 
-    def __init__(self, sums: Sums, weights: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
-        row_total = sums.pair + softplus(sums.row_log - sums.pair)
-        column_total = sums.pair + softplus(sums.column_log - sums.pair)
-        self.shifted = sums.shift is not None
-        if sums.shift is not None:
-            self.rows = [(weights[0] * (sums.shift - row_total).exp()).to(dtype)]
-            self.columns = [(weights[1] * (sums.shift - column_total).exp()).to(dtype)]
+    Args:
+        shift: what was subtracted from the logits before the exponential, (), or None.
+        totals: the log-sums over all columns of each row, and over all rows of each column, (B,) each.
+        weights: of rows and columns in the loss, () or (B,) each.
+        dtype: of the tiles.
+    """
+
+    def __init__(
+        self, shift: Tensor | None, totals: Sequence[Tensor], weights: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> None:
+        self.shift, (row_total, column_total) = shift, totals
+        if shift is not None:
+            self.rows = [(weights[0] * (shift - row_total).exp()).to(dtype)]
+            self.columns = [(weights[1] * (shift - column_total).exp()).to(dtype)]
         else:
             self.rows = [weights[0].expand_as(row_total).to(dtype), row_total.to(dtype)]
             self.columns = [weights[1].expand_as(column_total).to(dtype).contiguous(), column_total.to(dtype)]
@@ -104,7 +121,7 @@ class _Gradient:
     def __call__(self, values: Tensor, tile: Tile, columns: Sequence[Tensor], tiles: Tiles) -> None:
         down, across = [part[tile.rows, None] for part in self.rows], [part[tile.columns] for part in columns]
         for rows, band, spare in tiles.bands(values):
-            if self.shifted:
+            if self.shift is not None:
                 band.mul_(torch.add(down[0][rows], across[0], out=spare))
                 continue
             torch.sub(band, across[1], out=spare).exp_().mul_(across[0])
@@ -118,12 +135,13 @@ class SoftmaxTiles(torch.autograd.Function):
     def forward(
         ctx: Any, images: Tensor, texts: Tensor, scale: Tensor, exchange: Exchange, image_weight: float, tile_size: int | None
     ) -> Tensor:
+        """Features (B, D) of both towers and scale (1,) -> loss ()."""
         dtype = torch.promote_types(images.dtype, torch.float32)
         with full_precision(images.device):
             fused = fused_wins(images)
             s = scale.detach().to(dtype).view(())
             operands = Operands(images.contiguous(), texts.contiguous(), s, exchange, image_weight, fused)
-            tiles = _tiles(operands, tile_size)
+            tiles = choose_tiles(operands, tile_size)
             sums = operands.sums(tiles)
             ctx.operands, ctx.sums, ctx.tiles, ctx.shape = operands, sums, tiles, scale.shape
             # Exponentials are worth keeping only with one shift; logits of the two-pass form were overwritten.
@@ -137,7 +155,7 @@ class SoftmaxTiles(torch.autograd.Function):
         images, texts, scale = ctx.saved_tensors
         with full_precision(images.device):
             found = gradients(ctx.operands, ctx.sums, ctx.tiles, ctx.kept, upstream[0])
-        ctx.kept = False  # the gradient was written over the exponentials: a second backward computes them anew
+        ctx.kept = False  # the gradient was written over the exponentials: a second backward computes them again
         image_gradient, text_gradient, scale_gradient = found
         return (
             image_gradient.to(images.dtype),
@@ -147,9 +165,16 @@ class SoftmaxTiles(torch.autograd.Function):
         )
 
 
-def _tiles(operands: Operands, tile_size: int | None) -> Tiles:
+def choose_tiles(operands: Operands, tile_size: int | None, make: Callable[..., Tiles] = Tiles) -> Tiles:
+    """Tiles of the size that is asked for; without one, a small matrix is kept whole and a large one is cut.
+
+    Args:
+        operands: images, texts and how columns come by.
+        tile_size: rows and columns of a tile, or None.
+        make: called like `Tiles`.
+    """
     rows, blocks = len(operands.images), operands.exchange.block_sizes()
     fits = rows * blocks[0] * operands.dtype.itemsize <= DENSE_BYTES
     dense = tile_size is None and len(blocks) == 1 and fits and not operands.fused
     like = operands.images.new_empty(0, dtype=operands.dtype)
-    return Tiles(rows, like, tile_size or default_tile_size(like.device), kept=blocks[0] if dense else None)
+    return make(rows, like, tile_size or default_tile_size(like.device), kept=blocks[0] if dense else None)

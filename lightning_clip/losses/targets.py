@@ -1,4 +1,4 @@
-"""Other targets than one pair a row: what they add to a loss whose tiles know pairs only.
+"""Targets other than one pair a row: what they add to a loss whose tiles know pairs only.
 
 A target that spreads over several columns changes a contrastive loss by sums of features, never by the matrix of logits:
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.losses.checks import problem_of_ids
 from lightning_clip.losses.exchange import Exchange
 
 __all__ = ["Others", "caption_ids", "other_positives", "sigmoid_positives", "softmax_positives", "softmax_smoothing"]
@@ -74,12 +75,10 @@ def other_positives(images: Tensor, texts: Tensor, ids: Tensor, exchange: Exchan
     Raises:
         InputError: ids of another shape or type.
     """
+    problem = problem_of_ids(ids, len(images), len(images), images.device)
+    if problem:
+        raise InputError(problem)
     keys = ids[:, None] if ids.ndim == 1 else ids
-    if ids.dtype != torch.long or keys.ndim != 2 or len(keys) != len(images) or keys.shape[1] not in (1, 2):
-        raise InputError(
-            f"positives must be int64 ({len(images)},) or ({len(images)}, K) with K <= 2, one id a row, "
-            f"got {ids.dtype} {tuple(ids.shape)}"
-        )
     both, count = images.new_zeros(len(images), 2 * images.shape[1]), images.new_zeros(len(images))
     features = torch.cat([images, texts], dim=1)
     for sign, group in _groups(exchange.all_rows(keys)):
@@ -106,7 +105,7 @@ def _groups(keys: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def softmax_positives(images: Tensor, texts: Tensor, scale: Tensor, others: Others, image_weight: float) -> Tensor:
-    """What it adds to the sum over rows that each row's target is spread evenly over its positives (Khosla et al. 2020)."""
+    """What it adds () to the sum over rows (B, D) that each target is spread over its positives (Khosla et al. 2020)."""
     image, text = images[others.rows], texts[others.rows]
     size = (others.size + 1)[:, None]
     to_text = (image * (text - (text + others.texts) / size)).sum()
@@ -116,7 +115,7 @@ def softmax_positives(images: Tensor, texts: Tensor, scale: Tensor, others: Othe
 
 
 def softmax_smoothing(images: Tensor, texts: Tensor, scale: Tensor, exchange: Exchange) -> Tensor:
-    """What it adds to the sum over rows that the target is spread evenly over all columns."""
+    """What it adds () to the sum over rows (B, D) that the target is spread evenly over all columns."""
     every_image, every_text = exchange.total_of(torch.stack([images.sum(dim=0), texts.sum(dim=0)]))
     # Of the two directions' means over all columns this rank holds its rows' share; both sum up to the same.
     mean: Tensor = 0.5 * (images.sum(dim=0) @ every_text + every_image @ texts.sum(dim=0)) / exchange.total
@@ -124,6 +123,6 @@ def softmax_smoothing(images: Tensor, texts: Tensor, scale: Tensor, exchange: Ex
 
 
 def sigmoid_positives(images: Tensor, scale: Tensor, bias: Tensor | None, others: Others) -> Tensor:
-    """What it adds to the sum over rows and columns that other positives count as pairs."""
+    """What it adds () to the sum over rows (B, D) and columns that other positives count as pairs."""
     logits = (scale * (images[others.rows] * others.texts).sum()).sum()
     return -logits if bias is None else -logits - (bias * others.size.sum()).sum()

@@ -1,4 +1,4 @@
-"""Cutting the matrix of logits into tiles: features and a size arrive, tiles that share one buffer leave.
+"""Tiles of the matrix of logits, which share one buffer.
 
 A logits matrix of B rows and N columns is never held whole unless it is small: a tile is computed, used and overwritten.
 Nothing of a result depends on the size of the tiles but the order of its sums.
@@ -53,9 +53,10 @@ class Tile:
     columns: slice
     diagonal: int | None
 
-    def pairs(self, values: Tensor) -> Tensor | None:
-        """A view of the entries of `values` (the tile) that are pairs."""
-        return None if self.diagonal is None else values.diagonal(self.diagonal)
+    def fill_pairs(self, values: Tensor, number: float) -> None:
+        """Writes a number over the pairs of `values` (H, W), the tile."""
+        if self.diagonal is not None:
+            values.diagonal(self.diagonal).fill_(number)
 
 
 class Tiles:
@@ -76,9 +77,7 @@ class Tiles:
 
     def of(self, columns: int, diagonal: int | None) -> Iterator[Tile]:
         """The tiles of a block of `columns`; `diagonal` is the column of row 0's pair, None where there is none."""
-        width = columns if self.matrix is not None else self.tile_size
-        # A kept matrix is worked through in bands of rows: each is still in the caches when it is summed.
-        height = self.tile_size if self.matrix is None else max(1, self.tile_size**2 // max(1, columns))
+        height, width = self.shape(columns)
         for left in range(0, columns, width):
             right = min(left + width, columns)
             for top in range(0, self.rows, height):
@@ -87,14 +86,21 @@ class Tiles:
                 holds = place is not None and -(bottom - top) < place < right - left
                 yield Tile(slice(top, bottom), slice(left, right), place if holds else None)
 
+    def shape(self, columns: int) -> tuple[int, int]:
+        """Rows and columns of a tile of a block of `columns`; those at its edges may have fewer."""
+        if self.matrix is None:
+            return self.tile_size, self.tile_size
+        # A kept matrix is worked through in bands of rows: each is still in the caches when it is summed.
+        return max(1, self.tile_size**2 // max(1, columns)), columns
+
     def buffer(self, tile: Tile) -> Tensor:
-        """Memory for a tile; part of the kept matrix if there is one, otherwise overwritten by the next tile."""
+        """Memory (H, W) for a tile; part of the kept matrix if there is one, otherwise overwritten by the next tile."""
         if self.matrix is not None:
             return self.matrix[tile.rows, tile.columns]
         return self._view("tile", tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start)
 
     def bands(self, values: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """The rows of a tile in narrow bands: their place in the tile, a view of them, and memory of the same shape."""
+        """The rows of a tile (H, W) in narrow bands: their place in it, a view of them, and memory of the same shape."""
         for top in range(0, len(values), BAND):
             band = values[top : top + BAND]
             yield slice(top, top + len(band)), band, self._view("band", *band.shape)
@@ -107,7 +113,7 @@ class Tiles:
 
 
 def check_tile_size(tile_size: int | None) -> None:
-    """Refuses sizes that cannot be.
+    """Checks the size of a tile.
 
     Raises:
         InputError: not None and below 1.
