@@ -11,9 +11,9 @@ import pytest
 import torch
 from adapt.test_locking import assert_near
 from distributed.ranks import run_ranks
-from small import IMAGE, TEXT, small_trainer
+from small import IMAGE, TEXT, arguments_of, small_trainer
 from strategies.ranks import _ranks, _whole
-from tasks.labelled import SETTINGS, labelled_data
+from tasks.labelled import GIVEN, SETTINGS, labelled_data
 from torch import Tensor, nn
 
 from lightning_clip import ClipModule, InputError
@@ -59,7 +59,7 @@ def train(folder: Path, kind: type[ClipModule], arguments: dict[str, Any], ranks
     """What a rank has after training, or after `do`, another method of the Trainer."""
     torch.manual_seed(settings.pop("seed", 0))
     names = {"class_names": combination_names(held_out=True)} if issubclass(kind, SupervisedModule) else {}
-    module: Any = kind(IMAGE, TEXT, **{**SETTINGS, "optimizer": OPTIMIZER, **names, **arguments})
+    module: Any = kind(IMAGE, TEXT, **arguments_of(**{**SETTINGS, "optimizer": OPTIMIZER, **names, **arguments}))
     do, save, resume, losses = settings.pop("do", "fit"), settings.pop("save", None), settings.pop("resume", None), Losses()
     trainer = small_trainer(folder, devices=ranks, callbacks=[losses], **{"max_steps": 3, **settings})
     getattr(trainer, do)(module, datamodule=labelled_data(batch=16 // ranks), **({"ckpt_path": resume} if resume else {}))
@@ -141,7 +141,7 @@ class TestSharded:
     def test_parts_of_other_modules(self, tmp_path: Path) -> None:
         """Bridges from a student to its teacher, whose forward is asked behind that of the towers."""
         torch.manual_seed(5)
-        teacher = ClipModule(IMAGE, TEXT, **{**SETTINGS, "embed_dim": 24})
+        teacher = ClipModule(IMAGE, TEXT, **arguments_of(**{**SETTINGS, "embed_dim": 24}))
         teacher.configure_model()
         write_checkpoint(teacher, tmp_path / "teacher.ckpt")
         options = {"teachers": str(tmp_path / "teacher.ckpt"), "features": 1.0}
@@ -172,7 +172,7 @@ class TestRefused:
             on_ranks(tmp_path, "clip_fsdp2", kind, options)
 
     def test_deepspeed(self) -> None:
-        module = ClassifierModule(IMAGE, TEXT, class_names=["a", "b"], **SETTINGS)
+        module = ClassifierModule(IMAGE, TEXT, class_names=["a", "b"], **GIVEN)
         strategy = ClipDeepSpeedStrategy.__new__(ClipDeepSpeedStrategy)
         with pytest.raises(
             InputError, match="ClassifierModule fills what it learns .* DeepSpeed's own .* use strategy 'clip_fs"
