@@ -95,7 +95,7 @@ def check_same(first: Weights, second: Weights, first_name: str, second_name: st
 def lasting(module: ClipModule) -> dict[str, Tensor]:
     """A model's weights, of any shape, without what only training needs, such as a distilled student's bridges."""
     state: Weights = module.model.state_dict()
-    return {name: value for name, value in state.items() if name.partition(".")[0] not in module.objective.training_parts}
+    return {name: value for name, value in state.items() if name.partition(".")[0] not in module.training_parts}
 
 
 def check_alike(first: ClipModule, second: ClipModule, first_name: str, second_name: str, added: tuple[str, ...] = ()) -> None:

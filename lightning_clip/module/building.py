@@ -22,7 +22,7 @@ from lightning_clip.model.presets import preset
 from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.learning import check_adapters, freeze, prepare, still
-from lightning_clip.module.settings import TrainingSettings
+from lightning_clip.module.settings import TrainingSettings, recorded
 from lightning_clip.objectives import Objective, build_objective
 from lightning_clip.strategies import check_strategy
 from lightning_clip.training.execution import prepare as apply_execution
@@ -71,7 +71,7 @@ class BuiltOnUse(pl.LightningModule):
                 part.check_finite = self.training_settings.execution.non_finite == "stop"
         self.undecayed = set()
         self._building = False
-        self.save_hyperparameters(self._recorded(), ignore=[])
+        self.save_hyperparameters(recorded(self.recipe, self.objective, self.training_settings), ignore=[])
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> Self:
@@ -300,17 +300,3 @@ class BuiltOnUse(pl.LightningModule):
     _given: dict[str, Any]
     _own_columns: set[str]
     _building: bool
-
-    def _recorded(self) -> dict[str, Any]:
-        """What loggers show of a run."""
-        specs = {column: spec.tower_mapping() or spec.around() for column, spec in self.recipe.towers.items()}
-        towers = {f"{column}_tower": found.get("name", str(found)) for column, found in specs.items()}
-        optimizer = self.training_settings.optimizer
-        return {
-            **towers,
-            "embed_dim": self.recipe.embed_dim,
-            "objective": str(self.objective.to_mapping()),
-            "lr": optimizer.lr,
-            "weight_decay": optimizer.weight_decay,
-            "micro_batch_size": self.micro_batch_size,
-        }

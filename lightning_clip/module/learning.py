@@ -21,7 +21,7 @@ from lightning_clip.objectives import Objective
 __all__ = ["check_adapters", "data_of", "encode_columns", "freeze", "log_measured", "prepare", "refresh", "start", "still"]
 
 
-class Learns(Protocol):
+class _Learns(Protocol):
     """A LightningModule with an objective, as it is asked here."""
 
     objective: Objective
@@ -75,12 +75,12 @@ def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSett
                 f"adapt.{column}.lora would never be learned: objective {type(objective).__name__} runs the {column} tower "
                 "only before the first step. Omit it, or learn with FlypModule or CoopModule"
             )
-    if settings.text.new_tokens and "text" in model.columns:
-        if not any(parameter.requires_grad for parameter in model.tower("text").parameters()):
-            raise InputError(NEVER_LEARNED)
+    texts = list(model.tower("text").parameters()) if "text" in model.columns else []
+    if settings.text.new_tokens and texts and not any(parameter.requires_grad for parameter in texts):
+        raise InputError(NEVER_LEARNED)
 
 
-def prepare(module: Learns) -> None:
+def prepare(module: _Learns) -> None:
     """Lets a module take from the data what it is made of, as far as there is data by now."""
     data = data_of(module)
     if data is None:
@@ -89,7 +89,7 @@ def prepare(module: Learns) -> None:
         module.read_data(data)
 
 
-def encode_columns(module: Learns, batch: PairBatch, columns: Collection[str]) -> ClipOutput:
+def encode_columns(module: _Learns, batch: PairBatch, columns: Collection[str]) -> ClipOutput:
     """Features of some columns, as far as the batch has them."""
     given = {column: batch.value(column) for column in columns}
     image, text = given.pop("image", None), given.pop("text", None) or Tokens(None)
@@ -99,13 +99,13 @@ def encode_columns(module: Learns, batch: PairBatch, columns: Collection[str]) -
 
 
 @torch.no_grad()
-def start(module: Learns, split: str) -> None:
+def start(module: _Learns, split: str) -> None:
     """The objective checks the data and fills its parts before a fit ("train") or an evaluation ("val", "test")."""
     module.objective.start(module.predictor, data_of(module), split)
 
 
 @torch.no_grad()
-def refresh(module: Learns) -> None:
+def refresh(module: _Learns) -> None:
     """The objective brings up to date what depends on the weights."""
     module.objective.refresh(module.predictor, data_of(module))
 

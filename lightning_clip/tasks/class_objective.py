@@ -173,7 +173,7 @@ class ClassObjective(Objective):
     def scorer(
         self, predictor: Predictor, class_names: Sequence[str], templates: str | Sequence[str] = "simple"
     ) -> Callable[[Any], Tensor]:
-        """What was learned, where these very classes are asked in this order; otherwise similarities to their prompts."""
+        """Images -> scores (B, C): as learned, where these very classes are asked in this order; otherwise by words."""
         if list(class_names) != self.class_names:
             return super().scorer(predictor, class_names, templates)
         return lambda images: self.scores(predictor, images)

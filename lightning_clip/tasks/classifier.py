@@ -23,7 +23,8 @@ class ClassifierHead(ClassObjective):
     r"""Image tower and a linear head, whose weights begin as the classes' text features.
 
     Logits are :math:`s f W` with the inverse temperature s, unit features f (B, D) and W (D, C): before the first step exactly
-    those of the zero-shot classifier (Wortsman et al. 2022, arXiv 2109.01903, section 2). Text tower and temperature are frozen.
+    those of the zero-shot classifier (Wortsman et al. 2022, arXiv 2109.01903, section 2). Text tower and temperature are
+    frozen.
 
     Args:
         class_names: see `ClassObjective`.

@@ -59,7 +59,9 @@ class Distillation(Objective):
     ) -> None:
         super().__init__()
         if min(logits, features) < 0 or logits + features == 0:
-            raise InputError(f"logits {logits} and features {features} are weights of the loss: from 0, and one of them above it")
+            raise InputError(
+                f"logits {logits} and features {features} are weights of the loss: from 0, and one of them above it"
+            )
         if distance not in DISTANCES:
             raise InputError(f"unknown distance {distance!r}: {nearest(distance, DISTANCES)}")
         self.logits, self.features, self.distance = logits, features, distance

@@ -70,7 +70,11 @@ def _taught(given: Any, contrastive: float | None, settings: Mapping[str, Any]) 
         if contrastive is not None:
             others = [{**entry, "weight": contrastive} for entry in others]
         return [*others, own]
-    weights = {"contrastive": contrastive or 0.0, "logits": settings.get("logits", 1.0), "features": settings.get("features", 0.0)}
+    weights = {
+        "contrastive": contrastive or 0.0,
+        "logits": settings.get("logits", 1.0),
+        "features": settings.get("features", 0.0),
+    }
     if min(weights.values()) < 0 or not any(weights.values()):
         shown = ", ".join(f"{name} {weight}" for name, weight in weights.items())
         raise InputError(f"{shown} are weights of the loss: from 0, and one of them above it")

@@ -66,9 +66,7 @@ class LiveTeachers:
         """
         image = batch.image
         if image is None or isinstance(image, KeptFeatures):
-            raise InputError(
-                "live teachers need images, which adapt.image.cache leaves out: take stored teachers, or no cache"
-            )
+            raise InputError("live teachers need images, which adapt.image.cache leaves out: take stored teachers, or no cache")
         texts = batch.texts if batch.texts is not None else [captions[0] for captions in batch.captions]
         images, written, scales = [], [], []
         for teacher in self.open():

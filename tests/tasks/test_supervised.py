@@ -135,7 +135,10 @@ class TestErrors:
             fit(ClassifierModule(IMAGE, TEXT, **GIVEN, class_names=names), tmp_path, data=data)
 
     def test_adapters_of_a_tower_that_is_not_read(self) -> None:
-        with pytest.raises(InputError, match=r"adapt.text.lora would never be learned: objective ClassifierHead runs the text tower only before"):
+        with pytest.raises(
+            InputError,
+            match=r"adapt.text.lora would never be learned: objective ClassifierHead runs the text tower only before",
+        ):
             module_of(ClassifierModule, adapt={"text": {"lora": {"rank": 2}}})
 
     def test_no_labels(self, tmp_path: Path) -> None:
