@@ -77,7 +77,7 @@ def default_tokenizer(text_encoder: Any) -> str:
     return f"hf:{path}" if path else "clip"
 
 
-def tokenizer_of(recipe: Recipe) -> Tokenizer | None:
+def tokenizer_of(recipe: Recipe) -> Any:
     """That of the recipe, or the one that belongs to its text tower; None where no tower reads texts."""
     spec = recipe.towers.get("text")
     if spec is None:

@@ -15,13 +15,12 @@ from lightning_clip.adapt import Adaptation, AdaptSettings, grow_tower, grown_to
 from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
-from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.build import build_model, tokenizer_of
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.presets import preset
 from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.model.space import SharedSpace
-from lightning_clip.module.learning import check_adapters, freeze, prepare, still
+from lightning_clip.module.learning import check_adapters, check_finite, collators, freeze, prepare, still
 from lightning_clip.module.settings import TrainingSettings, recorded
 from lightning_clip.objectives import Objective, build_objective
 from lightning_clip.strategies import check_strategy
@@ -62,13 +61,11 @@ class BuiltOnUse(pl.LightningModule):
         self.recipe = recipe.reading(columns, type(self.objective).__name__)
         _ = self.recipe.transform  # a wrong setting is said now, not when the first loader is made
         self.training_settings.execution.check_towers([c for c in self.recipe.towers if c not in self.recipe.share])
-        self._first_tokenizer: Any = tokenizer_of(self.recipe)
+        self._first_tokenizer = tokenizer_of(self.recipe)
         self.tokenizer = self._first_tokenizer
         if self.tokenizer is not None:
             self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
-        for part in self.objective.modules():
-            if isinstance(part, ContrastiveLoss):
-                part.check_finite = self.training_settings.execution.non_finite == "stop"
+        check_finite(self.objective, self.training_settings.execution.non_finite == "stop")
         self.undecayed = set()
         self._building = False
         self.save_hyperparameters(recorded(self.recipe, self.objective, self.training_settings), ignore=[])
@@ -173,14 +170,8 @@ class BuiltOnUse(pl.LightningModule):
 
         Prediction encodes all columns that have a tower, a training step and an evaluation those that are read.
         """
-        model = self.model
-        known = ("image", "text", *model.share)
-        wanted = model.columns if self._trainer is None or self.trainer.predicting else self.reads()
-        return {
-            column: None if column in known else type(model.tower(column)).collate
-            for column in model.columns
-            if column in wanted
-        }
+        every = self._trainer is None or self.trainer.predicting
+        return collators(self.model, self.model.columns if every else self.reads())
 
     def configure_model(self) -> None:
         """Builds the towers, once, where the strategy wants them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
@@ -14,11 +14,12 @@ from lightning_clip.adapt.adaptation import NEVER_LEARNED
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import ClipOutput, PairBatch, Tokens
 from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives import Objective
 
-__all__ = ["check_adapters", "data_of", "encode_columns", "freeze", "log_measured", "prepare", "refresh", "start", "still"]
+__all__ = ["check_adapters", "check_finite", "collators", "data_of", "encode_columns", "freeze", "log_measured", "prepare", "refresh", "start", "still"]
 
 
 class _Learns(Protocol):
@@ -63,6 +64,23 @@ def still(model: SharedSpace, objective: Objective) -> None:
             part.eval()
 
 
+def check_finite(objective: Objective, stop: bool) -> None:
+    """Losses refuse features that are not finite where that stops the run; otherwise the guard of the step looks at the loss."""
+    for part in objective.modules():
+        if isinstance(part, ContrastiveLoss):
+            part.check_finite = stop
+
+
+def collators(model: SharedSpace, columns: Collection[str]) -> dict[str, Callable[[list[Any]], Any] | None]:
+    """How a batch of raw values of each column is put together; None for images, texts and views."""
+    known = ("image", "text", *model.share)
+    return {
+        column: None if column in known else type(model.tower(column)).collate
+        for column in model.columns
+        if column in columns
+    }
+
+
 def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSettings) -> None:
     """Refuses adapters and new words that would never get a gradient; the model is frozen by now.
 
@@ -80,7 +98,7 @@ def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSett
         raise InputError(NEVER_LEARNED)
 
 
-def prepare(module: _Learns) -> None:
+def prepare(module: Any) -> None:
     """Lets a module take from the data what it is made of, as far as there is data by now."""
     data = data_of(module)
     if data is None:

@@ -142,7 +142,8 @@ class ClassObjective(Objective):
                 f"{type(self).__name__} fills what it learns when the run starts, which would not reach DeepSpeed's own copies "
                 "of the weights: use strategy 'clip_fsdp2' or 'ddp'"
             )
-        if isinstance(strategy, ClipFSDP2Strategy) and type(space.classes).forward is nn.Module.forward:
+        kind: Any = type(space.classes)
+        if isinstance(strategy, ClipFSDP2Strategy) and kind.forward is nn.Module.forward:
             raise InputError(
                 f"{type(self).__name__} reads what it learns elsewhere than in a forward of model.classes, where clip_fsdp2 "
                 "would have it in parts: use strategy 'auto' or 'ddp'"
@@ -174,6 +175,6 @@ class ClassObjective(Objective):
         self, predictor: Predictor, class_names: Sequence[str], templates: str | Sequence[str] = "simple"
     ) -> Callable[[Any], Tensor]:
         """Images -> scores (B, C): as learned, where these very classes are asked in this order; otherwise by words."""
-        if list(class_names) != self.class_names:
+        if [name if isinstance(name, str) else name[0] for name in class_names] != self.class_names:
             return super().scorer(predictor, class_names, templates)
         return lambda images: self.scores(predictor, images)
