@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 ImageInput = Tensor | Image.Image | Sequence[Image.Image]
-MakeScorer = Callable[["Predictor", Sequence[str], "str | Sequence[str]"], Callable[[ImageInput], Tensor]]
+MakeScorer = Callable[["Predictor", ClassNames, "str | Sequence[str]"], Callable[[ImageInput], Tensor]]
 
 
 class Predictor:
@@ -185,7 +185,7 @@ class Predictor:
         return self.similarity(class_names, templates, batch_size)
 
     def similarity(
-        self, class_names: Sequence[str], templates: str | Sequence[str] = "simple", batch_size: int = 256
+        self, class_names: ClassNames, templates: str | Sequence[str] = "simple", batch_size: int = 256
     ) -> Callable[[ImageInput], Tensor]:
         """As `scorer`, by similarity to the classes' prompts: scale times cosine.
 

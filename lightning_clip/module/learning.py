@@ -19,7 +19,19 @@ from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives import Objective
 
-__all__ = ["check_adapters", "check_finite", "collators", "data_of", "encode_columns", "freeze", "log_measured", "prepare", "refresh", "start", "still"]
+__all__ = [
+    "check_adapters",
+    "check_finite",
+    "collators",
+    "data_of",
+    "encode_columns",
+    "freeze",
+    "log_measured",
+    "prepare",
+    "refresh",
+    "start",
+    "still",
+]
 
 
 class _Learns(Protocol):
@@ -65,7 +77,7 @@ def still(model: SharedSpace, objective: Objective) -> None:
 
 
 def check_finite(objective: Objective, stop: bool) -> None:
-    """Losses refuse features that are not finite where that stops the run; otherwise the guard of the step looks at the loss."""
+    """Losses refuse features that are not finite where that stops the run; elsewhere the guard looks at the loss."""
     for part in objective.modules():
         if isinstance(part, ContrastiveLoss):
             part.check_finite = stop
@@ -75,9 +87,7 @@ def collators(model: SharedSpace, columns: Collection[str]) -> dict[str, Callabl
     """How a batch of raw values of each column is put together; None for images, texts and views."""
     known = ("image", "text", *model.share)
     return {
-        column: None if column in known else type(model.tower(column)).collate
-        for column in model.columns
-        if column in columns
+        column: None if column in known else type(model.tower(column)).collate for column in model.columns if column in columns
     }
 
 

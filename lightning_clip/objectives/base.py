@@ -15,6 +15,7 @@ from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.build import Temperature
 from lightning_clip.model.space import SharedSpace
+from lightning_clip.prompts.classifier import ClassNames
 
 if TYPE_CHECKING:
     from lightning_clip.model.predictor import Predictor
@@ -156,7 +157,7 @@ class Objective(AcrossRanks, nn.Module, ABC):
         return {}
 
     def scorer(
-        self, predictor: Predictor, class_names: Sequence[str], templates: str | Sequence[str] = "simple"
+        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
     ) -> Callable[[Any], Tensor]:
         """A function images -> scores (B, C), which evaluation asks; by default similarities to the classes' prompts."""
         return predictor.similarity(class_names, templates)

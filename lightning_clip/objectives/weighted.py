@@ -16,6 +16,7 @@ from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.build import Temperature
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective
+from lightning_clip.prompts.classifier import ClassNames
 
 if TYPE_CHECKING:
     from lightning_clip.model.predictor import Predictor
@@ -152,7 +153,7 @@ class WeightedSum(Objective):
         return {key: value for term in self._counted().values() for key, value in term.measured().items()}
 
     def scorer(
-        self, predictor: Predictor, class_names: Sequence[str], templates: str | Sequence[str] = "simple"
+        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
     ) -> Callable[[Any], Tensor]:
         return self._first.scorer(predictor, class_names, templates)
 

@@ -19,6 +19,7 @@ from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.model.predictor import ImageInput, Predictor, evaluating
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives import Objective
+from lightning_clip.prompts.classifier import ClassNames
 from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
 from lightning_clip.tasks.class_names import check_labels, check_split, names_in
 
@@ -172,7 +173,7 @@ class ClassObjective(Objective):
         return {f"classification/{name}": float(values[name]) for name in ("top1", "mean_per_class")}
 
     def scorer(
-        self, predictor: Predictor, class_names: Sequence[str], templates: str | Sequence[str] = "simple"
+        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
     ) -> Callable[[Any], Tensor]:
         """Images -> scores (B, C): as learned, where these very classes are asked in this order; otherwise by words."""
         if [name if isinstance(name, str) else name[0] for name in class_names] != self.class_names:
