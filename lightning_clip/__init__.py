@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lightning_clip.core.registry import Registry
+
 if TYPE_CHECKING:
     from lightning_clip.callbacks import (
         ComputeMeter,
@@ -62,6 +64,7 @@ _ROOMS = {
     "module": ("ClipModule",),
     "core.types": ("ClipOutput", "Pair", "PairBatch"),
 }
+Registry.rooms += ["lightning_clip.tasks", "lightning_clip.variants"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import PairBatch
 from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
-from lightning_clip.training.micro_batches import encode_in_slices, take
+from lightning_clip.training.micro_batches import take
 from lightning_clip.training.optim import build_optimizer
 
 __all__ = ["find_batch_size", "largest_that_fits"]
@@ -96,8 +96,7 @@ def _train_once(trainer: pl.Trainer, module: ClipModule, batch: PairBatch, size:
     pairs = take(batch, torch.arange(size) % batch.size)
     pairs = move_data_to_device(pairs, device)
     with trainer.precision_plugin.forward_context():
-        output = encode_in_slices(trial.encoded_rows, pairs, trial.micro_batch_size or size)
-        loss = trial.compute_loss(output, pairs)["loss"]
+        loss = trial.compute_loss(trial.encode_batch(pairs), pairs)["loss"]
     torch.autograd.backward(loss)
     optimizer.step()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from lightning_clip.core.errors import InputError, UnknownName, nearest
 from lightning_clip.core.plugins import load_installed
@@ -35,7 +36,12 @@ class Registry(Generic[T]):
         2.0
         >>> losses.describe(losses.build("constant"))
         {'name': 'constant', 'value': 1.0}
+
+    Attributes:
+        rooms: modules that register further names when they are imported, which is done before a name is said to be unknown.
     """
+
+    rooms: ClassVar[list[str]] = []
 
     def __init__(self, kind: str, fallback: Callable[[str], Factory | None] | None = None) -> None:
         self.kind = kind
@@ -71,9 +77,10 @@ class Registry(Generic[T]):
         """
         if name not in self._factories:
             load_installed()  # before a fallback, which may take any name
-        if name in self._factories:
-            return self._factories[name]
-        found = self.fallback(name) if self.fallback else None
+        found = self._known(name)
+        while found is None and Registry.rooms:
+            importlib.import_module(Registry.rooms.pop(0))
+            found = self._known(name)
         if found is None:
             raise UnknownName.of(self.kind, name, self._factories)
         return found
@@ -109,6 +116,9 @@ class Registry(Generic[T]):
                     raise InputError(f"{self.kind} {name!r} has no setting {key!r}: {nearest(key, accepted)}")
         check_kinds(settings, declared(factory), f"{self.kind} {name!r}")
         return factory(**{**defaults, **settings})  # type: ignore[no-any-return]
+
+    def _known(self, name: str) -> Factory | None:
+        return self._factories.get(name) or (self.fallback(name) if self.fallback else None)
 
     def describe(self, item: Any) -> dict[str, Any]:
         """A plain mapping that builds `item` again, for checkpoints.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
 
 if TYPE_CHECKING:
     from lightning_clip.data.tokenizers import Tokenizer
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from lightning_clip.model.predictor import Predictor
     from lightning_clip.model.recipe import Recipe
     from lightning_clip.model.space import SharedSpace
+    from lightning_clip.objectives import Objective
 
 __all__ = ["Exportable"]
 
@@ -52,7 +52,7 @@ class Exportable(Protocol):
         """Names of parts of the model that only training needs."""
 
     @property
-    def objective(self) -> nn.Module:
+    def objective(self) -> Objective:
         """What was learned."""
 
     @property

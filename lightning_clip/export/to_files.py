@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -30,16 +31,14 @@ module.encode_text(["a dog"])
 
     def reason(self, module: Exportable) -> str | None:
         """Names an argument that is an object without a registered name, which JSON cannot hold, or None."""
-        settings = module.to_mapping()
-        live = [key for key in RECIPE_KEYS if "live object" in json.dumps(settings[key])]
+        live = [key for key, value in _settings(module).items() if "live object" in json.dumps(value)]
         return f"its {live[0]} hold an object of your own without a registered name" if live else None
 
     def write(self, module: Exportable, folder: Path) -> None:
         """Writes settings and weights."""
         from safetensors.torch import save_file
 
-        settings = module.to_mapping()
-        content = json.dumps({key: settings[key] for key in RECIPE_KEYS}, ensure_ascii=False, indent=1)
+        content = json.dumps(_settings(module), ensure_ascii=False, indent=1)
         (folder / SETTINGS_FILE).write_text(content, encoding="utf-8")
         weights = {key: value.detach().cpu().clone().contiguous() for key, value in module.model.state_dict().items()}
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -48,3 +47,9 @@ module.encode_text(["a dog"])
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by `from_pretrained`, from the folder."""
         read = open_module(folder).predictor
         return read.encode_image(pixels), read.encode_text(list(texts))
+
+
+def _settings(module: Exportable) -> dict[str, Any]:
+    """What makes the model again; its objective is the one that needs no labels or teachers."""
+    settings = {**module.to_mapping(), "objective": module.objective.inherited() or "pairs"}
+    return {key: settings[key] for key in RECIPE_KEYS}

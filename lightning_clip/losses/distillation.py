@@ -63,17 +63,16 @@ def relational_kl(
         return ranks.mean(to_text + to_image) / 2
 
 
-def feature_distance(features: Tensor, teacher: Tensor, kind: str = "mse", *, alone: bool = False) -> Tensor:
-    """Mean over the rows of all ranks of |f - t|^2 ("mse") or of 1 - cos(f, t) ("cosine").
+def feature_distance(features: Tensor, teacher: Tensor, kind: str = "mse") -> Tensor:
+    """How far each row is from the teacher's: |f - t|^2 ("mse") or 1 - cos(f, t) ("cosine").
 
     Args:
         features: the student's, brought to the teacher's width, (B, D_t).
         teacher: unit, (B, D_t).
         kind: of `DISTANCES`.
-        alone: this rank by itself, as in evaluation.
 
     Returns:
-        (), at least 0. Over ranks its mean is that of the concatenated batch.
+        (B,), float32.
 
     Raises:
         InputError: another kind.
@@ -81,15 +80,15 @@ def feature_distance(features: Tensor, teacher: Tensor, kind: str = "mse", *, al
     Examples:
         >>> one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
         >>> feature_distance(one, other, "mse"), feature_distance(one, other, "cosine")
-        (tensor(2.), tensor(1.))
+        (tensor([2.]), tensor([1.]))
     """
     if kind not in DISTANCES:
         raise InputError(f"unknown distance {kind!r}: {nearest(kind, DISTANCES)}")
     with full_precision(features.device):
         own, target = features.float(), teacher.float().detach()
         if kind == "mse":
-            return _ranks(alone).mean((own - target).pow(2).sum(dim=1))  # (B, D_t) -> (B,) -> ()
-        return _ranks(alone).mean(1 - torch.cosine_similarity(own, target, dim=1))
+            return (own - target).pow(2).sum(dim=1)  # (B, D_t) -> (B,)
+        return 1 - torch.cosine_similarity(own, target, dim=1)
 
 
 def _ranks(alone: bool) -> AcrossRanks:

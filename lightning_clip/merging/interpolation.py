@@ -16,8 +16,8 @@ from lightning_clip.merging.mixing import Weights, check_alike, interpolate, las
 from lightning_clip.merging.model_score import measure, score
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
-from lightning_clip.tasks.classifier import ClassifierModule
-from lightning_clip.tasks.supervised import SupervisedModule
+from lightning_clip.tasks.classifier import ClassifierHead
+from lightning_clip.tasks.supervised import classes_of
 
 __all__ = ["Curve", "comparable", "curve_figure", "sweep"]
 
@@ -33,14 +33,16 @@ def comparable(first: ClipModule, second: ClipModule) -> ClipModule:
         InputError: different architectures, tokenizers or classes.
     """
     names = ("the first model", "the second")
-    if not isinstance(second, ClassifierModule) or isinstance(first, SupervisedModule):
+    if not isinstance(classes_of(second.objective), ClassifierHead) or classes_of(first.objective) is not None:
         check_alike(first, second, *names)
         return first
     check_alike(first, second, *names, added=("classes.",))
     start = copy.deepcopy(second)
     start.model.load_state_dict(first.model.state_dict(), strict=False)
+    head = classes_of(start.objective)
+    assert head is not None
     with torch.no_grad():
-        start.start_classes()
+        head.start_classes(start.predictor, None)
     return start
 
 

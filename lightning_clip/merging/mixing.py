@@ -16,7 +16,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.model.predictor import evaluating
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.clip_module import ClipModule
-from lightning_clip.tasks.supervised import SupervisedModule
+from lightning_clip.tasks.supervised import classes_of
 
 __all__ = ["Weights", "average", "check_alike", "check_same", "interpolate", "lasting", "write_checkpoint"]
 
@@ -116,7 +116,8 @@ def check_alike(first: ClipModule, second: ClipModule, first_name: str, second_n
     only = "only models of one architecture can be mixed"
     if first.tokenizer.to_mapping() != second.tokenizer.to_mapping():
         raise InputError(f"{first_name} and {second_name} read text with different tokenizers: {only}")
-    if isinstance(first, SupervisedModule) and isinstance(second, SupervisedModule) and first.class_names != second.class_names:
+    learned = [classes_of(module.objective) for module in (first, second)]
+    if learned[0] is not None and learned[1] is not None and learned[0].class_names != learned[1].class_names:
         raise InputError(f"{first_name} and {second_name} learned other classes, or these in another order: train them alike")
     own, other = lasting(first), lasting(second)
     check_same(own, {name: value for name, value in other.items() if not name.startswith(added)}, first_name, second_name)

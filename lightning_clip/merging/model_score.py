@@ -15,7 +15,6 @@ from lightning_clip.data.sources import PairSource
 from lightning_clip.metrics import RetrievalRecall
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
-from lightning_clip.tasks.supervised import SupervisedModule
 
 __all__ = ["accuracy", "batch_norms", "choose_set", "mean_recall", "measure", "read_sets", "recalibrate", "score"]
 
@@ -35,7 +34,7 @@ def score(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, num
 def accuracy(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, num_workers: int = 0) -> float:
     """Share in [0, 1] of the images whose class is named; images that cannot be read are left out.
 
-    A `SupervisedModule` of these very classes answers by what it learned, every other module by words.
+    An objective that learned these very classes answers by what it learned, every other one by words.
 
     Args:
         module: on any device.
@@ -46,19 +45,14 @@ def accuracy(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, 
     Raises:
         InputError: no image has a label among the class names.
     """
-    learned = isinstance(module, SupervisedModule) and module.class_names == dataset.names
-    classifier = None if learned else module.zero_shot_classifier(dataset.names, list(dataset.templates))
+    score_classes = module.objective.scorer(module.predictor, dataset.names, list(dataset.templates))
     right = seen = 0
     data = ClipDataModule(local_batch_size=batch_size, num_workers=num_workers).attach(module)
     for batch in data.evaluation_loader(dataset.source):
         rows = batch.label >= 0
         if not rows.any():
             continue
-        if classifier is None:
-            assert isinstance(module, SupervisedModule)
-            scores = module.score_classes(batch.image[rows], batch_size)
-        else:
-            scores = module.encode_image(batch.image[rows], batch_size) @ classifier
+        scores = score_classes(batch.image[rows])
         right += int((scores.argmax(dim=1).cpu() == batch.label[rows]).sum())
         seen += int(rows.sum())
     if not seen:

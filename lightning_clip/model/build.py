@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
-from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.encoders import TextEncoder, image_encoders, projections, text_encoders
 from lightning_clip.encoders.base import Tower
 from lightning_clip.encoders.base import towers as tower_registry
@@ -15,7 +15,7 @@ from lightning_clip.model.clip import ClipModel
 from lightning_clip.model.recipe import Recipe
 from lightning_clip.model.space import CLIP_MEAN, CLIP_STD, SharedSpace
 
-__all__ = ["Temperature", "build_model", "default_tokenizer"]
+__all__ = ["Temperature", "build_model", "default_tokenizer", "tokenizer_of"]
 
 _REGISTRIES: dict[str, Registry[Any]] = {"image": image_encoders, "text": text_encoders}
 
@@ -75,6 +75,14 @@ def default_tokenizer(text_encoder: Any) -> str:
         return name
     path = text_encoder.get("path") if isinstance(text_encoder, Mapping) and name == "hf" else None
     return f"hf:{path}" if path else "clip"
+
+
+def tokenizer_of(recipe: Recipe) -> Any:
+    """That of the recipe, or the one that belongs to its text tower; None where no tower reads texts."""
+    spec = recipe.towers.get("text")
+    if spec is None:
+        return None
+    return tokenizers.build(default_tokenizer(spec.tower) if recipe.tokenizer is None else recipe.tokenizer)
 
 
 def _tower(column: str, spec: Any, tokenizer: Tokenizer | None) -> Any:

@@ -13,18 +13,18 @@ from typing_extensions import Self
 
 from lightning_clip.adapt import Adaptation, AdaptSettings, grow_tower, grown_tokenizer, known_base
 from lightning_clip.data.feature_store import FeatureStore
-from lightning_clip.data.tokenizers import Tokenizer, tokenizers
+from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
-from lightning_clip.losses import ContrastiveLoss
-from lightning_clip.model.build import build_model, default_tokenizer
+from lightning_clip.model.build import build_model, tokenizer_of
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.presets import preset
 from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.model.space import SharedSpace
-from lightning_clip.module.settings import TrainingSettings
+from lightning_clip.module.learning import check_adapters, check_finite, collators, freeze, prepare, still
+from lightning_clip.module.settings import TrainingSettings, recorded
 from lightning_clip.objectives import Objective, build_objective
 from lightning_clip.strategies import check_strategy
-from lightning_clip.training.execution import prepare
+from lightning_clip.training.execution import prepare as apply_execution
 from lightning_clip.training.optim import undecayed_names
 from lightning_clip.weights.opening import start_from
 from lightning_clip.weights.source import Pretrained
@@ -57,19 +57,18 @@ class BuiltOnUse(pl.LightningModule):
         self._own_columns = {column for column, spec in given.towers.items() if spec.tower is not None}
         recipe, self._start = start_from(pretrained, given)
         self.objective = build_objective(recipe.objective)
-        self.recipe = recipe.reading(self.reads(), type(self.objective).__name__)
+        columns = dict.fromkeys([*self.reads(), *self.objective.builds()])
+        self.recipe = recipe.reading(columns, type(self.objective).__name__)
         _ = self.recipe.transform  # a wrong setting is said now, not when the first loader is made
         self.training_settings.execution.check_towers([c for c in self.recipe.towers if c not in self.recipe.share])
-        self._first_tokenizer = self._own_tokenizer()
+        self._first_tokenizer = tokenizer_of(self.recipe)
         self.tokenizer = self._first_tokenizer
         if self.tokenizer is not None:
             self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
-        for part in self.objective.modules():
-            if isinstance(part, ContrastiveLoss):
-                part.check_finite = self.training_settings.execution.non_finite == "stop"
+        check_finite(self.objective, self.training_settings.execution.non_finite == "stop")
         self.undecayed = set()
         self._building = False
-        self.save_hyperparameters(self._recorded(), ignore=[])
+        self.save_hyperparameters(recorded(self.recipe, self.objective, self.training_settings), ignore=[])
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> Self:
@@ -112,7 +111,7 @@ class BuiltOnUse(pl.LightningModule):
     # -- what it is made of -----------------------------------------------------------------------------------------
 
     def reads(self) -> tuple[str, ...]:
-        """Columns that get a tower: those of the objective. Subclasses that use further towers add theirs."""
+        """Columns of a batch that are encoded: those of the objective. Subclasses that use further towers add theirs."""
         return self.objective.reads()
 
     def to_mapping(self) -> dict[str, Any]:
@@ -167,24 +166,30 @@ class BuiltOnUse(pl.LightningModule):
         return self.objective.training_parts
 
     def columns(self) -> Mapping[str, Callable[[list[Any]], Any] | None]:
-        """Columns that the towers read, with what puts a batch of raw values together; None for images, texts and views."""
-        model = self.model
-        known = ("image", "text", *model.share)
-        return {column: None if column in known else type(model.tower(column)).collate for column in model.columns}
+        """Columns that a batch should have, with what puts raw values together; None for images, texts and views.
+
+        Prediction encodes all columns that have a tower, a training step and an evaluation those that are read.
+        """
+        every = self._trainer is None or self.trainer.predicting
+        return collators(self.model, self.model.columns if every else self.reads())
 
     def configure_model(self) -> None:
         """Builds the towers, once, where the strategy wants them."""
         if self._trainer is not None:
             check_strategy(self.trainer.strategy)
-        if self.is_built or self._building:
+        if self._building:
             return
-        self._building = True
-        try:
-            self._build()
-        finally:
-            self._building = False
+        if not self.is_built:
+            self._building = True
+            try:
+                self._build()
+            finally:
+                self._building = False
+        if self._trainer is not None:
+            self.objective.check_strategy(self.trainer.strategy, self.model)
 
     def _build(self) -> None:
+        prepare(self)
         model = build_model(self.recipe, self._first_tokenizer, self.objective.initial_temperature())
         base = known_base(self._given, self._start.weights if self._start else ())
         if self._start is not None:
@@ -194,10 +199,12 @@ class BuiltOnUse(pl.LightningModule):
             grow_tower(model.tower("text"), self._first_tokenizer, self.tokenizer, self.training_settings.adapt)
         self._modules["model"] = model  # add_module() would ask the property of this name
         self.objective.build(model)
+        freeze(model, self.objective)
+        check_adapters(model, self.objective, self.training_settings.adapt)
         self.complete_model()
         strategy = self.trainer.strategy if self._trainer else None
         self._adaptation = Adaptation(model, self.training_settings.adapt, strategy, base)
-        prepare(model, self.training_settings.execution)
+        apply_execution(model, self.training_settings.execution)
         self.undecayed = undecayed_names(model)
         self.train(self.training)
 
@@ -218,6 +225,7 @@ class BuiltOnUse(pl.LightningModule):
         """As everywhere, but what is locked stays in evaluation mode."""
         super().train(mode)
         if mode and self.is_built and hasattr(self, "_adaptation"):
+            still(self.model, self.objective)
             self._adaptation.locks.still(self.model)
         return self
 
@@ -251,7 +259,8 @@ class BuiltOnUse(pl.LightningModule):
     @property
     def predictor(self) -> Predictor:
         """The trained model with its tokenizer and preprocessing, for evaluation and use."""
-        transform = self.image_transform(train=False) if "image" in self.model.columns else nn.Identity()
+        sees = "image" in self.model.columns
+        transform = self.image_transform(train=False) if sees else nn.Identity()
         return Predictor(self.model, self.tokenizer, transform, self.objective.scorer)
 
     @property
@@ -281,27 +290,4 @@ class BuiltOnUse(pl.LightningModule):
     _start: Pretrained | None
     _given: dict[str, Any]
     _own_columns: set[str]
-    _first_tokenizer: Tokenizer
     _building: bool
-
-    def _own_tokenizer(self) -> Any:
-        """That of the recipe, or the one that belongs to its text tower; None where no tower reads texts."""
-        spec = self.recipe.towers.get("text")
-        if spec is None:
-            return None
-        chosen = self.recipe.tokenizer
-        return tokenizers.build(default_tokenizer(spec.tower) if chosen is None else chosen)
-
-    def _recorded(self) -> dict[str, Any]:
-        """What loggers show of a run."""
-        specs = {column: spec.tower_mapping() or spec.around() for column, spec in self.recipe.towers.items()}
-        towers = {f"{column}_tower": found.get("name", str(found)) for column, found in specs.items()}
-        optimizer = self.training_settings.optimizer
-        return {
-            **towers,
-            "embed_dim": self.recipe.embed_dim,
-            "objective": str(self.objective.to_mapping()),
-            "lr": optimizer.lr,
-            "weight_decay": optimizer.weight_decay,
-            "micro_batch_size": self.micro_batch_size,
-        }

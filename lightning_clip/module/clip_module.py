@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_clip.core.types import ClipOutput, Pair, PairBatch, Tokens
+from lightning_clip.core.types import ClipOutput, Pair, PairBatch
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
 from lightning_clip.data.tokenizers import Tokenizer
@@ -22,6 +22,7 @@ from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.recipe import recipe_of
 from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
+from lightning_clip.module.learning import encode_columns, log_measured, prepare, refresh, start
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
@@ -94,10 +95,7 @@ class ClipModule(BuiltOnUse):
 
     def encode(self, batch: PairBatch) -> ClipOutput:
         """Features of a batch, or of a slice of one; what `compute_loss` receives."""
-        given = {column: batch.value(column) for column in self.model.columns}
-        image, text = given.pop("image", None), given.pop("text", None) or Tokens(None)
-        output: ClipOutput = self.model(image, *text, tokens_of=self.objective.reads_tokens(), **given)
-        return output
+        return encode_columns(self, batch, self.reads())
 
     def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         """The key "loss" () is minimised; other keys are logged beside it."""
@@ -118,7 +116,8 @@ class ClipModule(BuiltOnUse):
         return random_caption(pair, rng)
 
     def read_data(self, data: ClipDataModule) -> None:
-        """Takes from the data what the model is made of, where there is no Trainer yet to ask; here nothing."""
+        """Takes from the data what the model is made of, before the towers are built; here what the objective takes."""
+        self.objective.prepare(data, self.tokenizer)
 
     # -- use --------------------------------------------------------------------------------------------------------
 
@@ -135,6 +134,12 @@ class ClipModule(BuiltOnUse):
         rows = self.objective.rows(self.model, output, batch)
         return output._replace(rows={**output.rows, **rows}, tokens={})
 
+    def encode_batch(self, batch: PairBatch) -> ClipOutput:
+        """Features and rows of a whole batch, in slices of `micro_batch_size`, and what the objective computes once."""
+        output = encode_in_slices(self.encoded_rows, batch, self.micro_batch_size or batch.size)
+        once = self.objective.once(self.model, output, batch)
+        return output._replace(rows={**output.rows, **once})
+
     # -- Lightning --------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -150,7 +155,7 @@ class ClipModule(BuiltOnUse):
         if getattr(self.trainer.strategy, "passes_are_collective", False):
             check_even(batch.size, self.device)
         batch = self.adaptation.fill(batch, self.model, self.micro_batch_size)
-        output = encode_in_slices(self.encoded_rows, batch, self.micro_batch_size or batch.size)
+        output = self.encode_batch(batch)
         parts = self.compute_loss(output, batch)
         self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
@@ -158,10 +163,18 @@ class ClipModule(BuiltOnUse):
         self._throughput.add(batch.size)
         return parts["loss"]
 
+    def setup(self, stage: str) -> None:
+        """The objective takes what it needs from the data and opens what it learns from, before the towers are built."""
+        if not self.is_built:
+            prepare(self)
+        if stage == "fit":
+            self.objective.open()
+
     def on_fit_start(self) -> None:
         """Trains what was loaded, too: that is in evaluation mode, without dropout and with frozen batch statistics."""
         if not self.training:
             self.train()
+        start(self, "train")
 
     def on_train_start(self) -> None:
         if self.micro_batch_size is not None:
@@ -184,6 +197,7 @@ class ClipModule(BuiltOnUse):
 
     def on_train_epoch_end(self) -> None:
         """Before loaders of any rank begin the next epoch, they can find the kept features of this one."""
+        refresh(self)
         if self.adaptation.cache is not None:
             self.adaptation.cache.store.flush()
             self.trainer.strategy.barrier()
@@ -198,6 +212,20 @@ class ClipModule(BuiltOnUse):
             return  # and logs their norm
         elif self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/gradient_norm", gradient_norm(self.model.parameters()))
+
+    def on_validation_start(self) -> None:
+        start(self, "val")  # before a strategy gathers weights for evaluation: what is written then would be lost
+        if self.trainer.state.fn == "fit":
+            refresh(self)
+
+    def on_test_start(self) -> None:
+        start(self, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        log_measured(self, self.objective, "val")
+
+    def on_test_epoch_end(self) -> None:
+        log_measured(self, self.objective, "test")
 
     def on_validation_end(self) -> None:
         self._throughput.restart()
@@ -216,7 +244,10 @@ class ClipModule(BuiltOnUse):
         return self._evaluation_step(batch, "test")
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
-        return self.encode(batch)
+        """Features of all columns that a batch holds, also of those that a step does not read."""
+        output = self.encode(batch)
+        others = encode_columns(self, batch, set(self.model.columns) - set(output.features))
+        return output._replace(features={**output.features, **others.features})
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -253,9 +284,10 @@ class ClipModule(BuiltOnUse):
         return module.eval()
 
     def _evaluation_step(self, batch: PairBatch, stage: str) -> ClipOutput:
-        complete = self.objective.is_given(batch)
-        output = self.encoded_rows(batch) if complete else self.encode(batch)
-        if complete:
-            parts = self.compute_loss(output, batch)
-            self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=batch.size)
+        if not (self.objective.evaluated and self.objective.is_given(batch)):
+            return self.encode(batch)
+        output = self.encode_batch(batch)
+        parts = self.compute_loss(output, batch)
+        self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=batch.size)
+        self.objective.measure(output, batch)
         return output

@@ -9,11 +9,12 @@ from typing import Any
 from lightning_clip.adapt import AdaptSettings
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import check_known, mapping
-from lightning_clip.model.recipe import plain_settings
+from lightning_clip.model.recipe import Recipe, plain_settings
+from lightning_clip.objectives import Objective
 from lightning_clip.training.execution import ExecutionSettings
 from lightning_clip.training.optim import OptimizerSettings
 
-__all__ = ["TrainingSettings"]
+__all__ = ["TrainingSettings", "recorded"]
 
 _PARTS = ("optimizer", "micro_batch_size", "execution", "adapt")
 
@@ -69,3 +70,22 @@ class TrainingSettings:
             "execution": plain_settings(self.execution),
             "adapt": self.adapt.to_mapping(),
         }
+
+
+def recorded(recipe: Recipe, objective: Objective, training: TrainingSettings) -> dict[str, Any]:
+    """What loggers show of a run.
+
+    Args:
+        recipe: what the model is made of.
+        objective: what is learned.
+        training: how.
+    """
+    towers = {column: spec.tower_mapping() or spec.around() for column, spec in recipe.towers.items()}
+    return {
+        **{f"{column}_tower": found.get("name", str(found)) for column, found in towers.items()},
+        "embed_dim": recipe.embed_dim,
+        "objective": str(objective.to_mapping()),
+        "lr": training.optimizer.lr,
+        "weight_decay": training.optimizer.weight_decay,
+        "micro_batch_size": training.micro_batch_size,
+    }

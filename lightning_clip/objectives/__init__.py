@@ -3,6 +3,6 @@
 from lightning_clip.objectives.base import Objective, objectives
 from lightning_clip.objectives.build import build_objective
 from lightning_clip.objectives.pairs import ContrastivePairs
-from lightning_clip.objectives.weighted import WeightedSum
+from lightning_clip.objectives.weighted import WeightedSum, each_objective
 
-__all__ = ["ContrastivePairs", "Objective", "WeightedSum", "build_objective", "objectives"]
+__all__ = ["ContrastivePairs", "Objective", "WeightedSum", "build_objective", "each_objective", "objectives"]

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
 from lightning_clip.core.types import ClipOutput, PairBatch
+from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.build import Temperature
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective
+from lightning_clip.prompts.classifier import ClassNames
 
 if TYPE_CHECKING:
     from lightning_clip.model.predictor import Predictor
 
-__all__ = ["WeightedSum"]
+__all__ = ["WeightedSum", "each_objective"]
 
 
 class WeightedSum(Objective):
     """The sum of objectives by their weights. The temperature, and the scores that evaluation asks, are the first one's.
+
+    An objective of weight 0 is watched: it is not computed in training, and evaluation logs it. In evaluation the sum is over
+    those that can be scored there, each counting once if their weights are all 0.
 
     Args:
         terms: name, weight and objective of each; names that repeat get a number.
@@ -46,16 +52,35 @@ class WeightedSum(Objective):
         self.terms = nn.ModuleDict(dict(zip(names, (objective for _, _, objective in terms), strict=True)))
         self.training_parts = frozenset().union(*(term.training_parts for term in self.each().values()))
         self.max_scale = self._first.max_scale
+        self.evaluated = any(term.evaluated for term in self.each().values())
 
     def each(self) -> dict[str, Objective]:
         """The objectives by name."""
         return dict(self.terms.items())  # type: ignore[arg-type]
 
+    # -- columns ----------------------------------------------------------------------------------------------------
+
     def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(column for term in self.each().values() for column in term.reads()))
+        return _union(term.reads() for term in self.each().values())
 
     def reads_tokens(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(column for term in self.each().values() for column in term.reads_tokens()))
+        return _union(term.reads_tokens() for term in self.each().values())
+
+    def runs(self) -> tuple[str, ...]:
+        return _union(term.runs() for term in self.each().values())
+
+    def builds(self) -> tuple[str, ...]:
+        return _union(term.builds() for term in self.each().values())
+
+    # -- before the first step --------------------------------------------------------------------------------------
+
+    def prepare(self, data: Any | None, tokenizer: Tokenizer | None) -> None:
+        for term in self.each().values():
+            term.prepare(data, tokenizer)
+
+    def open(self) -> None:
+        for term in self._learned().values():
+            term.open()
 
     def initial_temperature(self) -> Temperature:
         return self._first.initial_temperature()
@@ -73,32 +98,101 @@ class WeightedSum(Objective):
                 if part not in before:
                     known[part] = name
 
+    def learns(self) -> tuple[str, ...]:
+        return _union(term.learns() for term in self._learned().values())
+
+    def check_strategy(self, strategy: Strategy, space: SharedSpace) -> None:
+        for term in self.each().values():
+            term.check_strategy(strategy, space)
+
+    def start(self, predictor: Predictor, data: Any | None, split: str) -> None:
+        for term in self.each().values():
+            term.start(predictor, data, split)
+
+    def refresh(self, predictor: Predictor, data: Any | None) -> None:
+        for term in self.each().values():
+            term.refresh(predictor, data)
+
+    # -- in a step --------------------------------------------------------------------------------------------------
+
     def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
-        found = {name: term.rows(space, output, batch) for name, term in self.each().items()}
+        found = {name: term.rows(space, output, batch) for name, term in self._counted().items()}
         return {name: rows for name, rows in found.items() if rows}
+
+    def once(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
+        found = {}
+        for name, term in self._counted().items():
+            if made := term.once(space, _of_term(output, name), batch):
+                found[name] = {**output.rows.get(name, {}), **made}
+        return found
 
     def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
+        counted = self._counted()
+        weights = {name: self.weights[name] for name in counted}
+        if not any(weights.values()):
+            weights = dict.fromkeys(counted, 1.0)
         losses: list[Tensor] = []
-        for name, term in self.each().items():
-            own = {**output.rows, **output.rows.get(name, {})}
-            found = term(output._replace(rows=own), batch)
+        for name, term in counted.items():
+            found = term(_of_term(output, name), batch)
             parts[name] = found.pop("loss")
             parts |= {f"{name}_{part}": value for part, value in found.items()}
-            losses.append(self.weights[name] * parts[name])
+            losses.append(weights[name] * parts[name])
         return {"loss": torch.stack(losses).sum(), **parts}
 
+    # -- evaluation -------------------------------------------------------------------------------------------------
+
+    def is_given(self, batch: PairBatch) -> bool:
+        return all(term.is_given(batch) for term in self._counted().values())
+
+    def measure(self, output: ClipOutput, batch: PairBatch) -> None:
+        for name, term in self._counted().items():
+            term.measure(_of_term(output, name), batch)
+
+    def measured(self) -> Mapping[str, float]:
+        return {key: value for term in self._counted().values() for key, value in term.measured().items()}
+
     def scorer(
-        self, predictor: Predictor, class_names: Sequence[str], templates: str | Sequence[str] = "simple"
+        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
     ) -> Callable[[Any], Tensor]:
         return self._first.scorer(predictor, class_names, templates)
 
-    def is_given(self, batch: PairBatch) -> bool:
-        return all(term.is_given(batch) for term in self.each().values())
+    # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def to_mapping(self) -> Any:
         return [{**term.to_mapping(), "weight": self.weights[name]} for name, term in self.each().items()]
 
+    def inherited(self) -> Any | None:
+        kept = {name: term.inherited() for name, term in self.each().items()}
+        lasting = [{**found, "weight": self.weights[name] or 1.0} for name, found in kept.items() if found is not None]
+        return lasting or None
+
     @property
     def _first(self) -> Objective:
         return next(iter(self.each().values()))
+
+    def _learned(self) -> dict[str, Objective]:
+        """Those with a weight."""
+        return {name: term for name, term in self.each().items() if self.weights[name]}
+
+    def _counted(self) -> dict[str, Objective]:
+        """Those of the sum: in training those with a weight, in evaluation those that are scored there."""
+        return self._learned() if self.training else {name: term for name, term in self.each().items() if term.evaluated}
+
+
+def each_objective(objective: Objective) -> list[Objective]:
+    """The objectives of a sum, or the one itself.
+
+    Args:
+        objective: of a module.
+    """
+    return list(objective.each().values()) if isinstance(objective, WeightedSum) else [objective]
+
+
+def _of_term(output: ClipOutput, name: str) -> ClipOutput:
+    """The output with the rows of one objective beside those that a hook returned."""
+    return output._replace(rows={**output.rows, **output.rows.get(name, {})})
+
+
+def _union(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in names for name in part))

@@ -1,7 +1,8 @@
-"""CLIP-Adapter: a small network behind the image features, mixed with them; labelled images arrive, it leaves trained."""
+"""CLIP-Adapter: a small network behind the image features, mixed with them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,61 +10,67 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import in_range
+from lightning_clip.model.predictor import Predictor
+from lightning_clip.model.space import SharedSpace
+from lightning_clip.objectives import objectives
+from lightning_clip.tasks.class_objective import ClassObjective
 from lightning_clip.tasks.supervised import SupervisedModule
 
-__all__ = ["ClipAdapterModule"]
+__all__ = ["ClipAdapter", "ClipAdapterModule"]
 
 
-class ClipAdapterModule(SupervisedModule):
-    r"""CLIP-Adapter (Gao et al. 2021, arXiv 2110.04544, equations 5 to 7) on the image side; both towers rest.
+@objectives.register("clip_adapter")
+class ClipAdapter(ClassObjective):
+    r"""CLIP-Adapter (Gao et al. 2021, arXiv 2110.04544, equations 5 to 7) on the image side; both towers are frozen.
 
     Features become :math:`\alpha \, \mathrm{ReLU}(\mathrm{ReLU}(f W_1) W_2) + (1 - \alpha) f`, made unit again, and are
     compared with the zero-shot classifier. As in the authors' code there are no biases.
 
     Args:
-        *towers: image and text encoder, as of `ClipModule`.
+        class_names: see `ClassObjective`.
+        templates: see `ClassObjective`.
+        label_smoothing: see `ClassObjective`.
         ratio: alpha in [0, 1]; 0 is zero-shot.
         reduction: how many times narrower than the features the middle is.
-        **arguments: of `SupervisedModule` and `ClipModule`.
 
     Raises:
         InputError: a setting out of its range.
     """
 
-    reads_texts = False
-
-    def __init__(self, *towers: Any, ratio: float = 0.2, reduction: int = 4, **arguments: Any) -> None:
-        super().__init__(*towers, **arguments)
+    def __init__(
+        self,
+        class_names: Sequence[str] | None = None,
+        templates: str | Sequence[str] = "simple",
+        label_smoothing: float = 0.0,
+        ratio: float = 0.2,
+        reduction: int = 4,
+    ) -> None:
+        super().__init__(class_names, templates, label_smoothing)
         if not 0 <= ratio <= 1:
             raise InputError(f"ratio {ratio} must be in [0, 1]: the features as they were get the rest")
-        if not 1 <= reduction <= self.embed_dim:
-            raise InputError(f"reduction {reduction} must be from 1 to embed_dim {self.embed_dim}")
+        in_range("reduction", reduction, 1, whole=True)
         self.ratio, self.reduction = ratio, reduction
 
-    def build_classes(self, num_classes: int) -> nn.Module:
-        return _Adapter(self.embed_dim, self.embed_dim // self.reduction, num_classes)
+    def build_classes(self, space: SharedSpace, num_classes: int) -> nn.Module:
+        if self.reduction > space.embed_dim:
+            raise InputError(f"reduction {self.reduction} must be from 1 to embed_dim {space.embed_dim}")
+        return _Adapter(space.embed_dim, space.embed_dim // self.reduction, num_classes)
 
-    def start_classes(self) -> None:
-        adapter: Any = self.model.classes
-        adapter.words.copy_(self.zero_shot_classifier(self._names(), self.templates).T)
+    def start_classes(self, predictor: Predictor, data: Any | None) -> None:
+        adapter: Any = predictor.model.classes
+        adapter.words.copy_(predictor.zero_shot_classifier(self.names, self.templates).T)  # (D, C) -> (C, D)
 
-    def adapted(self, image_features: Tensor) -> Tensor:
-        """Unit features (B, D) behind the adapter."""
-        adapter: Any = self.model.classes
+    def class_logits(self, space: SharedSpace, image_features: Tensor) -> Tensor:
+        adapter: Any = space.classes
         mixed = self.ratio * adapter(image_features) + (1 - self.ratio) * image_features
-        return normalize(mixed, dim=-1) if self.ratio else mixed  # unit already
-
-    def class_logits(self, image_features: Tensor) -> Tensor:
-        adapter: Any = self.model.classes
-        logits: Tensor = self.model.scale() * self.adapted(image_features) @ adapter.words.T
+        adapted = normalize(mixed, dim=-1) if self.ratio else mixed  # unit already
+        logits: Tensor = space.scale() * adapted @ adapter.words.T  # (B, D) -> (B, C)
         return logits
-
-    def to_mapping(self) -> dict[str, Any]:
-        return {**super().to_mapping(), "ratio": self.ratio, "reduction": self.reduction}
 
 
 class _Adapter(nn.Module):
-    """Two layers, and the zero-shot classifier (C, D), which rests."""
+    """Two layers, and the zero-shot classifier (C, D), which is frozen."""
 
     words: Tensor
 
@@ -78,3 +85,32 @@ class _Adapter(nn.Module):
         """(B, D) -> (B, D)."""
         learned: Tensor = self.layers(image_features)
         return learned
+
+
+class ClipAdapterModule(SupervisedModule):
+    """A `ClipModule` with the objective "clip_adapter": a small network behind the image features.
+
+    Args:
+        *towers: image and text encoder, as of `ClipModule`.
+        class_names: see `ClipAdapter`.
+        templates: see `ClipAdapter`.
+        label_smoothing: see `ClipAdapter`.
+        ratio: see `ClipAdapter`.
+        reduction: see `ClipAdapter`.
+        **arguments: of `ClipModule`.
+    """
+
+    def __init__(
+        self,
+        *towers: Any,
+        class_names: Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
+        label_smoothing: float | None = None,
+        ratio: float | None = None,
+        reduction: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        settings = {"class_names": class_names, "templates": templates, "label_smoothing": label_smoothing}
+        settings |= {"ratio": ratio, "reduction": reduction}
+        arguments["objective"] = self.objective_of("clip_adapter", arguments.get("objective"), settings)
+        super().__init__(*towers, **arguments)

@@ -1,86 +1,121 @@
-"""Distillation: pairs and teachers of any kind arrive, a student that relates images and texts as they do leaves."""
+"""Distillation: a student that relates images and texts as its teachers do, live ones or what was stored of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from lightning_clip.core.errors import InputError, nearest
-from lightning_clip.core.types import ClipOutput, KeptFeatures, PairBatch, TeacherFeatures
-from lightning_clip.data import ClipDataModule
-from lightning_clip.evaluation.interface import EvaluatedModel
+from lightning_clip.core.types import ClipOutput, PairBatch, TeacherFeatures
+from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.losses.distillation import DISTANCES, feature_distance, relational_kl
+from lightning_clip.model.build import Temperature
 from lightning_clip.model.recipe import plain_spec
-from lightning_clip.module.clip_module import ClipModule
-from lightning_clip.tasks.teachers import STORED, open_teacher, sources_of, width_of
+from lightning_clip.model.space import SharedSpace
+from lightning_clip.objectives import Objective, objectives
+from lightning_clip.tasks.teachers import STORED, LiveTeachers, sources_of, stored_dims
 
-__all__ = ["DistillationModule"]
+__all__ = ["Distillation"]
 
 
-class DistillationModule(ClipModule):
-    """A `ClipModule` that learns from teachers: of any architecture, width, tokenizer and picture size, and several at once.
+@objectives.register("distillation")
+class Distillation(Objective):
+    """Learns from teachers: of any architecture, width, tokenizer and image size, and several at once.
 
-    The loss is `contrastive` times the ordinary one, plus `logits` times `relational_kl`, plus `features` times
-    `feature_distance` of images and texts, the last two averaged over teachers by their weights. Teachers see the student's
-    very crop (in their own size) and caption. Teachers "stored" were asked beforehand by `lightning-clip data teach`, and
-    their features come with the pairs. Validation scores the pairs alone. A checkpoint needs no teacher to be used.
+    The loss is `logits` times `relational_kl` plus `features` times `feature_distance` of images and texts, each averaged over
+    teachers by their weights. Teachers see the student's very crop (in their own size) and caption. Features of "stored"
+    teachers were computed beforehand by `lightning-clip data teach` and come with the pairs. Evaluation has no teachers, and a
+    checkpoint needs none to be used. Beside the pairs' own loss::
+
+        objective: [{name: pairs, weight: 0.5}, {name: distillation, teachers: last.ckpt}]
 
     Args:
-        *towers: image and text encoder, as of `ClipModule`.
         teachers: "stored", or one or several of: a .ckpt, open_clip:NAME/PRETRAINED, hf:NAME_OR_FOLDER, a folder, a
             `ClipModule`, an `EvaluatedModel`, a mapping {"source": ..., "weight": ...}. Stored ones count alike, or as
             {"source": "stored", "weight": [2.0, 1.0]} says.
-        contrastive: weight of the loss over the pairs themselves.
-        logits: weight of the relational divergence; each side has its own temperature.
-        features: weight of the distance of features; a linear layer a tower and teacher bridges the widths.
+        logits: weight of the relational divergence, >= 0; each side has its own temperature.
+        features: weight of the distance of features, >= 0; a linear layer a tower and teacher bridges the widths.
         distance: "mse" or "cosine".
-        teacher_dims: widths of the teachers; a checkpoint knows them.
-        **arguments: of `ClipModule`.
+        teacher_dims: widths of the teachers; None reads them from the teachers or the training data. A checkpoint knows them.
 
     Raises:
-        InputError: no teacher, one that cannot encode, a negative weight, or pairs without stored features.
+        InputError: no teacher, one that cannot encode, a negative weight, weights that are both 0, or pairs without stored
+            features.
     """
 
     training_parts = frozenset({"bridges"})
+    evaluated = False
 
     def __init__(
         self,
-        *towers: Any,
         teachers: Any = STORED,
-        contrastive: float = 0.0,
         logits: float = 1.0,
         features: float = 0.0,
         distance: str = "mse",
         teacher_dims: Sequence[int] | None = None,
-        **arguments: Any,
     ) -> None:
-        super().__init__(*towers, **arguments)
-        if min(contrastive, logits, features) < 0 or contrastive + logits + features == 0:
+        super().__init__()
+        if min(logits, features) < 0 or logits + features == 0:
             raise InputError(
-                f"contrastive {contrastive}, logits {logits} and features {features} are weights of the loss: from 0, and one "
-                "of them above it"
+                f"logits {logits} and features {features} are weights of the loss: from 0, and one of them above it"
             )
         if distance not in DISTANCES:
             raise InputError(f"unknown distance {distance!r}: {nearest(distance, DISTANCES)}")
-        self.contrastive, self.logits, self.features, self.distance = contrastive, logits, features, distance
+        self.logits, self.features, self.distance = logits, features, distance
         self.teachers, self.weights = sources_of(teachers)
         self.teacher_dims = None if teacher_dims is None else list(teacher_dims)
         # In a list of its own: neither trained nor written into checkpoints.
-        self._opened: list[list[EvaluatedModel]] = []
+        self._live = [] if self.teachers == STORED else [LiveTeachers(self.teachers)]
 
-    # -- loss -------------------------------------------------------------------------------------------------------
+    # -- before the first step --------------------------------------------------------------------------------------
 
-    def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
-        own = super().compute_loss(output, batch)["loss"] if self.contrastive or not self.training else None
-        if not self.training or not self._taught:
-            assert own is not None
-            return {"loss": self.contrastive * own if self.training else own}
-        assert output.image_features is not None and output.text_features is not None
+    def reads(self) -> tuple[str, ...]:
+        return ("image", "text")
+
+    def initial_temperature(self) -> Temperature:
+        return Temperature(learned=self.logits > 0)
+
+    def learns(self) -> tuple[str, ...]:
+        """Both towers and the bridges; the temperature only where logits depend on it."""
+        both = tuple(f"{column}_{part}." for column in self.reads() for part in ("encoder", "projection"))
+        return (*both, "bridges.", *(("logit_scale",) if self.logits else ()))
+
+    def prepare(self, data: Any | None, tokenizer: Tokenizer | None) -> None:
+        if self.features and self.teacher_dims is None:
+            self.teacher_dims = self._live[0].dims() if self._live else stored_dims(data)
+
+    def open(self) -> None:
+        if not self._live:
+            return
+        dims = self._live[0].dims()
+        if self.teacher_dims not in (None, dims):
+            raise self._other_widths(dims)
+        self.teacher_dims = dims
+
+    def build(self, space: SharedSpace) -> None:
+        if self.features:
+            assert self.teacher_dims is not None
+            space.bridges = nn.ModuleDict(
+                {
+                    f"{tower}_{place}": nn.Identity() if dim == space.embed_dim else nn.Linear(space.embed_dim, dim, bias=False)
+                    for place, dim in enumerate(self.teacher_dims)
+                    for tower in self.reads()
+                }
+            )
+
+    # -- in a step --------------------------------------------------------------------------------------------------
+
+    def once(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
+        """Features at each teacher's width, behind the bridges."""
+        if not self.features or not self.training:
+            return {}
+        bridges: Any = space.bridges
+        return {name: bridge(output.features[name.partition("_")[0]]) for name, bridge in bridges.items()}  # (B, D) -> (B, D_t)
+
+    def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         taught = self.taught(batch)
         weights = self.weights or [1.0] * len(taught.scales)
         if len(weights) != len(taught.scales):
@@ -88,132 +123,68 @@ class DistillationModule(ClipModule):
                 f"teachers has {len(weights)} weights, but the pairs have features of {len(taught.scales)} teachers"
             )
         shares = [weight / sum(weights) for weight in weights]
-        parts: dict[str, Tensor] = {} if own is None else {"contrastive": own}
+        parts: dict[str, Tensor] = {}
         if self.logits:
-            parts["logits"] = torch.stack(
-                [
-                    share * relational_kl(output.image_features, output.text_features, output.scale, image, text, scale)
-                    for share, image, text, scale in zip(shares, taught.image, taught.text, taught.scales, strict=True)
-                ]
-            ).sum()
+            parts["logits"] = self._relations(output, taught, shares)
         if self.features:
-            both = zip(shares, taught.image, taught.text, strict=True)
-            parts["features"] = torch.stack(
-                [
-                    share * (self._distance(output.image_features, image, "image", place)
-                             + self._distance(output.text_features, text, "text", place)) / 2
-                    for place, (share, image, text) in enumerate(both)
-                ]
-            ).sum()  # fmt: skip
+            parts["features"] = self._distances(output, taught, shares)
         total = torch.stack([getattr(self, name) * part for name, part in parts.items()]).sum()
         return {"loss": total, **parts}
 
     def taught(self, batch: PairBatch) -> TeacherFeatures:
-        """The teachers' features of a batch, stored ones or made now.
+        """The teachers' features of a batch, stored ones or computed now.
+
+        Args:
+            batch: with images and texts for live teachers.
 
         Raises:
-            InputError: stored ones are asked for and the pairs have none, or their widths are others than in training.
+            InputError: stored ones are named and the pairs have none, or their widths are others than in training.
         """
-        if self.teachers == STORED:
-            if batch.teachers is None:
-                raise InputError(
-                    f"pair {batch.keys[0]!r} or another of its batch has no stored teacher features, or those of other "
-                    "teachers: write all shards by lightning-clip data teach with the same ones, or name live teachers"
-                )
+        if self._live:
+            found = self._live[0].encode(batch)
+        elif batch.teachers is not None:
             found = batch.teachers
         else:
-            found = self._asked(batch)
+            raise InputError(
+                f"pair {batch.keys[0]!r} or another of its batch has no stored teacher features, or those of other "
+                "teachers: write all shards by lightning-clip data teach with the same ones, or name live teachers"
+            )
         dims = [image.shape[1] for image in found.image]
         if self.features and dims != self.teacher_dims:
-            raise InputError(f"the teachers' widths are {dims}, but this student was made for {self.teacher_dims}")
+            raise self._other_widths(dims)
         return found
 
-    def _asked(self, batch: PairBatch) -> TeacherFeatures:
-        texts = batch.texts if batch.texts is not None else [captions[0] for captions in batch.captions]
-        if isinstance(batch.image, KeptFeatures):
-            raise InputError(
-                "live teachers need pictures, which adapt.image.cache leaves out: take stored teachers, or no cache"
-            )
-        size, device = self.micro_batch_size or 256, batch.image.device
-        images, written, scales = [], [], []
-        with torch.no_grad():
-            for teacher in self._open():
-                teacher.to(device)
-                side = [teacher.image_size, teacher.image_size]
-                same = list(batch.image.shape[-2:]) == side
-                parts = []
-                for part in torch.split(batch.image, size):
-                    pixels = part if same else resize(part, side, interpolation=InterpolationMode.BICUBIC, antialias=True)
-                    parts.append(teacher.encode_image(pixels)[0])
-                images.append(torch.cat(parts))
-                written.append(teacher.encode_text(texts, size).to(device))
-                scales.append(teacher.scale)
-        return TeacherFeatures(images, written, scales)
+    def _relations(self, output: ClipOutput, taught: TeacherFeatures, shares: list[float]) -> Tensor:
+        own = output.features["image"], output.features["text"], output.scale
+        every = zip(shares, taught.image, taught.text, taught.scales, strict=True)
+        alone = not self.training
+        return torch.stack(
+            [share * relational_kl(*own, image, text, scale, alone=alone) for share, image, text, scale in every]
+        ).sum()
 
-    def _distance(self, features: Tensor, teacher: Tensor, tower: str, place: int) -> Tensor:
-        bridges: Any = self.model.bridges
-        return feature_distance(bridges[f"{tower}_{place}"](features), teacher, self.distance)
+    def _distances(self, output: ClipOutput, taught: TeacherFeatures, shares: list[float]) -> Tensor:
+        """Half of images and half of texts, the mean over all ranks' rows."""
+        total: list[Tensor] = []
+        for tower, of_teachers in (("image", taught.image), ("text", taught.text)):
+            for place, (share, teacher) in enumerate(zip(shares, of_teachers, strict=True)):
+                total.append(share / 2 * feature_distance(output.rows[f"{tower}_{place}"], teacher, self.distance))  # (B,)
+        return self.mean(torch.stack(total).sum(dim=0))  # (2K, B) -> (B,) -> ()
 
-    # -- parts ------------------------------------------------------------------------------------------------------
+    # -- checkpoints ------------------------------------------------------------------------------------------------
 
-    @property
-    def _taught(self) -> bool:
-        """Whether teachers have a say; without them the student alone can be measured."""
-        return self.logits + self.features > 0
+    def to_mapping(self) -> Any:
+        own = {key: getattr(self, key) for key in ("logits", "features", "distance", "teacher_dims")}
+        return {"name": "distillation", "teachers": self._named(), **own}
 
-    def setup(self, stage: str) -> None:
-        """Opens the teachers before the towers are built, so that what is wrong with them is said at once."""
-        if stage == "fit" and self._taught:
-            self._dims()
-
-    def read_data(self, data: ClipDataModule) -> None:
-        if self.features and self.teachers == STORED and self.teacher_dims is None:
-            self.teacher_dims = self._stored_dims(data)
-
-    def complete_model(self) -> None:
-        if self.features:
-            self.model.bridges = nn.ModuleDict(
-                {
-                    f"{tower}_{place}": nn.Identity() if dim == self.embed_dim else nn.Linear(self.embed_dim, dim, bias=False)
-                    for place, dim in enumerate(self._dims())
-                    for tower in ("image", "text")
-                }
-            )
-
-    def to_mapping(self) -> dict[str, Any]:
-        own = {key: getattr(self, key) for key in ("contrastive", "logits", "features", "distance", "teacher_dims")}
-        return {**super().to_mapping(), **own, "teachers": self._named()}
+    def inherited(self) -> Any | None:
+        return None
 
     def _named(self) -> Any:
+        """Teachers as a checkpoint notes them, live ones by class."""
         if self.teachers == STORED:
             return {"source": STORED, "weight": self.weights} if self.weights else STORED
         sources = [source if isinstance(source, str) else plain_spec(source) for source in self.teachers]
         return [{"source": source, "weight": weight} for source, weight in zip(sources, self.weights, strict=True)]
 
-    def _dims(self) -> list[int]:
-        if self.teacher_dims is None or (self.teachers != STORED and not self._opened and self._trainer is not None):
-            data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
-            dims = self._stored_dims(data) if self.teachers == STORED else [width_of(teacher) for teacher in self._open()]
-            if self.teacher_dims not in (None, dims):
-                raise InputError(f"the teachers' widths are {dims}, but this student was made for {self.teacher_dims}")
-            self.teacher_dims = dims
-        return self.teacher_dims or []
-
-    def _open(self) -> list[EvaluatedModel]:
-        if not self._opened:
-            self._opened.append([open_teacher(source) for source in self.teachers])
-        return self._opened[0]
-
-    def _stored_dims(self, data: Any) -> list[int]:
-        from lightning_clip.data.teachers import teachers_of
-
-        source = data.source("train") if hasattr(data, "source") else None
-        pair = source[0] if source is not None and getattr(source, "random_access", True) else None
-        found = None if pair is None or not pair.captions else teachers_of(pair, pair.captions[0])
-        if found is None:
-            name = "the training data" if pair is None else f"pair {pair.key!r}"
-            raise InputError(
-                f"{name} has no stored teacher features: write shards with them by lightning-clip data teach, name live "
-                "teachers, or give teacher_dims for a stream"
-            )
-        return [len(teacher.image) for teacher in found]
+    def _other_widths(self, dims: list[int]) -> InputError:
+        return InputError(f"the teachers' widths are {dims}, but this student was made for {self.teacher_dims}")

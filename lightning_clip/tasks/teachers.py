@@ -1,22 +1,88 @@
-"""Live teachers: what a user named arrives, models that encode leave, or one line on why they cannot."""
+"""Teachers: what a user named, live models that encode a student's batch, and the widths of stored features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import KeptFeatures, PairBatch, TeacherFeatures
+from lightning_clip.data.teachers import teachers_of
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.evaluation.models import open_model
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.tasks.class_names import source_of
 
-__all__ = ["STORED", "open_teacher", "sources_of", "width_of"]
+__all__ = ["STORED", "LiveTeachers", "open_teacher", "sources_of", "stored_dims", "width_of"]
 
 STORED = "stored"
 _STORED_FORM = "{'source': 'stored', 'weight': [2.0, 1.0]}"
 LIVE = "live object"  # as `plain_spec` notes one in a checkpoint
+_AT_ONCE = 64  # images or texts in a teacher's memory, without gradients
+
+
+class LiveTeachers:
+    """Teachers that encode the batches of a student; opened when they are first asked.
+
+    Args:
+        sources: what `open_teacher` takes, of each.
+    """
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self.sources = list(sources)
+        self._opened: list[EvaluatedModel] = []
+
+    def open(self) -> list[EvaluatedModel]:
+        """The teachers, in the order of their sources.
+
+        Raises:
+            InputError: see `open_teacher`.
+        """
+        if not self._opened:
+            self._opened = [open_teacher(source) for source in self.sources]
+        return self._opened
+
+    def dims(self) -> list[int]:
+        """The width of each.
+
+        Raises:
+            InputError: see `open_teacher` and `width_of`.
+        """
+        return [width_of(teacher) for teacher in self.open()]
+
+    @torch.no_grad()
+    def encode(self, batch: PairBatch) -> TeacherFeatures:
+        """Features of the student's very crops, at each teacher's size, and of its chosen captions.
+
+        Args:
+            batch: with pixels uint8 (B, 3, S, S).
+
+        Raises:
+            InputError: kept features in the place of pixels.
+        """
+        image = batch.image
+        if image is None or isinstance(image, KeptFeatures):
+            raise InputError("live teachers need images, which adapt.image.cache leaves out: take stored teachers, or no cache")
+        texts = batch.texts if batch.texts is not None else [captions[0] for captions in batch.captions]
+        images, written, scales = [], [], []
+        for teacher in self.open():
+            teacher.to(image.device)
+            images.append(torch.cat([_encoded(teacher, part) for part in torch.split(image, _AT_ONCE)]))  # (B, D_t)
+            written.append(teacher.encode_text(texts, _AT_ONCE).to(image.device))  # (B, D_t)
+            scales.append(teacher.scale)
+        return TeacherFeatures(images, written, scales)
+
+
+def _encoded(teacher: EvaluatedModel, pixels: torch.Tensor) -> torch.Tensor:
+    """Unit features (B, D_t) of pixels (B, 3, S, S) of any size."""
+    side = [teacher.image_size, teacher.image_size]
+    if list(pixels.shape[-2:]) != side:
+        pixels = resize(pixels, side, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return teacher.encode_image(pixels)[0]
 
 
 def sources_of(given: Any) -> tuple[Any, list[float]]:
@@ -40,7 +106,7 @@ def sources_of(given: Any) -> tuple[Any, list[float]]:
             raise InputError(f"stored teachers stand alone, with a weight for each: {_STORED_FORM}, not {several!r}")
         weight = float(settings.get("weight", 1.0))
         if weight <= 0:
-            raise InputError(f"weight {weight} of teacher {settings['source']!r} must be above 0: leave the teacher out")
+            raise InputError(f"weight {weight} of teacher {settings['source']!r} must be above 0: omit the teacher")
         sources.append(settings["source"])
         weights.append(weight)
     return sources, weights
@@ -60,7 +126,7 @@ def open_teacher(source: Any) -> EvaluatedModel:
         source: what `open_model` takes, or what a checkpoint noted of a live teacher.
 
     Raises:
-        InputError: something that is no model of pictures and texts, or weights that cannot be had.
+        InputError: something that is no model of images and texts, or weights that cannot be read.
     """
     if isinstance(source, Mapping) and LIVE in source:
         raise InputError(
@@ -70,7 +136,7 @@ def open_teacher(source: Any) -> EvaluatedModel:
     if not isinstance(source, str | ClipModule | EvaluatedModel):
         kind = type(source).__name__
         raise InputError(
-            f"teacher of type {kind} cannot encode pictures and texts: give a checkpoint, open_clip:NAME/PRETRAINED, hf:NAME, "
+            f"teacher of type {kind} cannot encode images and texts: give a checkpoint, open_clip:NAME/PRETRAINED, hf:NAME, "
             "a folder, a ClipModule or an EvaluatedModel"
         )
     teacher = open_model(source)
@@ -79,7 +145,7 @@ def open_teacher(source: Any) -> EvaluatedModel:
 
 
 def width_of(teacher: EvaluatedModel) -> int:
-    """A teacher's width, from one picture and one text.
+    """A teacher's width, from one image and one text.
 
     Raises:
         InputError: it cannot encode them, or not into vectors of one width.
@@ -93,7 +159,28 @@ def width_of(teacher: EvaluatedModel) -> int:
         raise InputError(f"teacher {teacher.name!r} cannot encode ({type(error).__name__}: {reason})") from error
     if image.ndim != 2 or image.shape[1] != text.shape[1]:
         raise InputError(
-            f"teacher {teacher.name!r} gives {tuple(image.shape)} for a picture and {tuple(text.shape)} for a text: both must "
+            f"teacher {teacher.name!r} gives {tuple(image.shape)} for an image and {tuple(text.shape)} for a text: both must "
             "be (1, D)"
         )
     return int(image.shape[1])
+
+
+def stored_dims(data: Any | None) -> list[int]:
+    """Widths of the teachers whose features are stored beside the training pairs.
+
+    Args:
+        data: the run's data module, or None.
+
+    Raises:
+        InputError: there is no data, or no features in it, or it is a stream.
+    """
+    source = source_of(data, "train")
+    pair = source[0] if source is not None and getattr(source, "random_access", True) else None
+    found = None if pair is None or not pair.captions else teachers_of(pair, pair.captions[0])
+    if found is None:
+        name = "the training data" if pair is None else f"pair {pair.key!r}"
+        raise InputError(
+            f"{name} has no stored teacher features: write shards with them by lightning-clip data teach, name live "
+            "teachers, or give teacher_dims for a stream"
+        )
+    return [len(teacher.image) for teacher in found]

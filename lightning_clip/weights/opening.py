@@ -11,6 +11,7 @@ from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.settings import expanded
 from lightning_clip.data.tokenizers import tokenizers
 from lightning_clip.model.recipe import DEFAULT_EMBED_DIM, NO_TOWER, Recipe, TowerSpec
+from lightning_clip.objectives import build_objective
 from lightning_clip.weights.source import Pretrained, Source
 
 __all__ = ["open_pretrained", "start_from"]
@@ -64,7 +65,7 @@ def start_from(pretrained: str | Mapping[str, Any] | Source | None, given: Recip
     recipe = Recipe(
         {column: _completed(column, given, found, column in new) for column in {**found.recipe.towers, **given.towers}},
         found.recipe.embed_dim,
-        given.objective or found.recipe.objective,
+        given.objective or build_objective(found.recipe.objective).inherited() or "pairs",
         _tokenizer(given, found, "text" in new),
     )
     found.replaced = tuple(prefix for column in new for prefix in _prefixes(column))

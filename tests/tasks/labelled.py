@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from small import IMAGE, TEXT, small_trainer
+from small import IMAGE, TEXT, arguments_of, small_trainer
 
 from lightning_clip import ClipDataModule, ClipModule
 from lightning_clip.data.synthetic import combination_names
@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "transform": {"crop_scale": [1.0, 1.0], "flip": 0.0},
     "optimizer": {"lr": 1e-3, "warmup_steps": 0},
 }
+GIVEN = arguments_of(**SETTINGS)  # as the constructors take them
 
 
 def module_of(kind: type[ClipModule], start: ClipModule | None = None, **arguments: Any) -> Any:
@@ -29,7 +30,7 @@ def module_of(kind: type[ClipModule], start: ClipModule | None = None, **argumen
     torch.manual_seed(0)
     if issubclass(kind, SupervisedModule):
         arguments = {"class_names": combination_names(held_out=True), **arguments}
-    module = kind(IMAGE, TEXT, **{**SETTINGS, **arguments})
+    module = kind(IMAGE, TEXT, **arguments_of(**{**SETTINGS, **arguments}))
     module.configure_model()
     if start is not None:
         module.load_state_dict(start.state_dict(), strict=False)

@@ -11,7 +11,7 @@ import torch
 from distributed.ranks import run_ranks
 from reference import distillation as reference
 from small import IMAGE, TEXT, small_trainer, write_folder
-from tasks.labelled import SETTINGS, fit, module_of
+from tasks.labelled import GIVEN, fit, module_of
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -46,6 +46,10 @@ def batch_for(module: ClipModule, data: ClipDataModule) -> PairBatch:
 def student(start: ClipModule | None = None, **arguments: Any) -> DistillationModule:
     module: DistillationModule = module_of(DistillationModule, start, **arguments)
     return module.train()
+
+
+def losses_of(module: ClipModule, batch: PairBatch) -> dict[str, Tensor]:
+    return module.compute_loss(module.encode_batch(batch), batch)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +120,9 @@ class TestModule:
         start = module_of(ClipModule).eval()
         module = student(start, teachers=start, features=1.0)
         batch = batch_for(module, scenes())
-        loss = module.compute_loss(module.encode(batch), batch)
+        loss = losses_of(module, batch)
         loss["loss"].backward()
-        assert abs(loss["logits"].item()) < 1e-6 and loss["features"].item() < 1e-10
+        assert abs(loss["distillation_logits"].item()) < 1e-6 and loss["distillation_features"].item() < 1e-10
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
         assert gradients and max(float(gradient.abs().max()) for gradient in gradients) < 1e-5
 
@@ -128,21 +132,23 @@ class TestModule:
 
         def losses(teachers: Any) -> dict[str, Tensor]:
             torch.manual_seed(1)
-            module = student(start, teachers=teachers, distance="cosine", contrastive=0.5, teacher_dims=None)
+            module = student(start, teachers=teachers, distance="cosine", contrastive=0.5)
             batch = batch_for(module, scenes())
-            return module.compute_loss(module.encode(batch), batch)
+            return losses_of(module, batch)
 
         first, second = losses(teacher), losses([other])
         both = losses([{"source": teacher, "weight": 3}, {"source": other, "weight": 1}])
-        torch.testing.assert_close(both["logits"], 0.75 * first["logits"] + 0.25 * second["logits"])
-        torch.testing.assert_close(both["loss"], both["logits"] + 0.5 * both["contrastive"])
-        assert first["contrastive"] == second["contrastive"]
+        torch.testing.assert_close(
+            both["distillation_logits"], 0.75 * first["distillation_logits"] + 0.25 * second["distillation_logits"]
+        )
+        torch.testing.assert_close(both["loss"], both["distillation_logits"] + 0.5 * both["pairs"])
+        assert first["pairs"] == second["pairs"]
 
     def test_teachers_see_the_same_captions_and_crops(self, teacher: ClipModule) -> None:
         """Against the teacher's own way: its tokenizer on the chosen texts, its size from the student's pixels."""
         module = student(teachers=[teacher])
         batch = batch_for(module, scenes())
-        taught = module.taught(batch)
+        taught = module.distillation.taught(batch)
         assert batch.texts is not None and taught.scales == [pytest.approx(30.0)]
         torch.testing.assert_close(taught.text[0], teacher.encode_text(batch.texts), rtol=1e-4, atol=1e-5)
         resized = torch.stack([teacher.image_transform(False)(image) for image in batch.image])
@@ -156,19 +162,17 @@ class TestModule:
             "image_0": (24, 16),
             "text_0": (24, 16),
         }
-        taught, parts = module.taught(batch), module.compute_loss(output, batch)
+        taught, parts = module.distillation.taught(batch), losses_of(module, batch)
         own = [bridges["image_0"](output.image_features), bridges["text_0"](output.text_features)]  # type: ignore[index]
         expected = sum((mine - theirs[0]).pow(2).sum(1).mean() for mine, theirs in zip(own, taught[:2], strict=True)) / 2
-        torch.testing.assert_close(parts["features"], expected)
+        torch.testing.assert_close(parts["distillation_features"], expected)
         torch.testing.assert_close(parts["loss"], 2 * expected)
 
     def test_without_teachers_it_is_a_clip_module(self, tmp_path: Path) -> None:
         """For comparison: no teacher is opened."""
         module, plain = student(teachers="nowhere.ckpt", logits=0.0, contrastive=1.0), module_of(ClipModule)
         batch = batch_for(module, scenes())
-        torch.testing.assert_close(
-            module.compute_loss(module.encode(batch), batch), plain.train().compute_loss(plain.encode(batch), batch)
-        )
+        torch.testing.assert_close(losses_of(module, batch)["loss"], losses_of(plain.train(), batch)["loss"])
         fit(module, tmp_path, data=scenes())
 
     def test_micro_batches_and_ranks_change_nothing(self, tmp_path: Path, teacher: ClipModule) -> None:
@@ -189,14 +193,16 @@ class TestModule:
         write_checkpoint(teacher, tmp_path / "teacher.ckpt")
         module = student(teachers=str(tmp_path / "teacher.ckpt"), features=0.5, distance="cosine")
         batch = batch_for(module, scenes(batch=32))
-        before = module.compute_loss(module.encode(batch), batch)["loss"].item()
+        before = losses_of(module, batch)["loss"].item()
         trainer = fit(module, tmp_path, steps=10, data=scenes(batch=32, val={"name": "synthetic", "size": 8, "image_size": 32}))
-        assert module.train().compute_loss(module.encode(batch), batch)["loss"].item() < before
-        assert {"val/loss", "train/logits", "train/features"} <= set(trainer.callback_metrics)
+        assert losses_of(module.train(), batch)["loss"].item() < before
+        assert {"val/loss", "val/pairs", "train/distillation_logits", "train/distillation_features"} <= set(
+            trainer.callback_metrics
+        )
         trainer.save_checkpoint(tmp_path / "student.ckpt")
         (tmp_path / "teacher.ckpt").unlink()
         again = ClipModule.load_from_checkpoint(tmp_path / "student.ckpt")
-        assert isinstance(again, DistillationModule) and again.teacher_dims == [24]
+        assert isinstance(again, DistillationModule) and again.distillation.teacher_dims == [24]
         assert torch.equal(again.encode_text(["a dog"]), module.eval().encode_text(["a dog"]))
 
     def test_what_bridges_widths_is_for_training_alone(self, tmp_path: Path, teacher: ClipModule) -> None:
@@ -229,20 +235,20 @@ class TestStored:
         live = student(teachers=[str(shards / "wide.ckpt"), str(shards / "other.ckpt")])
         stored = student()
         batch = batch_for(live, data)
-        expected, found = live.taught(batch), stored.taught(batch)
+        expected, found = live.distillation.taught(batch), stored.distillation.taught(batch)
         assert found.scales == pytest.approx(expected.scales)
         for mine, theirs in zip([*found.image, *found.text], [*expected.image, *expected.text], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-        losses = [module.compute_loss(module.encode(batch), batch)["loss"] for module in (live, stored)]
+        losses = [losses_of(module, batch)["loss"] for module in (live, stored)]
         torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
 
     def test_trains_with_workers_and_feature_distance(self, shards: Path) -> None:
         data = ClipDataModule(str(shards / "taught/train-*.tar"), local_batch_size=4, num_workers=1)
-        module = DistillationModule(IMAGE, TEXT, features=1.0, **SETTINGS)
+        module = DistillationModule(IMAGE, TEXT, features=1.0, **GIVEN)
         trainer = fit(module, shards, data=data)
-        assert module.teacher_dims == [24, 8] and "train/features" in trainer.callback_metrics
+        assert module.distillation.teacher_dims == [24, 8] and "train/distillation_features" in trainer.callback_metrics
         trainer.save_checkpoint(shards / "student.ckpt")
-        assert DistillationModule.load_from_checkpoint(shards / "student.ckpt").teachers == "stored"
+        assert DistillationModule.load_from_checkpoint(shards / "student.ckpt").distillation.teachers == "stored"
 
     def test_weights(self, shards: Path) -> None:
         data = ClipDataModule(str(shards / "taught/train-*.tar"), local_batch_size=8)
@@ -250,17 +256,17 @@ class TestStored:
         live = [{"source": str(shards / "wide.ckpt"), "weight": 3}, {"source": str(shards / "other.ckpt")}]
         modules = [student(teachers=teachers) for teachers in (weighted, live)]
         batch = batch_for(modules[1], data)
-        losses = [module.compute_loss(module.encode(batch), batch)["loss"] for module in modules]
+        losses = [losses_of(module, batch)["loss"] for module in modules]
         torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
-        assert modules[0].to_mapping()["teachers"] == weighted
+        assert modules[0].distillation.to_mapping()["teachers"] == weighted
         alike = student(teachers={"source": "stored", "weight": [1, 1, 1]})
         with pytest.raises(InputError, match="teachers has 3 weights, but the pairs have features of 2 teachers"):
-            alike.compute_loss(alike.encode(batch), batch)
+            losses_of(alike, batch)
 
     def test_widths_are_read_where_there_is_no_trainer(self, shards: Path) -> None:
-        module = DistillationModule(IMAGE, TEXT, features=1.0, **SETTINGS)
+        module = DistillationModule(IMAGE, TEXT, features=1.0, **GIVEN)
         module.read_data(ClipDataModule(str(shards / "taught/train-*.tar"), local_batch_size=4))
-        assert module.teacher_dims == [24, 8]
+        assert module.distillation.teacher_dims == [24, 8]
 
     def test_they_survive_packing_anew(self, shards: Path) -> None:
         given = ["--data", str(shards / "taught/train-*.tar"), "--output", str(shards / "again/train-%06d.tar")]
@@ -287,9 +293,9 @@ class TestStored:
         with pytest.raises(
             InputError, match="has no stored teacher features: write shards with them by lightning-clip data teach"
         ):
-            fit(DistillationModule(IMAGE, TEXT, features=1.0, **SETTINGS), tmp_path, data=scenes())
+            fit(DistillationModule(IMAGE, TEXT, features=1.0, **GIVEN), tmp_path, data=scenes())
         with pytest.raises(InputError, match="or another of its batch has no stored teacher features"):
-            fit(student(teacher_dims=[24]), tmp_path, data=scenes())
+            fit(student(), tmp_path, data=scenes())
 
     def test_features_of_other_teachers(self, shards: Path, teacher: ClipModule) -> None:
         """Fewer teachers, or another one of the same width, are not taken for those of the rest of the batch."""
@@ -321,16 +327,16 @@ class TestErrors:
             ),
             ({"teachers": {"source": "stored", "weight": [1, 0]}}, "stored teachers have a weight above 0 each"),
             ({"logits": 0.0}, "are weights of the loss: from 0, and one of them above it"),
-            ({"contrastive": -1.0}, "contrastive -1.0, logits 1.0 and features 0.0 are weights"),
+            ({"contrastive": -1.0}, "contrastive -1.0, logits 1.0, features 0.0 are weights"),
             ({"distance": "msr"}, "unknown distance 'msr': did you mean 'mse'"),
         ],
     )
     def test_settings(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
-            DistillationModule(IMAGE, TEXT, **SETTINGS, **arguments)
+            DistillationModule(IMAGE, TEXT, **GIVEN, **arguments)
 
     def test_no_model(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="teacher of type Linear cannot encode pictures and texts: give a checkpoint"):
+        with pytest.raises(InputError, match="teacher of type Linear cannot encode images and texts: give a checkpoint"):
             fit(student(teachers=nn.Linear(2, 2)), tmp_path, data=scenes())
         with pytest.raises(InputError, match="nowhere.ckpt"):
             fit(student(teachers=str(tmp_path / "nowhere.ckpt")), tmp_path, data=scenes())
@@ -341,12 +347,16 @@ class TestErrors:
         with pytest.raises(InputError, match=r"teacher 'ClipModule' cannot encode \(RuntimeError"):
             fit(student(teachers=broken), tmp_path, data=scenes())
         broken.model.text_projection = nn.Linear(32, 3)
-        with pytest.raises(InputError, match=r"gives \(1, 16\) for a picture and \(1, 3\) for a text: both must be \(1, D\)"):
+        with pytest.raises(InputError, match=r"gives \(1, 16\) for an image and \(1, 3\) for a text: both must be \(1, D\)"):
             fit(student(teachers=broken), tmp_path, data=scenes())
 
     def test_other_widths_than_before(self, tmp_path: Path, teacher: ClipModule) -> None:
         with pytest.raises(InputError, match=r"the teachers' widths are \[24\], but this student was made for \[12\]"):
-            fit(student(teachers=teacher, teacher_dims=[12]), tmp_path, data=scenes())
+            fit(
+                student(objective=[{"name": "pairs"}, {"name": "distillation", "teachers": teacher, "teacher_dims": [12]}]),
+                tmp_path,
+                data=scenes(),
+            )
 
     def test_unknown_distance(self) -> None:
         with pytest.raises(InputError, match="unknown distance 'l1'"):

@@ -77,7 +77,7 @@ def test_teaching(data_folder: Path, base_checkpoint: Path, tmp_path: Path, monk
     (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
     model = yaml.safe_load(shown)["model"]
     model["init_args"] |= {"image_encoder": IMAGE, "text_encoder": {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}}
-    model["init_args"] |= {"teachers": "teacher.ckpt", "optimizer": {"warmup_steps": 0}}
+    model["init_args"] |= {"teachers": "teacher.ckpt", "training": {"optimizer": {"warmup_steps": 0}}}
     trainer = {"logger": False, "num_sanity_val_steps": 0}
     (tmp_path / "student.yaml").write_text(
         yaml.safe_dump({"model": model, "data": {"local_batch_size": 3}, "trainer": trainer})
@@ -91,4 +91,4 @@ def test_stored_teacher_of_the_products(place: Path) -> None:
     for command in block(page, "stored"):
         more = [*SMALL, "--data.local_batch_size=3", "--data.num_workers=0"] if command[0] == "fit" else []
         assert main([os.path.expandvars(word) for word in command] + more) == 0, command
-    assert ClipModule.load_from_checkpoint(place / "runs/distill_fashion_small/last.ckpt").teachers == "stored"
+    assert ClipModule.load_from_checkpoint(place / "runs/distill_fashion_small/last.ckpt").distillation.teachers == "stored"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from small import IMAGE, small_trainer
-from tasks.labelled import NAMES, SETTINGS, fit, labelled_data, module_of
+from tasks.labelled import GIVEN, NAMES, fit, labelled_data, module_of
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
@@ -57,7 +57,7 @@ class TestCoop:
         """Bidirectional, with the vocabulary of byte-level pairs in which words begin with a space."""
         torch.manual_seed(0)
         tokenizer = train_tokenizer(["a photo of a red circle."] * 5, 300)
-        module = CoopModule(IMAGE, BERT, class_names=NAMES, context=WORDS, **{**SETTINGS, "tokenizer": tokenizer}).eval()
+        module = CoopModule(IMAGE, BERT, class_names=NAMES, context=WORDS, **{**GIVEN, "tokenizer": tokenizer}).eval()
         words = module.encode_text([f"{WORDS} {name}." for name in NAMES])
         torch.testing.assert_close(module.classifier().detach(), words.T, rtol=1e-5, atol=1e-6)
 
@@ -80,12 +80,12 @@ class TestCoop:
         assert changed(before, module) == {"model.classes.vectors", "model.classes.started"}
         trainer.save_checkpoint(tmp_path / "coop.ckpt")
         again = ClipModule.load_from_checkpoint(tmp_path / "coop.ckpt")
-        assert isinstance(again, CoopModule) and (again.context, again.class_position) == (3, class_position)
+        assert isinstance(again, CoopModule) and (again.classes.context, again.classes.class_position) == (3, class_position)
         assert torch.equal(again.score_classes(PICTURES), module.eval().score_classes(PICTURES))
 
     def test_gradient_reaches_the_vectors_of_each_class(self) -> None:
         module = module_of(CoopModule, class_names=NAMES, context=2, class_specific=True)
-        module.class_logits(torch.ones(1, 16))[0, 1].backward()
+        module.classes.class_logits(module.model, torch.ones(1, 16))[0, 1].backward()
         assert (module.model.classes.vectors.grad.norm(dim=(1, 2)) > 0).tolist() == [False, True, False]
 
     def test_the_ordinary_road_of_words_is_untouched(self) -> None:
@@ -129,8 +129,8 @@ class TestCoop:
             def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
                 return self.table(tokens)
 
-        with pytest.raises(InputError, match=r"Bag has no token_table\(\), which learned prompts need"):
-            CoopModule(IMAGE, Bag(), class_names=NAMES, **SETTINGS).configure_model()
+        with pytest.raises(InputError, match=r"Bag has no token_table\(\), which learned prompts and new tokens"):
+            CoopModule(IMAGE, Bag(), class_names=NAMES, **GIVEN).configure_model()
 
 
 class TestClipAdapter:
@@ -209,10 +209,10 @@ class TestTip:
         module.trainer = small_trainer(tmp_path)
         module.trainer.datamodule = labelled_data()
         found = module.eval()
-        found._started()
+        found.classes.fill(found.predictor, module.trainer.datamodule)
         found.model.classes.alpha.fill_(0.0)
         expected = found.model.scale() * found.encode_image(PICTURES) @ found.zero_shot_classifier(found.class_names)
-        torch.testing.assert_close(found.class_logits(found.encode_image(PICTURES)), expected)
+        torch.testing.assert_close(found.score_classes(PICTURES), expected)
 
     def test_what_is_validated_is_searched_for_these_keys(self, tmp_path: Path) -> None:
         """Not for those of the epoch before."""
@@ -222,7 +222,8 @@ class TestTip:
             def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
                 cache, words = module.model.classes, module.model.classes.words.T
                 keys, scale = normalize(cache.keys.detach(), dim=1), float(module.model.scale())
-                best = TipAdapter.searched(keys, cache.values, *module._features(module._source("val")), words, scale)
+                source = trainer.datamodule.source("val")
+                best = TipAdapter.searched(keys, cache.values, *module.classes.features(module.predictor, source), words, scale)
                 found.append((best.alpha, best.beta))
                 assert (float(cache.alpha), float(cache.beta)) == pytest.approx(found[-1])
 
@@ -234,12 +235,12 @@ class TestTip:
         adapt = {"image": {"lora": {"rank": 2}}, "store": "full"}
         module = module_of(TipAdapterModule, entries=16, adapt=adapt)
         fit(module, tmp_path)
-        assert module._val is None
+        assert module.classes._val is None
 
     def test_counts_the_training_data(self, tmp_path: Path) -> None:
-        module = TipAdapterModule(IMAGE, {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}, **SETTINGS)
+        module = TipAdapterModule(IMAGE, {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}, **GIVEN)
         fit(module, tmp_path, steps=1, data=labelled_data(shots=1))
-        assert module.entries == 8 and float(module.model.classes.beta) != 0
+        assert module.classes.entries == 8 and float(module.model.classes.beta) != 0
 
     def test_mistakes(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="alpha -1 must be >= 0 and beta 5.5 > 0"):
@@ -249,5 +250,5 @@ class TestTip:
         with pytest.raises(InputError, match="was made for 5 labelled images and finds 16 training images: fit it again"):
             fit(module_of(TipAdapterModule, entries=5), tmp_path)
         source = [Pair(Image.new("RGB", (32, 32)), ("a",), str(label), label) for label in range(3)]
-        with pytest.raises(InputError, match="image '2' has label 2, but TipAdapterModule learns 2 classes"):
+        with pytest.raises(InputError, match="image '2' has label 2, but 2 classes are learned"):
             fit(module_of(TipAdapterModule, entries=3, class_names=NAMES[:2]), tmp_path, data=ClipDataModule(source))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from reference import loops
 from small import IMAGE, TEXT, small_trainer
-from tasks.labelled import NAMES, SETTINGS, fit, labelled_data, module_of
+from tasks.labelled import GIVEN, NAMES, fit, labelled_data, module_of
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -32,6 +32,10 @@ def batch_of(label: list[int], tokens: Tensor) -> PairBatch:
     )
 
 
+def output_of(count: int) -> ClipOutput:
+    return ClipOutput({"image": torch.zeros(count, 16)}, torch.ones(1), rows={"logits": torch.zeros(count, 3)})
+
+
 class TestClassifier:
     def test_begins_as_the_zero_shot_classifier(self) -> None:
         module = module_of(ClassifierModule, class_names=NAMES, templates=["a {}", "the {}"]).eval()
@@ -44,7 +48,7 @@ class TestClassifier:
         trainer = small_trainer(tmp_path, max_steps=1, limit_val_batches=0)
         start = copy.deepcopy(module.eval())
         trainer.fit(module, data)
-        start.class_names = module.class_names
+        start.classes.class_names = module.class_names
         source = data.source("train")
         images = torch.stack([start.image_transform(False)(source[row].image) for row in range(16)])
         label = torch.tensor([source.label(row) for row in range(16)])
@@ -105,21 +109,21 @@ def class_folders(root: Path, names: Sequence[str] = ("ant", "bee", "cat")) -> s
 @pytest.mark.parametrize("kind", [ClassifierModule, FlypModule])
 def test_images_with_labels_need_no_captions(kind: type[ClipModule], tmp_path: Path) -> None:
     data = ClipDataModule(class_folders(tmp_path / "train"), class_folders(tmp_path / "val"), local_batch_size=3)
-    found = fit(kind(IMAGE, TEXT, **SETTINGS), tmp_path, data=data).callback_metrics
+    found = fit(kind(IMAGE, TEXT, **GIVEN), tmp_path, data=data).callback_metrics
     assert "train/loss" in found and ("val/classification/top1" in found) == (kind is ClassifierModule)
 
 
 class TestErrors:
     def test_no_names(self) -> None:
-        with pytest.raises(InputError, match="ClassifierModule has 0 class names and its training data knows no others"):
+        with pytest.raises(InputError, match="ClassifierHead has 0 class names and its training data knows no others"):
             module_of(ClassifierModule, class_names=None)
 
     @pytest.mark.parametrize(
         ("val", "names", "message"),
         [
-            (["ant", "cat"], None, r"the val data stand for 2 classes \(ant, cat\), but ClassifierModule learns 3 classes"),
-            (["ant", "bee", "cat"], ["cat", "bee", "ant"], r"the train data .* learns 3 classes \(cat, bee, ant\)"),
-            (["ant", "bee", "cat"], ["an ant", "a bee"], r"the train data .* learns 2 classes \(an ant, a bee\)"),
+            (["ant", "cat"], None, r"the val data stand for 2 classes \(ant, cat\), but 3 classes"),
+            (["ant", "bee", "cat"], ["cat", "bee", "ant"], r"the train data .* 3 classes \(cat, bee, ant\) are learned"),
+            (["ant", "bee", "cat"], ["an ant", "a bee"], r"the train data .* 2 classes \(an ant, a bee\) are learned"),
         ],
     )
     def test_labels_that_stand_for_other_classes(
@@ -128,23 +132,26 @@ class TestErrors:
         """A split that lacks a class counts the rest anew."""
         data = ClipDataModule(class_folders(tmp_path / "train"), class_folders(tmp_path / "val", val), local_batch_size=3)
         with pytest.raises(InputError, match=message):
-            fit(ClassifierModule(IMAGE, TEXT, **SETTINGS, class_names=names), tmp_path, data=data)
+            fit(ClassifierModule(IMAGE, TEXT, **GIVEN, class_names=names), tmp_path, data=data)
 
     def test_adapters_of_a_tower_that_is_not_read(self) -> None:
-        with pytest.raises(InputError, match=r"adapt.text.lora would never be learned: ClassifierModule reads words once"):
+        with pytest.raises(
+            InputError,
+            match=r"adapt.text.lora would never be learned: objective ClassifierHead runs the text tower only before",
+        ):
             module_of(ClassifierModule, adapt={"text": {"lora": {"rank": 2}}})
 
     def test_no_labels(self, tmp_path: Path) -> None:
         tokens = torch.ones(2, 8, dtype=torch.long)
         module = module_of(ClassifierModule, class_names=NAMES)
-        with pytest.raises(InputError, match="image 'key' has no label, but ClassifierModule learns 3 classes"):
-            module.compute_loss(ClipOutput(torch.zeros(2, 16), None, torch.ones(1)), batch_of([0, -1], tokens))
+        with pytest.raises(InputError, match="image 'key' has no label, but 3 classes are learned"):
+            module.compute_loss(output_of(2), batch_of([0, -1], tokens))
 
     def test_a_label_too_many(self) -> None:
         tokens = torch.ones(1, 8, dtype=torch.long)
         module = module_of(ClassifierModule, class_names=NAMES)
-        with pytest.raises(InputError, match="image 'key' has label 3, but ClassifierModule learns 3 classes"):
-            module.compute_loss(ClipOutput(torch.zeros(1, 16), None, torch.ones(1)), batch_of([3], tokens))
+        with pytest.raises(InputError, match="image 'key' has label 3, but 3 classes are learned"):
+            module.compute_loss(output_of(1), batch_of([3], tokens))
 
     def test_smoothing(self) -> None:
         with pytest.raises(InputError, match=r"label_smoothing 1.0 must be in \[0, 1\)"):
@@ -160,7 +167,7 @@ class TestFlyp:
         positives = [{0, 1, 5}, {0, 1, 5}, {2}, {3, 4}, {3, 4}, {0, 1, 5}]
         generator = torch.Generator().manual_seed(0)
         image, text = (normalize(torch.randn(6, 16, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
-        output = ClipOutput(image, text, torch.tensor([9.0], dtype=torch.float64))
+        output = ClipOutput({"image": image, "text": text}, torch.tensor([9.0], dtype=torch.float64))
         found = module.compute_loss(output, batch_of(label, tokens))["loss"]
         expected = loops.softmax_loss_with_positives(image.numpy(), text.numpy(), 9.0, positives)
         assert found.item() == pytest.approx(expected, rel=1e-12)
@@ -178,12 +185,12 @@ class TestFlyp:
         trainer = fit(module, tmp_path)
         trainer.save_checkpoint(tmp_path / "flyp.ckpt")
         again = ClipModule.load_from_checkpoint(tmp_path / "flyp.ckpt")
-        assert type(again) is FlypModule and again.loss.duplicates
+        assert type(again) is FlypModule and again.objective.loss.duplicates
         assert torch.equal(again.encode_image(PICTURES), module.eval().encode_image(PICTURES))
 
 
 def test_names_of_the_training_source(tmp_path: Path) -> None:
-    module = ClassifierModule(IMAGE, TEXT, **SETTINGS)
+    module = ClassifierModule(IMAGE, TEXT, **GIVEN)
     fit(module, tmp_path, steps=1, limit_val_batches=0)
     assert module.class_names == combination_names(held_out=True)
 

@@ -1,0 +1,144 @@
+"""What an objective has a say in beside the loss: which parameters learn, its parts before a run, its metrics after one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+
+from lightning_clip.adapt import AdaptSettings
+from lightning_clip.adapt.adaptation import NEVER_LEARNED
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.types import ClipOutput, PairBatch, Tokens
+from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.losses import ContrastiveLoss
+from lightning_clip.model.predictor import Predictor
+from lightning_clip.model.space import SharedSpace
+from lightning_clip.objectives import Objective
+
+__all__ = [
+    "check_adapters",
+    "check_finite",
+    "collators",
+    "data_of",
+    "encode_columns",
+    "freeze",
+    "log_measured",
+    "prepare",
+    "refresh",
+    "start",
+    "still",
+]
+
+
+class _Learns(Protocol):
+    """A LightningModule with an objective, as it is asked here."""
+
+    objective: Objective
+    tokenizer: Tokenizer
+
+    @property
+    def model(self) -> SharedSpace: ...
+
+    @property
+    def predictor(self) -> Predictor: ...
+
+    def read_data(self, data: Any) -> None: ...
+
+
+def data_of(module: Any) -> Any | None:
+    """The data module of the run, or None."""
+    return None if module._trainer is None else getattr(module.trainer, "datamodule", None)
+
+
+def freeze(model: SharedSpace, objective: Objective) -> None:
+    """Parameters that the objective does not learn have no gradient."""
+    learns = objective.learns()
+    frozen = [parameter for name, parameter in model.named_parameters() if not name.startswith(learns)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    if frozen:
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # of Lightning: here it is meant
+
+
+def still(model: SharedSpace, objective: Objective) -> None:
+    """Puts what the objective leaves frozen into evaluation mode, so that batch statistics and dropout are off, too.
+
+    Where adapters learn in a frozen tower, it is trained.
+    """
+    learns = objective.learns()
+    for name, part in model.named_children():
+        own = list(part.parameters())
+        if own and not f"{name}.".startswith(learns) and not any(parameter.requires_grad for parameter in own):
+            part.eval()
+
+
+def check_finite(objective: Objective, stop: bool) -> None:
+    """Losses refuse features that are not finite where that stops the run; elsewhere the guard looks at the loss."""
+    for part in objective.modules():
+        if isinstance(part, ContrastiveLoss):
+            part.check_finite = stop
+
+
+def collators(model: SharedSpace, columns: Collection[str]) -> dict[str, Callable[[list[Any]], Any] | None]:
+    """How a batch of raw values of each column is put together; None for images, texts and views."""
+    known = ("image", "text", *model.share)
+    return {
+        column: None if column in known else type(model.tower(column)).collate for column in model.columns if column in columns
+    }
+
+
+def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSettings) -> None:
+    """Refuses adapters and new words that would never get a gradient; the model is frozen by now.
+
+    Raises:
+        InputError: `adapt` adds to a tower that the objective does not run, or words to a frozen table.
+    """
+    for column, adapt in (("image", settings.image), ("text", settings.text)):
+        if adapt.lora is not None and column in model.columns and column not in objective.runs():
+            raise InputError(
+                f"adapt.{column}.lora would never be learned: objective {type(objective).__name__} runs the {column} tower "
+                "only before the first step. Omit it, or learn with FlypModule or CoopModule"
+            )
+    texts = list(model.tower("text").parameters()) if "text" in model.columns else []
+    if settings.text.new_tokens and texts and not any(parameter.requires_grad for parameter in texts):
+        raise InputError(NEVER_LEARNED)
+
+
+def prepare(module: Any) -> None:
+    """Lets a module take from the data what it is made of, as far as there is data by now."""
+    data = data_of(module)
+    if data is None:
+        module.objective.prepare(None, module.tokenizer)
+    else:
+        module.read_data(data)
+
+
+def encode_columns(module: _Learns, batch: PairBatch, columns: Collection[str]) -> ClipOutput:
+    """Features of some columns, as far as the batch has them."""
+    given = {column: batch.value(column) for column in columns}
+    image, text = given.pop("image", None), given.pop("text", None) or Tokens(None)
+    tokens_of = [column for column in module.objective.reads_tokens() if column in columns]
+    output: ClipOutput = module.model(image, *text, tokens_of=tokens_of, **given)
+    return output
+
+
+@torch.no_grad()
+def start(module: _Learns, split: str) -> None:
+    """The objective checks the data and fills its parts before a fit ("train") or an evaluation ("val", "test")."""
+    module.objective.start(module.predictor, data_of(module), split)
+
+
+@torch.no_grad()
+def refresh(module: _Learns) -> None:
+    """The objective brings up to date what depends on the weights."""
+    module.objective.refresh(module.predictor, data_of(module))
+
+
+def log_measured(module: LightningModule, objective: Objective, stage: str) -> None:
+    """Logs the objective's metrics of an evaluation as `stage/NAME`."""
+    for name, value in objective.measured().items():
+        module.log(f"{stage}/{name}", value, sync_dist=True)
