@@ -112,8 +112,8 @@ class Recipe:
     @classmethod
     def from_mapping(cls, value: Mapping[str, Any]) -> Recipe:
         """From plain settings, as `to_mapping` gives them; others than a recipe's are passed over."""
-        encoders = (value.get(f"{column}_encoder") for column in _DEFAULT_TOWERS)
-        return recipe_of(*encoders, value["towers"], value["embed_dim"], value["objective"], value["tokenizer"])
+        image, text = value.get("image_encoder"), value.get("text_encoder")
+        return recipe_of(image, text, value["towers"], value["embed_dim"], value["objective"], value["tokenizer"])
 
     def to_mapping(self, space: SharedSpace | None = None) -> dict[str, Any]:
         """Arguments of `ClipModule` in names and plain settings; live towers are noted by class.
