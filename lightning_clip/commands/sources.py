@@ -82,13 +82,14 @@ def _assignments(given: list[str], flag: str) -> dict[str, str]:
 
 
 def _value(text: str) -> Any:
-    """A setting's value as a recipe would have it: numbers are numbers."""
+    """A setting's value as a recipe would have it: numbers, true, null, lists and mappings; everything else is text."""
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    return value if value is None or isinstance(value, int | float | list | dict) else text
 
 
 def _positive(text: str) -> int:

@@ -15,6 +15,7 @@ from lightning_clip.data import PairSource, pair_sources
 from lightning_clip.encoders import ImageEncoder, image_encoders
 from lightning_clip.evaluation.protocols import Protocol, Result, Subject, protocols
 from lightning_clip.export.formats import Format, formats
+from lightning_clip.export.interface import Exportable
 from lightning_clip.losses import ContrastiveLoss, losses
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
@@ -79,13 +80,13 @@ class Spread(Protocol):
 class Parts(Format):
     title, usage = "Parts", "torch.load('{folder}/parts.pt')"
 
-    def reason(self, module: ClipModule) -> str | None:
+    def reason(self, module: Exportable) -> str | None:
         return None
 
-    def write(self, module: ClipModule, folder: Path) -> None:
+    def write(self, module: Exportable, folder: Path) -> None:
         torch.save({"arguments": module.to_mapping(), "weights": module.state_dict()}, folder / "parts.pt")
 
-    def features(self, module: ClipModule, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         content = torch.load(folder / "parts.pt", weights_only=True)
         again = ClipModule(**content["arguments"])
         again.load_state_dict(content["weights"])
