@@ -10,10 +10,11 @@ from typing import Any
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.plugins import listed_imports, load_installed, load_plugin, require_plugins
 
-__all__ = ["IMPORT_HELP", "add_import_argument", "import_plugins", "recipes_of", "with_plugins"]
+__all__ = ["CONFIG_FLAGS", "IMPORT_HELP", "add_import_argument", "import_plugins", "recipes_of", "with_plugins"]
 
 IMPORT_HELP = "a module of yours that registers towers, losses, sources, ...: my_package or my_file.py; may be repeated"
-_FLAG, _CONFIG, _HELP = "--import", ("--config", "-c"), ("--help", "-h", "--help-all")
+CONFIG_FLAGS = ("--config", "-c")
+_FLAG, _HELP = "--import", ("--help", "-h", "--help-all")
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +47,9 @@ def with_plugins(arguments: Sequence[str], obeys_recipes: bool) -> list[str]:
         InputError: a plug-in or a recipe that is not there, a plug-in that fails on import, or one that has to be imported by
             `--import` first.
     """
-    if any(argument in _HELP for argument in arguments):
-        return [argument for argument in arguments if not argument.startswith(f"{_FLAG}=")]
     given, others = _taken(arguments)
+    if any(argument in _HELP for argument in others):
+        return others
     loaded = import_plugins(given)
     for path in recipes_of(others):
         asked, where = _imports_of(path), f"recipe {str(path)!r}"
@@ -70,7 +71,7 @@ def recipes_of(arguments: Sequence[str]) -> Iterator[Path]:
     following = [*arguments[1:], ""]
     for argument, value in zip(arguments, following, strict=True):
         flag, sign, joined = argument.partition("=")
-        if flag in _CONFIG and (sign or value):
+        if flag in CONFIG_FLAGS and (sign or value):
             yield existing_path(joined if sign else value, "recipe")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_clip.callbacks import SaveOnSignal, WriteFeatures
 from lightning_clip.commands.batch_size import find_batch_size
+from lightning_clip.commands.deep_settings import with_deep_settings
 from lightning_clip.commands.imports import IMPORT_HELP, with_plugins
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.core.errors import InputError, existing_path
@@ -49,10 +49,11 @@ class ClipCLI(LightningCLI):
     trains = True
 
     def __init__(self, arguments: Sequence[str]) -> None:
+        given = with_plugins(arguments, obeys_recipes=self.trains and arguments[0] == "fit")
         super().__init__(
             ClipModule,
             ClipDataModule,
-            args=with_plugins(arguments, obeys_recipes=self.trains and arguments[0] == "fit"),
+            args=with_deep_settings(given, ClipModule, ClipDataModule),
             subclass_mode_model=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
@@ -72,14 +73,9 @@ class ClipCLI(LightningCLI):
         parser.add_argument("--help-all", action=FullHelp, help="Show every option, the Trainer's included, and exit.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        for argument in args:
-            key = re.sub(r"^--(model|data)\.(init_args\.)?", "", argument.partition("=")[0])
-            if argument.startswith(("--model.", "--data.")) and key.count(".") > 1:
-                # jsonargparse would drop the mapping's other keys without a word.
-                raise InputError(f"{argument!r} reaches more than one level into a mapping: set the mapping in a YAML file")
         for flag, path in pairwise(args):
-            if flag in ("--config", "-c", "--ckpt_path") and path not in ("last", "best", "hpc", "registry", "null"):
-                existing_path(path, "checkpoint" if flag == "--ckpt_path" else "recipe")
+            if flag == "--ckpt_path" and path not in ("last", "best", "hpc", "registry", "null"):
+                existing_path(path, "checkpoint")
         try:
             self.config = parser.parse_args(args)
         except OmegaConfBaseException as error:
