@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -175,7 +176,7 @@ def _relative(value: Any, place: Sequence[str]) -> Any:
         target = match[1].split(".")
         if target[0] == "model" and target[1:2] not in ([_INNER], ["class_path"]):
             target.insert(1, _INNER)
-        shared = next((depth for depth, (a, b) in enumerate(zip(place, target, strict=False)) if a != b), 0)
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(place, target, strict=False))))
         return "${" + "." * max(1, len(place) - shared) + ".".join(target[shared:]) + "}"
 
     return _REFERENCE.sub(seen_from_here, value)

@@ -167,7 +167,7 @@ class TestMistakes:
         [
             (("fit", "--config", "recipes.yaml"), "recipe 'recipes.yaml' does not exist.*did you mean 'recipe.yaml'"),
             (("fit", "--config", "recipe.yaml", "--model.embed_dims=3"), "embed_dims.*did you mean.*embed_dim"),
-            (("fit", "--config", "recipe.yaml", "--model.objective=sofmax"), "unknown loss 'sofmax': did you mean 'softmax'"),
+            (("fit", "--config", "recipe.yaml", "--model.objective=sofmax"), "unknown objective 'sofmax'"),
             (
                 ("fit", "--config", "recipe.yaml", "--model.objective={name: softmax, max_scale: big}"),
                 "loss 'softmax'.max_scale 'big' must be a number",
@@ -180,11 +180,11 @@ class TestMistakes:
             (("fit", "--config", "recipe.yaml", "--model.tokenizer=klip"), "unknown tokenizer 'klip': did you mean 'clip'"),
             (
                 ("fit", "--config", "recipe.yaml", "--model.training.optimizer=adamw"),
-                "optimizer: Expected a .*dict.* .given: adamw",
+                "optimizer 'adamw' must be a mapping of settings",
             ),
             (
                 ("fit", "--config", "recipe.yaml", "--model.training.micro_batch_size=four"),
-                "micro_batch_size: Expected a .*int",
+                "micro_batch_size four must be at least 1, or None",
             ),
             (("fit", "--config", "recipe.yaml", "--data.train=nowhere"), "data .*'nowhere' does not exist"),
             (("fit", "--config", "recipe.yaml", "--data.local_batch_size=50"), "needs 50 samples, but the data has 40"),
@@ -192,8 +192,11 @@ class TestMistakes:
                 ("fit", "--config", "recipe.yaml", "--model.training.optimizer.warmup_steps=9"),
                 "warmup_steps 9 is not shorter",
             ),
-            (("fit", "--config", "recipe.yaml", "--model.projection=none"), "embed_dim 16 does not match .* output_dim 32"),
-            (("fit", "--config", "recipe.yaml", "--model.image_encoder.a.b=1"), "reaches more than one level into a mapping"),
+            (
+                ("fit", "--config", "recipe.yaml", "--model.towers.image.projection=none"),
+                "embed_dim 16 does not match .* output_dim 32",
+            ),
+            (("fit", "--config", "recipe.yaml", "--model.image_encoder.name.b=1"), "name, which is 'vit_tiny.* and no mapping"),
             (("test", "--config", "recipe.yaml", "--ckpt_path", "lost.ckpt"), "checkpoint 'lost.ckpt' does not exist"),
             (
                 (
