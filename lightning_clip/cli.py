@@ -1,4 +1,4 @@
-"""`lightning-clip COMMAND ...`: arguments arrive, a command runs; nothing heavy is imported before one does."""
+"""`lightning-clip COMMAND ...`: the commands; nothing heavy is imported before one runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COMMANDS = {
     "interpolate": ("weights between a model and its fine-tuned form (WiSE-FT)", "weights", "interpolate"),
     "soup": ("average fine-tuned models into one", "weights", "soup"),
     "checkpoint consolidate": ("make one file of a checkpoint that ranks wrote in parts", "checkpoint", "consolidate"),
-    "checkpoint merge": ("write whole weights from a checkpoint with adapters (LoRA) or new tokens", "checkpoint", "merge"),
+    "checkpoint merge": ("add adapters (LoRA) or new tokens to the weights of a checkpoint", "checkpoint", "merge"),
     "data pack": ("write shards from a folder, a table or other shards", "pack", ""),
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
     "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),

@@ -1,4 +1,4 @@
-"""`lightning-clip fit ... --find-batch-size`: a model and its data arrive, the largest batch that fits leaves.
+"""`lightning-clip fit ... --find-batch-size`: the largest batch that fits into memory.
 
 Lightning's own finder builds loaders of every size it tries, which fails above the data's size, and knows nothing of
 micro-batches: here one batch of real pairs is repeated to the size in question and trained on once.

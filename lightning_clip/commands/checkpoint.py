@@ -1,4 +1,4 @@
-"""`lightning-clip checkpoint consolidate|merge`: a checkpoint in parts or with adapters arrives, one ordinary .ckpt leaves."""
+"""`lightning-clip checkpoint consolidate|merge`: one ordinary .ckpt of one in parts or with adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_consolidate_arguments", "add_merge_arguments", "run_consolidate"
 def add_consolidate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("folder", help="written by clip_fsdp2 with sharded_checkpoint, or by clip_deepspeed")
-    parser.add_argument("--output", required=True, help="the .ckpt file to write; one that is there is never replaced")
+    parser.add_argument("--output", required=True, help="the .ckpt file to write; an existing one is never replaced")
 
 
 def run_consolidate(arguments: argparse.Namespace) -> None:
@@ -40,14 +40,14 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", help="a .ckpt of a run with adapters (adapt.image.lora, adapt.text.lora), new tokens or store: trained"
     )
-    parser.add_argument("output", help="the .ckpt file to write; one that is there is never replaced")
+    parser.add_argument("output", help="the .ckpt file to write; an existing one is never replaced")
     parser.add_argument(
         "--pretrained", help="the weights that the run began with, where the checkpoint does not know their name"
     )
 
 
 def run_merge(arguments: argparse.Namespace) -> None:
-    """Adds adapters, new tokens and what was left out to the weights: the file of an ordinary training, no optimizer.
+    """Adds adapters, new tokens and omitted weights to the others: the file of an ordinary training, no optimizer.
 
     Raises:
         InputError: an output that exists or has no folder, a checkpoint that cannot be read or is whole.

@@ -1,4 +1,4 @@
-"""`lightning-clip classify`: pictures and labels arrive, a table of probabilities leaves."""
+"""`lightning-clip classify`: probabilities of labels for pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lightning-clip data curate`: a YAML file arrives; a report, a list of what stays, and shards leave."""
+"""`lightning-clip data curate`: filtered, deduplicated and balanced pairs, with a report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--config", help="YAML file with data, output, filters, duplicates, best_scores, balance")
     parser.set_defaults(overrides=[])
-    parser.epilog = "Any setting of the file may be given or overruled as --KEY=VALUE, such as --balance.most=500"
+    parser.epilog = "Any setting of the file may be given or overridden as --KEY=VALUE, such as --balance.most=500"
     add_workers_argument(parser)
     parser.add_argument(
         "--ray",
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     workers = arguments.workers
     executor = Processes(workers) if arguments.ray is None else OnRay(arguments.ray or None, workers if workers > 1 else None)
     result = curate(settings, executor)
-    table = Table("step", "pairs dropped", "share", "left", title=f"{len(result.kept):,} of {len(result.reason):,} pairs stay")
+    table = Table("step", "pairs dropped", "share", "left", title=f"{len(result.kept):,} of {len(result.reason):,} pairs kept")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in summary_rows(result):

@@ -1,4 +1,4 @@
-"""`lightning-clip evaluate`: weights and a suite arrive, a table in the terminal and a report leave."""
+"""`lightning-clip evaluate`: a suite's figures of models, in the terminal and as a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lightning-clip export`: a checkpoint or published weights arrive, a folder that another library reads leaves."""
+"""`lightning-clip export`: a model as a folder that another library reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", required=True, help="huggingface, onnx, open_clip, safetensors, torch-export or one of a module of yours"
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="to be made; one that is there is never replaced")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="to create; an existing one is never replaced")
     parser.add_argument(
         "--towers",
         action="store_true",

@@ -1,4 +1,4 @@
-"""`lightning-clip data inspect`: a source arrives, counts and a contact sheet leave."""
+"""`lightning-clip data inspect`: counts and a contact sheet of a source."""
 
 from __future__ import annotations
 

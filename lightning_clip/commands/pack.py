@@ -1,4 +1,4 @@
-"""`lightning-clip data pack`: a source arrives, shards leave."""
+"""`lightning-clip data pack`: shards of a source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes shards and says what was left out and why."""
+    """Writes shards and says what was dropped and why."""
     from rich.console import Console
     from rich.table import Table
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{summary.shards[0]} to {summary.shards[-1]}"
     )
     if summary.dropped:
-        table = Table("left out", "pairs", title="each is named in the _stats.json beside its shard")
+        table = Table("dropped", "pairs", title="each is named in the _stats.json beside its shard")
         for reason, count in summary.dropped.most_common():
             table.add_row(reason, f"{count:,}")
         Console().print(table)

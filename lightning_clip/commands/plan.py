@@ -1,4 +1,4 @@
-"""`lightning-clip plan`: a recipe and machines arrive, what the run will cost leaves, before anything is spent."""
+"""`lightning-clip plan`: time and memory of a run, before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lightning-clip prompts show` and `search`: a name or a model and a set arrive, templates leave."""
+"""`lightning-clip prompts show` and `search`: templates of a set, and those that suit a set of images."""
 
 from __future__ import annotations
 
@@ -107,8 +107,10 @@ def _split(subject: CachedSubject, split: str | None) -> Features:
     if split is None:
         split = "val" if subject.dataset.val is not None else "train"
         if split == "train" and subject.dataset.train is None:
-            raise InputError(f"{subject.name} has no val and no train split to choose on: give one, or --split test, knowing "
-                             "that the accuracy is then of no use")  # fmt: skip
+            raise InputError(
+                f"{subject.name} has no val and no train split to choose on: give one, or --split test, whose accuracy "
+                "then says nothing"
+            )
     return subject.features(split)
 
 

@@ -1,4 +1,4 @@
-"""A recipe without its run: YAML files and overrides arrive, the unbuilt module and data and the Trainer's settings leave."""
+"""A recipe without its run: module and data, not built, and the Trainer's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lightning-clip data teach`: pairs and teachers arrive, shards with the teachers' features beside the pairs leave."""
+"""`lightning-clip data teach`: shards with the teachers' features beside the pairs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Asks each teacher for all images, in the evaluation transform, and all captions; then packs."""
+    """Precomputes each teacher's features of all images, in the evaluation transform, and all captions; then packs."""
     import torch
 
     from lightning_clip.commands.train import quiet
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     taught = TaughtSource(source, images, texts, [teacher.scale for teacher in teachers], getattr(torch, arguments.dtype))
     summary = pack_shards(taught, arguments.output, arguments.pairs_per_shard)
     names = ", ".join(teacher.name for teacher in teachers)
-    dropped = f", left out: {dict(summary.dropped)}" if summary.dropped else ""
+    dropped = f", dropped: {dict(summary.dropped)}" if summary.dropped else ""
     print(
         f"wrote {summary.pairs} pairs ({summary.bytes / 1e6:.1f} MB) with the features of {names} to {len(summary.shards)} "
         f"shards, {summary.shards[0]} to {summary.shards[-1]}{dropped}"

@@ -1,4 +1,4 @@
-"""`lightning-clip tokenizer train`: captions in any language arrive, a tokenizer file leaves."""
+"""`lightning-clip tokenizer train`: a vocabulary from captions in any language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lightning-clip fit|validate|test|predict`: recipes arrive, LightningCLI builds a ClipModule and its data and runs them."""
+"""`lightning-clip fit|validate|test|predict`: LightningCLI over a `ClipModule` and its data."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ClipCLI(LightningCLI):
         except ValueError as error:  # jsonargparse wraps what a constructor raised
             cause = _constructor_error(error)
             if cause is error:
-                if "`fsdp`" in str(error):  # the Trainer itself refuses it on a CPU, before a module can
+                if "`fsdp`" in str(error):  # the Trainer itself rejects it on a CPU, before a module can
                     raise InputError("strategy 'fsdp' is not for two towers: use 'clip_fsdp2', on CPUs too") from None
                 raise
             raise cause from None
@@ -161,6 +161,6 @@ def quiet() -> None:
         "treespec, LeafSpec",
         "exists and is not empty",
         "smaller than the logging interval",
-        r"module\(s\) in eval mode at the start of training",  # towers that rest are so on purpose
+        r"module\(s\) in eval mode at the start of training",  # frozen towers are so on purpose
     ):
         warnings.filterwarnings("ignore", f".*{message}")

@@ -85,23 +85,14 @@ class TrainerParser(LightningArgumentParser):
 
     def _explain(self, message: str) -> str:
         """Takes the cause out of jsonargparse's listing of a union's types, and names the nearest key."""
-        union = re.search(r"\A(Parser key [^\n]*:)\n.*?Errors:\n(.*)\n\s*Given value type:", message, re.S)
-        if union:
-            causes = [cause for cause in re.split(r"(?:\A|\n)  +- ", union[2]) if cause.strip() and "NoneType" not in cause]
-            listed = "; or ".join(cause.strip() for cause in causes)
-            inner = [key for key in re.findall(r'Parser key "([\w.]+)"', union[2]) if key not in listed]
-            given = re.search(r"Given value: (.*)", message)
-            said = f" (given: {given[1]})" if inner and given else ""
-            message = f"{' '.join([union[1], *(f'{key}:' for key in inner)])} {listed}{said}"
+        message = _cause_of_union(message)
         if re.search(r"arguments are required: \w+\.model$", message):
-            message = "no model: give a recipe, --config RECIPE.yaml (recipes/ has examples), or at least --model=ClipModule"
-        unknown = re.search(r"does not accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)
-        if unknown:
+            return "no model: give a recipe, --config RECIPE.yaml (recipes/ has examples), or at least --model=ClipModule"
+        if unknown := re.search(r"does not accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)", message):
             key = unknown[1] or unknown[2]
             known = self._options_of(key.rpartition(".")[0])
             message += f" ({nearest(key, known)})" if known else ""
-        refused = re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message)
-        if refused:
+        if refused := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
             message += f" ({nearest(refused[2], _arguments_of(refused[1]))})"
         return message
 
@@ -113,6 +104,19 @@ class TrainerParser(LightningArgumentParser):
             for action in parser._actions
             if action.dest.rpartition(".")[0] == section and not action.dest.endswith("help")
         }
+
+
+def _cause_of_union(message: str) -> str:
+    """Of the errors of a union's types those that are not about null, in one line with the key."""
+    union = re.search(r"\A(Parser key [^\n]*:)\n.*?Errors:\n(.*)\n\s*Given value type:", message, re.S)
+    if not union:
+        return message
+    causes = [cause for cause in re.split(r"(?:\A|\n)  +- ", union[2]) if cause.strip() and "NoneType" not in cause]
+    listed = "; or ".join(cause.strip() for cause in causes)
+    inner = [key for key in re.findall(r'Parser key "([\w.]+)"', union[2]) if key not in listed]
+    given = re.search(r"Given value: (.*)", message)
+    said = f" (given: {given[1]})" if inner and given else ""
+    return f"{' '.join([union[1], *(f'{key}:' for key in inner)])} {listed}{said}"
 
 
 def _arguments_of(class_path: str) -> set[str]:

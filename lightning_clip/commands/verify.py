@@ -1,4 +1,4 @@
-"""`lightning-clip data verify`: a source arrives, a list of everything that cannot be used leaves."""
+"""`lightning-clip data verify`: a list of everything in a source that cannot be used."""
 
 from __future__ import annotations
 

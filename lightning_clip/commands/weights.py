@@ -1,4 +1,4 @@
-"""`lightning-clip interpolate|soup`: checkpoints arrive, a checkpoint of mixed weights, a table and a curve leave."""
+"""`lightning-clip interpolate|soup`: weights mixed from several checkpoints, with a table and a curve."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", help="YAML file with sets, labelled or of pairs, as for evaluate")
     parser.add_argument("--choose-on", metavar="SET", help="the set of the suite by which is chosen; no test set")
     parser.add_argument(
-        "--recalibrate", metavar="SET", help="measure batch normalisation's statistics anew on this set's images"
+        "--recalibrate", metavar="SET", help="re-estimate batch normalisation's statistics on this set's images"
     )
-    parser.add_argument("--output", required=True, help="the .ckpt file to write; one that is there is never replaced")
+    parser.add_argument("--output", required=True, help="the .ckpt file to write; an existing one is never replaced")
     parser.add_argument("--num-workers", type=int, default=0, help="loader processes (default: %(default)s)")
 
 
@@ -154,7 +154,7 @@ def _scorer(arguments: argparse.Namespace) -> Callable[[ClipModule, EvaluationSe
 def _preparation(
     arguments: argparse.Namespace, sets: dict[str, EvaluationSet], module: ClipModule
 ) -> Callable[[ClipModule], None]:
-    """Measures batch statistics anew where that was asked for; says where it should have been."""
+    """Re-estimates batch statistics where that was asked for; says where it should have been."""
     from lightning_clip.merging.model_score import batch_norms, choose_set, recalibrate
 
     if arguments.recalibrate is not None:
@@ -162,7 +162,7 @@ def _preparation(
     if layers := batch_norms(module):
         print(
             f"{len(layers)} layers of batch normalisation: averaged statistics are not those of averaged weights, "
-            "--recalibrate SET measures them anew"
+            "--recalibrate SET re-estimates them"
         )
     return lambda module: None
 

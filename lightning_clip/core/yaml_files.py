@@ -18,7 +18,7 @@ def read_mapping(path: str | Path | None, what: str, overrides: Sequence[str] = 
     Args:
         path: of the file; None for the overrides alone.
         what: it is, for messages ("suite").
-        overrides: such as "balance.most=500", which go before the file's.
+        overrides: such as "balance.most=500", which override the file's.
 
     Raises:
         InputError: no such file, no YAML, no mapping, a reference to nothing, or a plug-in that `--import` has to name.

@@ -67,7 +67,7 @@ class Suite:
 
         Args:
             path: of the file.
-            changes: settings that go before the file's.
+            changes: settings that override the file's.
 
         Raises:
             InputError: no such file, no YAML, a setting that does not exist, or a plug-in that `--import` has to name.

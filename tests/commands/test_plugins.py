@@ -140,7 +140,7 @@ class TestEveryKind:
         (folder / "curate.yaml").write_text(yaml.safe_dump(settings))
         assert main(["data", "curate", "--config", "curate.yaml", "--import", "mine.py"]) == 0
         printed = capsys.readouterr().out
-        assert "brighter than I like" in printed and "12 of 24 pairs stay" in printed
+        assert "brighter than I like" in printed and "12 of 24 pairs kept" in printed
 
     def test_export_format(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = (checkpoint(folder), "--format", "parts_of_mine", "--output", "exported", "--import", "mine.py")
@@ -329,11 +329,9 @@ class TestMistakes:
 
 class TestCheckpoints:
     def test_one_whose_plugin_is_missing(self, folder: Path, refused: Refused) -> None:
-        content = torch.load(checkpoint(folder), weights_only=True)
-        content[PLUGINS_KEY] = ["mine.py"]
-        torch.save(content, folder / "noted.ckpt")
-        line = refused("export", "noted.ckpt", "--format", "safetensors", "--output", "nothing")
-        assert "checkpoint 'noted.ckpt' needs loss 'distance_of_mine' of a plug-in that is not imported" in line
+        assert torch.load(checkpoint(folder), weights_only=True)[PLUGINS_KEY] == ["mine.py"]
+        line = refused("export", "run/last.ckpt", "--format", "safetensors", "--output", "nothing")
+        assert "checkpoint 'run/last.ckpt' needs loss 'distance_of_mine' of a plug-in that is not imported" in line
         assert line.endswith("add --import mine.py (in Python: import it first)")
 
     def test_one_of_a_class_in_a_plugin(self, empty: Path, refused: Refused) -> None:

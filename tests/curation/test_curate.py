@@ -199,7 +199,7 @@ class TestCommand:
         )
         command = ["data", "curate", "--config", str(config), "--balance.entries={min_count: 2, min_pmi: 0}", "--workers", "2"]
         assert main(command) == 0
-        assert "pairs stay" in capsys.readouterr().out and (tmp_path / "out/report.html").exists()
+        assert "pairs kept" in capsys.readouterr().out and (tmp_path / "out/report.html").exists()
         assert main([*command, "--unit=3"]) == 0
         assert main(command) == 0 and "1 of 1 units had been looked at before" in capsys.readouterr().out
 
