@@ -97,15 +97,15 @@ def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSett
     Raises:
         InputError: `adapt` adds to a tower that the objective does not run, or words to a frozen table.
     """
+    texts = list(model.tower("text").parameters()) if "text" in model.columns else []
+    if settings.text.new_tokens and texts and not any(parameter.requires_grad for parameter in texts):
+        raise InputError(NEVER_LEARNED)
     for column, adapt in (("image", settings.image), ("text", settings.text)):
         if adapt.lora is not None and column in model.columns and column not in objective.runs():
             raise InputError(
                 f"adapt.{column}.lora would never be learned: objective {type(objective).__name__} runs the {column} tower "
                 "only before the first step. Omit it, or learn with FlypModule or CoopModule"
             )
-    texts = list(model.tower("text").parameters()) if "text" in model.columns else []
-    if settings.text.new_tokens and texts and not any(parameter.requires_grad for parameter in texts):
-        raise InputError(NEVER_LEARNED)
 
 
 def prepare(module: Any) -> None:

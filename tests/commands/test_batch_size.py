@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from small import IMAGE, TEXT, small_data, small_module, small_trainer
-from tasks.labelled import SETTINGS, labelled_data
+from tasks.labelled import GIVEN, labelled_data
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch
 from lightning_clip.commands.batch_size import find_batch_size, largest_that_fits
@@ -96,6 +96,6 @@ trainer: {{max_epochs: 2, accelerator: cpu, devices: 1, logger: false, default_r
 
 
 def test_classes_are_those_of_the_data(tmp_path: Path) -> None:
-    module = ClassifierModule(IMAGE, TEXT, **SETTINGS)
+    module = ClassifierModule(IMAGE, TEXT, **GIVEN)
     assert find_batch_size(small_trainer(tmp_path), module, labelled_data(shots=4)) == 32
     assert module.class_names == combination_names(held_out=True)
