@@ -1,8 +1,9 @@
-"""`lightning-clip export`: a model as a folder that another library reads."""
+"""`lightning-clip export`: a checkpoint or published weights as a folder that another library reads."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 __all__ = ["add_arguments", "run"]
 
@@ -46,6 +47,14 @@ def run(arguments: argparse.Namespace) -> None:
     done = export(module, arguments.format, arguments.output, known, towers=arguments.towers)
     size = sum(file.stat().st_size for file in done.folder.rglob("*") if file.is_file())
     print(f"wrote {done.folder} ({size / 1e6:,.1f} MB), with a model card in README.md")
-    print(f"read back: images differ by at most {done.image_difference:.1e}, texts by {done.text_difference:.1e}")
+    print(f"read back: {_differences(done.differences)}")
     if arguments.push_to_hub:
         print(f"uploaded to {push_to_hub(done.folder, arguments.push_to_hub)}")
+
+
+def _differences(found: Mapping[str, float]) -> str:
+    """In words, column by column."""
+    named = {"image": "images", "text": "texts"}
+    columns = sorted(found, key=lambda column: (column not in named, column))
+    words = [f"{named.get(column, f'weights of {column}')}{{}} by {{}}{found[column]:.1e}" for column in columns]
+    return ", ".join([words[0].format(" differ", "at most "), *(word.format("", "") for word in words[1:])])

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_clip.core.errors import InputError, existing_path
-from lightning_clip.encoders import Tower
+from lightning_clip.encoders import ImageEncoder, Tower
 from lightning_clip.export.interface import Exportable
 from lightning_clip.planning.formatting import accelerator_time
 from lightning_clip.weights.files import read_file
@@ -128,10 +128,8 @@ def _text(path: Path, what: str) -> str:
 
 
 def _what(module: Exportable, run: Run) -> str:
-    reads = {"image": f", {module.image_size} x {module.image_size} pixels" if "image" in module.model.columns else ""}
-    reads |= {"text": f", up to {module.tokenizer.context_length} tokens"}
     rows = {
-        **{f"{column} tower": _tower(module.model.tower(column)) + reads.get(column, "") for column in module.model.columns},
+        **{f"{column} tower": _tower(module, column) for column in module.model.columns},
         "shared width": str(module.embed_dim),
         "objective": type(module.objective).__name__,
         "weights from": run.source,
@@ -141,9 +139,15 @@ def _what(module: Exportable, run: Run) -> str:
     return f"Towers that put {columns} into one space, written by lightning_clip.\n\n| | |\n|---|---|\n{lines}"
 
 
-def _tower(tower: Tower) -> str:
+def _tower(module: Exportable, column: str) -> str:
+    tower: Tower = module.model.tower(column)
     count = sum(value.numel() for value in tower.parameters())
-    return f"{tower.architecture or type(tower).__name__}, {count:,} parameters"
+    reads = ""
+    if column == "text":
+        reads = f", up to {module.tokenizer.context_length} tokens"
+    elif isinstance(tower, ImageEncoder):
+        reads = f", {tower.image_size} x {tower.image_size} pixels"
+    return f"{tower.architecture or type(tower).__name__}, {count:,} parameters{reads}"
 
 
 def _data(run: Run) -> str:

@@ -6,17 +6,19 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
 from lightning_clip.export.card import Run, model_card
-from lightning_clip.export.formats import formats, refusal
+from lightning_clip.export.formats import Format, formats, refusal
 from lightning_clip.export.interface import Exportable
 from lightning_clip.merging.merged import whole
+from lightning_clip.model.predictor import evaluating
 from lightning_clip.weights.own import parts_of
 
 __all__ = ["Exported", "export", "push_to_hub"]
@@ -39,20 +41,29 @@ class Exported:
 
     Attributes:
         folder: its place.
-        image_difference: largest absolute difference of unit image features between the module and the format's library.
-        text_difference: likewise of text features.
+        differences: by column, the largest absolute difference between the module and what the format's library reads: of unit
+            features of images and texts, of weights where a tower reads something else.
     """
 
     folder: Path
-    image_difference: float
-    text_difference: float
+    differences: dict[str, float]
+
+    @property
+    def image_difference(self) -> float:
+        """Of unit image features."""
+        return self.differences["image"]
+
+    @property
+    def text_difference(self) -> float:
+        """Of unit text features."""
+        return self.differences["text"]
 
 
 def export(module: Exportable, format: str, output: str | Path, run: Run | None = None, *, towers: bool = False) -> Exported:
     """Writes a module in a format of another library, reads it back with that library and compares.
 
     Args:
-        module: with weights.
+        module: a `ClipModule` with weights.
         format: "safetensors", "huggingface", "open_clip", "onnx" or "torch-export".
         output: folder to make; it appears under its name only when it is complete.
         run: for the model card.
@@ -68,13 +79,14 @@ def export(module: Exportable, format: str, output: str | Path, run: Run | None 
         raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
-    module = whole(module)  # type: ignore[type-var]  # of a live module that has merged parts
-    with _without(module, list(module.model.parts()) if towers else module.training_parts):
-        return _exported(module, format, target, run or Run("a live module"))
+    made: Any = module
+    made = whole(made)
+    with _without(made.model, list(made.model.parts()) if towers else made.training_parts):
+        return _exported(made, format, target, run or Run("a live module"))
 
 
 def _exported(module: Exportable, format: str, target: Path, run: Run) -> Exported:
-    writer = formats.build(format)
+    writer, model = formats.build(format), module.model
     if others := sorted(
         {key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - parts_of(module.recipe)
     ):
@@ -82,58 +94,67 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
             f"this {type(module).__name__} has weights beside its towers ({', '.join(others)}), which no format holds: "
             "export its towers alone (--towers, towers=True), or keep the checkpoint"
         )
-    if (kind := module.model.logit_scale.dtype) != torch.float32:
+    if (kind := model.logit_scale.dtype) != torch.float32:
         raise InputError(f"the weights of this module are {kind}, and exports are float32: call module.float() first")
-    training = [layer for layer in module.modules() if layer.training]
-    device = module.device
-    module.eval()
-    module.to("cpu")
-    try:
+    with evaluating(model), _on_cpu(model):
         if (error := refusal(format, module)) is not None:
             raise error
         with beside(target, folder=True) as folder:
             writer.write(module, folder)
-            pixels = _pixels(module.image_size)
-            texts = [*_TEXTS, *(f"a photo of {word}" for word in module.training_settings.adapt.text.new_tokens)]
-            features = writer.features(module, folder, pixels, texts)
-            differences = (
-                _difference(features[0], module.predictor.encode_image(pixels)),
-                _difference(features[1], module.predictor.encode_text(texts)),
-            )
-            if not max(differences) <= writer.tolerance:
-                raise InputError(
-                    f"read back by {writer.title}, features differ by {max(differences):.1e}, more than "
-                    f"{writer.tolerance:.0e}: nothing was written. Choose another format"
-                )
+            differences = _read_back(writer, module, folder)
             card = model_card(
                 module,
                 run,
                 title=target.name,
                 library=writer.title.lower(),
                 usage=writer.usage.format(folder=target.name),
-                difference=max(differences),
+                difference=max(differences.values()),
                 notes=writer.notes(module),
             )
             (folder / "README.md").write_text(card, encoding="utf-8")
             writer.moved(folder, target)
-    finally:
-        module.to(device)
-        for layer in training:
-            layer.training = True
-    return Exported(target, *differences)
+    return Exported(target, differences)
+
+
+def _read_back(writer: Format, module: Exportable, folder: Path) -> dict[str, float]:
+    """By column, how far what was written is from the module.
+
+    Raises:
+        InputError: further than the format may be.
+    """
+    pixels = _pixels(module.image_size) if "image" in module.model.columns else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    texts = [*_TEXTS, *(f"a photo of {word}" for word in module.training_settings.adapt.text.new_tokens)]
+    found = writer.differences(module, folder, pixels, texts)
+    if not max(found.values()) <= writer.tolerance:
+        raise InputError(
+            f"read back by {writer.title}, features differ by {max(found.values()):.1e}, more than {writer.tolerance:.0e}: "
+            "nothing was written. Choose another format"
+        )
+    return found
 
 
 @contextmanager
-def _without(module: Exportable, parts: Collection[str]) -> Iterator[None]:
-    """While it lasts, the module's model lacks these parts."""
-    held = {name: part for name, part in module.model.named_children() if name in parts}
+def _on_cpu(model: nn.Module) -> Iterator[None]:
+    """While it lasts, the model is on the CPU."""
+    device = next(model.parameters()).device
+    model.cpu()
+    try:
+        yield
+    finally:
+        model.to(device)
+
+
+@contextmanager
+def _without(model: nn.Module, parts: Collection[str]) -> Iterator[None]:
+    """While it lasts, the model lacks these parts."""
+    held = {name: part for name, part in model.named_children() if name in parts}
     for name in held:
-        delattr(module.model, name)
+        delattr(model, name)
     try:
         yield
     finally:
         for name, part in held.items():
-            setattr(module.model, name, part)
+            setattr(model, name, part)
 
 
 def push_to_hub(folder: Path, repository: str) -> str:
@@ -155,10 +176,6 @@ def push_to_hub(folder: Path, repository: str) -> str:
             f"({type(error).__name__}: {reason}): log in with `hf auth login`, or upload the folder later"
         ) from error
     return str(address)
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected).abs().max())
 
 
 def _pixels(size: int) -> Tensor:

@@ -13,7 +13,7 @@ from lightning_clip.core.registry import Registry
 from lightning_clip.export.interface import Exportable
 from lightning_clip.weights.towers import NotHeld
 
-__all__ = ["Format", "formats", "reason_not", "refusal"]
+__all__ = ["Format", "formats", "largest_difference", "reason_not", "refusal"]
 
 
 class Format(ABC):
@@ -37,6 +37,19 @@ class Format(ABC):
     def write(self, module: Exportable, folder: Path) -> None:
         """Writes everything but the model card."""
 
+    def differences(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, float]:
+        """By column, how far what the format's library reads is from the module, at most.
+
+        Args:
+            module: what was written.
+            folder: where it was written.
+            pixels: uint8 (B, 3, S, S).
+            texts: any.
+        """
+        image, text = self.features(module, folder, pixels, texts)
+        expected = module.predictor.encode_image(pixels), module.predictor.encode_text(texts)
+        return {"image": largest_difference(image, expected[0]), "text": largest_difference(text, expected[1])}
+
     @abstractmethod
     def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features of uint8 pixels (B, 3, S, S) and texts, by the format's library, from the files alone.
@@ -51,6 +64,11 @@ class Format(ABC):
     def notes(self, module: Exportable) -> list[str]:
         """What the format says a little differently, for the model card."""
         return []
+
+
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    """Of two tensors of one shape, in absolute numbers."""
+    return float((found.float() - expected.float()).abs().max())
 
 
 def reason_not(check: Callable[[], object]) -> str | None:

@@ -95,9 +95,8 @@ def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     common = (str(run / "last.ckpt"), "--format", "onnx", "--output", out)
     assert "recipe '" in (printed := fails(*common, "--recipe", str(run))) and "is no readable text" in printed
     assert "evaluation '" in (printed := fails(*common, "--evaluation", str(run / "odd"))) and "in UTF-8" in printed
-    with pytest.raises(SystemExit):
-        main(["export", str(run / "last.ckpt"), "--format", "onx", "--output", out])
-    assert "invalid choice: 'onx'" in capsys.readouterr().err
+    unknown = fails(str(run / "last.ckpt"), "--format", "onx", "--output", out)
+    assert "unknown export format 'onx': did you mean 'onnx'" in unknown
 
     def push(folder: Path, repository: str) -> Any:
         raise AssertionError("only behind its flag")

@@ -283,7 +283,7 @@ class TestMistakes:
 
     def test_towers_that_a_classifier_has_trained(self, tmp_path: Path) -> None:
         module = module_of(ClassifierModule).eval()
-        with pytest.raises(InputError, match=r"beside its two towers .classes., .* export its towers alone .--towers"):
+        with pytest.raises(InputError, match=r"beside its towers .classes., .* export its towers alone .--towers"):
             export(module, "open_clip", tmp_path / "out")
         export(module, "safetensors", tmp_path / "out", towers=True)
         again = ClipModule.from_pretrained(tmp_path / "out")
