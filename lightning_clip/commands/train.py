@@ -102,6 +102,7 @@ class ClipCLI(LightningCLI):
         return parser
 
     def before_fit(self) -> None:
+        """Sees to it that a signal ends in a checkpoint, and looks for the batch size where that was asked."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, SaveOnSignal) for callback in callbacks):
             callbacks.append(SaveOnSignal())

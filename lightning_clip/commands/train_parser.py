@@ -65,6 +65,7 @@ class TrainerParser(LightningArgumentParser):
         return added
 
     def format_help(self, *formatter: Any) -> str:
+        """The help, without the rare options unless `--help-all` asks for them."""
         hidden = [(action, action.help) for action in self._actions if self._is_rare(action.dest)]
         for action, _ in hidden:  # only meanwhile: a suppressed option would also be left out of config.yaml
             action.help = argparse.SUPPRESS
