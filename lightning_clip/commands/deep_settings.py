@@ -115,7 +115,7 @@ def _content(path: Path) -> Mapping[str, Any]:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError):
         return {}
-    return content if isinstance(content, Mapping) else {}
+    return {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
 
 
 def _value(text: str, argument: str) -> Any:
@@ -151,6 +151,7 @@ def _class_of(name: str, default: type) -> type:
 
 
 def _subclasses(cls: type) -> Iterator[type]:
+    inner: type
     for inner in cls.__subclasses__():
         yield inner
         yield from _subclasses(inner)
@@ -182,7 +183,7 @@ def _relative(value: Any, place: Sequence[str]) -> Any:
     return _REFERENCE.sub(seen_from_here, value)
 
 
-class _Quoting(yaml.SafeDumper):
+class _Quoting(yaml.SafeDumper):  # type: ignore[misc]
     """Texts in quotes: `1e-3` among them would be read as a number again."""
 
 
