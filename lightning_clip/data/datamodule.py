@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -153,11 +153,19 @@ class ClipDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.evaluation_loader(self.source("test"))
 
-    def evaluation_loader(self, source: PairSource) -> DataLoader[Any]:
-        """Every sample once, in order, over the ranks without repeats, with evaluation transforms and first captions."""
+    def evaluation_loader(self, source: PairSource, columns: Collection[str] | None = None) -> DataLoader[Any]:
+        """Every sample once, in order, over the ranks without repeats, with evaluation transforms and first captions.
+
+        Args:
+            source: any pair source.
+            columns: what to read of it; None reads all columns that the model's towers read.
+
+        Raises:
+            InputError: a stream, or a column that the source does not have.
+        """
         if not getattr(source, "random_access", True):
             raise InputError("a stream is for training only: give shards on a disk or a URL for evaluation")
-        return self._loader(source, PairSampler(Sequential(len(source))), train=False)
+        return self._loader(source, PairSampler(Sequential(len(source))), train=False, only=columns)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Counts what the workers skipped."""
@@ -201,9 +209,13 @@ class ClipDataModule(pl.LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         return epochs * -(-len(self.source(split)) // world_size)
 
-    def _loader(self, source: PairSource, sampler: PairSampler, *, train: bool) -> DataLoader[Any]:
+    def _loader(
+        self, source: PairSource, sampler: PairSampler, *, train: bool, only: Collection[str] | None = None
+    ) -> DataLoader[Any]:
         module = self._module()
         columns = _columns(module)
+        if only is not None:
+            columns = {name: columns.get(name) for name in only}
         dataset = self._prepared(module, source, columns, train)
         if set(columns) != {"image", "text"}:
             check_columns(dataset)

@@ -48,7 +48,7 @@ def accuracy(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, 
     score_classes = module.objective.scorer(module.predictor, dataset.names, list(dataset.templates))
     right = seen = 0
     data = ClipDataModule(local_batch_size=batch_size, num_workers=num_workers).attach(module)
-    for batch in data.evaluation_loader(dataset.source):
+    for batch in data.evaluation_loader(dataset.source, ["image"]):
         rows = batch.label >= 0
         if not rows.any():
             continue
@@ -74,7 +74,7 @@ def mean_recall(module: ClipModule, dataset: EvaluationSet, batch_size: int = 25
     """
     metric = RetrievalRecall(ks=(_K,))
     data = ClipDataModule(local_batch_size=batch_size, num_workers=num_workers).attach(module)
-    for batch in data.evaluation_loader(dataset.source):
+    for batch in data.evaluation_loader(dataset.source, ["image"]):
         rows = torch.tensor([row for row, captions in enumerate(batch.captions) if captions])
         if not len(rows):
             continue

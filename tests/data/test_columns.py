@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from lightning_clip.data.columns import collate_column, stack_column
 from lightning_clip.data.sampler import Visit
 from lightning_clip.data.sources import MixedSource, PairSource
 from lightning_clip.data.sources.base import Subset
-from lightning_clip.encoders.base import stack_values
+from lightning_clip.encoders.base import Tower, stack_values
 
 
 class Listed(PairSource):
@@ -175,6 +176,24 @@ class TestBatches:
         pairs = PreparedPairs(placed(1), Crop(), first_caption, seed=0)
         sample = pairs[Visit(0, 0)]
         assert sample.columns == {} and sample.image.shape == (3, 8, 8)  # type: ignore[union-attr]
+
+    def test_evaluation_of_some_columns(self) -> None:
+        """Labelled images, for a model that reads coordinates too."""
+        source = Listed([Pair(encoded(gradient(20, 16), "PNG"), (), str(n), n) for n in range(3)])
+        data = ClipDataModule(local_batch_size=4).attach(Reader({"image": None, "text": None, "gps": None}))
+        (batch,) = data.evaluation_loader(source, ["image"])
+        assert batch.image.shape == (3, 3, 8, 8) and batch.tokens is None and batch.label.tolist() == [0, 1, 2]
+        with pytest.raises(InputError, match="no source has a column 'gps'"):
+            data.evaluation_loader(source, ["image", "gps"])
+
+    def test_what_workers_need_can_be_pickled(self) -> None:
+        """As they are started on macOS and Windows."""
+        data = ClipDataModule(placed(), local_batch_size=4).attach(Reader({"gps": Tower.collate, "wave": pad}))
+        with pytest.raises(InputError, match="no source has a column 'wave'"):
+            data.train_dataloader()
+        loader = ClipDataModule(placed(), local_batch_size=4).attach(Reader({"gps": Tower.collate})).train_dataloader()
+        dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
+        assert collate(dataset.__getitems__([Visit(0, 2), Visit(0, 1)])).columns["gps"].tolist() == [[2, 2.5], [1, 1.5]]
 
     def test_captions_without_a_tokenizer(self) -> None:
         with pytest.raises(InputError, match=r"captions are read but there is no tokenizer: give one, or text=False"):
