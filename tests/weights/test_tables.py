@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from lightning_clip import InputError
 from lightning_clip.data.transforms import ImageTransformSettings
 from lightning_clip.encoders import ClipTextTransformer, OpenClipTextEncoder, image_encoders
-from lightning_clip.weights import clip, open_clip_inputs, siglip
+from lightning_clip.weights import clip, open_clip_inputs, siglip, transformers_inputs
 from lightning_clip.weights.rules import Rule, SettingsTable, to_ours, to_theirs
 
 SIZES = {"image_size": 32, "patch_size": 8, "width": 48, "depth": 2, "heads": 3, "hidden": 100}
@@ -118,3 +119,12 @@ def test_preprocessing_there_and_back(resize: str) -> None:
     # open_clip has one word for both crops, which differ by a pixel.
     assert again.resize == {"floor_crop": "crop"}.get(resize, resize)
     assert (again.interpolation, again.mean, again.std) == ("bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize("resize", ["floor_crop", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_processors_there_and_back(resize: str, interpolation: str, tmp_path: Path) -> None:
+    settings = ImageTransformSettings(resize=resize, interpolation=interpolation, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    transformers_inputs.write_processor(settings, 32).save_pretrained(tmp_path)
+    again = ImageTransformSettings.of(transformers_inputs.read_transform(str(tmp_path), "here"))
+    assert (again.resize, again.interpolation, again.mean, again.std) == (resize, interpolation, settings.mean, settings.std)
