@@ -142,3 +142,19 @@ def test_memory_is_not_that_of_the_matrix() -> None:
             loss = losses.build({"name": name, "tile_size": 512})
             loss(images, texts, torch.tensor([9.0]), torch.tensor([-2.0]), positives=ids).backward()
     assert 512 * 512 * 4 <= largest[0] <= 2 * 512 * 512 * 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case_name", ["swapped captions", "labels", "two columns"])
+@pytest.mark.parametrize("name", BOTH)
+def test_on_a_device_results_are_those_of_the_cpu(name: str, case_name: str) -> None:
+    images, texts, ids, _ = case(case_name)
+    values = [images, texts, scalar(9.0), scalar(-3.0)]
+    expected, gradients = measured({"name": name, "tile_size": 3}, values, ids)
+    moved = (ids[0].cuda(), ids[1].cuda())
+    loss, found = measured({"name": name, "tile_size": 3}, [value.cuda() for value in values], moved)
+    assert relative(loss.cpu(), expected) <= 1e-12
+    for one, other in zip(found, gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert relative(one.cpu(), other) <= 1e-12
