@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,31 +55,9 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def own_names() -> Iterator[None]:
+def own_names(tmp_path: Path) -> Iterator[None]:
     """What a test registers and imports of its own ends with it; names from the files of other tests are not there."""
-    from lightning_clip.core import plugins
-    from lightning_clip.core.registry import Registry
+    from commands.plugins import isolated
 
-    registries = [found for found in gc.get_objects() if type(found) is Registry]
-    before = {id(found): dict(found._factories) for found in registries}
-    modules, path, loaded = set(sys.modules), list(sys.path), dict(plugins._loaded)
-    for found in registries:
-        foreign = [name for name, factory in found._factories.items() if _is_a_tests_own(factory)]
-        for name in foreign:
-            del found._factories[name]
-    yield
-    for found in registries:
-        found._factories.clear()
-        found._factories.update(before[id(found)])
-    for name in set(sys.modules) - modules:
-        if "/pytest-" in (getattr(sys.modules[name], "__file__", None) or ""):
-            del sys.modules[name]
-    sys.path[:] = path
-    plugins._loaded.clear()
-    plugins._loaded.update(loaded)
-
-
-def _is_a_tests_own(factory: object) -> bool:
-    """Whether a class or function comes from a file that a test wrote."""
-    module = sys.modules.get(getattr(factory, "__module__", ""))
-    return "/pytest-" in (getattr(module, "__file__", None) or "")
+    with isolated(tmp_path):
+        yield

@@ -14,9 +14,20 @@ from lightning_clip.core.registry import Registry
 
 @contextmanager
 def isolated(folder: Path) -> Iterator[None]:
-    """Modules under the folder, their names and their places on `sys.path` are forgotten afterwards."""
+    """Modules under the folder, their names and their places on `sys.path` are forgotten afterwards.
+
+    Names from files that other tests wrote are not there meanwhile.
+    """
     path, loaded = list(sys.path), dict(plugins._loaded)
     plugins._asked.clear()
+    others = [
+        (registry, name, factory)
+        for registry in registries()
+        for name, factory in registry._factories.items()
+        if "/pytest-" in file_of(factory.__module__)
+    ]
+    for registry, name, _ in others:
+        del registry._factories[name]
     try:
         yield
     finally:
@@ -24,9 +35,18 @@ def isolated(folder: Path) -> Iterator[None]:
         plugins._loaded.clear()
         plugins._loaded.update(loaded)
         plugins._asked.clear()
-        for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
-                del sys.modules[name]
-        for registry in [item for item in gc.get_objects() if type(item) is Registry]:
+        for module in [name for name in sys.modules if file_of(name).startswith(str(folder))]:
+            del sys.modules[module]
+        for registry in registries():  # of rooms that were imported meanwhile, too
             own = registry._factories
             registry._factories = {key: value for key, value in own.items() if value.__module__ in sys.modules}
+        for registry, name, factory in others:
+            registry._factories[name] = factory
+
+
+def registries() -> list[Registry[object]]:
+    return [item for item in gc.get_objects() if type(item) is Registry]
+
+
+def file_of(module: str) -> str:
+    return str(getattr(sys.modules.get(module), "__file__", None) or "")
