@@ -32,7 +32,7 @@ def score(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, num
 
 
 def accuracy(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, num_workers: int = 0) -> float:
-    """Share in [0, 1] of the images whose class is named; images that cannot be read are left out.
+    """Share in [0, 1] of the images whose class is named; images that cannot be read are skipped.
 
     An objective that learned these very classes answers by what it learned, every other one by words.
 
@@ -65,7 +65,7 @@ def mean_recall(module: ClipModule, dataset: EvaluationSet, batch_size: int = 25
 
     Args:
         module: on any device.
-        dataset: with captions; images without any are left out.
+        dataset: with captions; images without any are skipped.
         batch_size: images encoded at a time.
         num_workers: loader processes.
 

@@ -92,3 +92,41 @@ def test_stored_teacher_of_the_products(place: Path) -> None:
         more = [*SMALL, "--data.local_batch_size=3", "--data.num_workers=0"] if command[0] == "fit" else []
         assert main([os.path.expandvars(word) for word in command] + more) == 0, command
     assert ClipModule.load_from_checkpoint(place / "runs/distill_fashion_small/last.ckpt").distillation.teachers == "stored"
+
+
+def shown(page: str, name: str, language: str) -> str:
+    """A block of a page that carries a name."""
+    text = (ROOT / "docs/concepts" / page).read_text()
+    (found,) = re.findall(rf"<!-- (?:recipe|example): {name} -->\n```{language}\n(.*?)```", text, re.S)
+    return str(found)
+
+
+def fit_cifar10(place: Path, model: str, *more: str) -> ClipModule:
+    """Trains a recipe's model for two steps on the stand-in photographs."""
+    (place / "model.yaml").write_text(model.replace("last.ckpt", "runs/fashion_small/last.ckpt"))
+    data = ["--config", "recipes/adapt/cifar10.yaml", "--data.train.shots=1", "--data.local_batch_size=10"]
+    place_of = [f"--trainer.default_root_dir={place / 'runs/own'}"]
+    assert main(["fit", *more, *data, "--config", "model.yaml", *SMALL, *place_of]) == 0
+    return ClipModule.load_from_checkpoint(place / "runs/own/last.ckpt", weights_only=True)
+
+
+def test_objectives_together(place: Path) -> None:
+    found = fit_cifar10(place, shown("fine_tuning.md", "together", "yaml"))
+    names = [(term["name"], term["weight"]) for term in found.to_mapping()["objective"]]
+    assert names == [("pairs", 1.0), ("classes", 0.5)] and found.model.classes.started
+
+
+def test_classes_of_ones_own(place: Path) -> None:
+    (place / "centred.py").write_text(shown("fine_tuning.md", "classes", "python"))
+    model = "model: {pretrained: last.ckpt, objective: {name: centred, label_smoothing: 0.1}}"
+    found = fit_cifar10(place, model, "--import", "centred.py")
+    assert found.to_mapping()["objective"]["name"] == "centred" and found.objective.label_smoothing == 0.1
+
+
+def test_a_teacher_beside_pairs(place: Path) -> None:
+    model = yaml.safe_load(shown("distillation.md", "objectives", "yaml"))["model"]
+    model["image_encoder"] = {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 1}
+    model["text_encoder"] = {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}
+    found = fit_cifar10(place, yaml.safe_dump({"model": model}))
+    names = [(term["name"], term["weight"]) for term in found.to_mapping()["objective"]]
+    assert names == [("pairs", 0.5), ("distillation", 1.0)]
