@@ -11,12 +11,12 @@ from lightning_clip.core.errors import InputError, UnknownName, nearest
 from lightning_clip.core.plugins import load_installed
 from lightning_clip.core.settings import check_kinds, declared
 
-__all__ = ["Registry", "Spec"]
+__all__ = ["LIVE", "Registry", "Spec"]
 
 T = TypeVar("T")
 Factory = Callable[..., Any]
 Spec = str | Mapping[str, Any]
-_LIVE = "live object"
+LIVE = "live object"  # in the place of "name", where a checkpoint notes an object that it cannot hold
 
 
 class Registry(Generic[T]):
@@ -98,10 +98,10 @@ class Registry(Generic[T]):
         if not isinstance(spec, str | Mapping):
             return spec  # type: ignore[no-any-return]
         settings = {"name": spec} if isinstance(spec, str) else dict(spec)
-        if _LIVE in settings:
+        if LIVE in settings:
             argument = self.kind.replace(" ", "_")
             raise InputError(
-                f"the checkpoint was written with a live {settings[_LIVE]} as {argument}, which it cannot hold: "
+                f"the checkpoint was written with a live {settings[LIVE]} as {argument}, which it cannot hold: "
                 f"pass it again, load_from_checkpoint(path, {argument}=...), or register the class under a name"
             )
         name = settings.pop("name", None)
@@ -129,7 +129,7 @@ class Registry(Generic[T]):
         for name, factory in self._factories.items():
             if type(item) is factory:
                 return {"name": name, **{key: getattr(item, key) for key in _parameters(factory) or ()}}
-        return {_LIVE: type(item).__name__}
+        return {LIVE: type(item).__name__}
 
 
 def _defined(factory: Factory) -> str:

@@ -103,6 +103,7 @@ class ClipDataModule(pl.LightningDataModule):
         self.seed, self.max_bad_share = seed, max_bad_share
         self.captions = None if captions is None else caption_choices.build(captions)
         self.skipped: dict[str, Counter[str]] = {name: Counter() for name in self._specs}
+        self._record()
 
     def attach(self, module: PreparesPairs) -> ClipDataModule:
         """Names the model whose tokenizer and transforms to use, where there is no Trainer that knows it."""
@@ -111,6 +112,7 @@ class ClipDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens the sources a stage needs, so that wrong paths fail before the model is built."""
+        self._record()
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]:
             if self._specs[name] is not None or name != "val" or stage == "validate":
                 self.source(name)
@@ -179,6 +181,10 @@ class ClipDataModule(pl.LightningDataModule):
                 listing = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
                 log.warning("%s data: %d samples were skipped: %s", split, sum(reasons.values()), listing)
                 reasons.clear()
+
+    def _record(self) -> None:
+        """What loggers show of the data; again when a stage begins, since the batch size may have been looked for."""
+        self.save_hyperparameters({"local_batch_size": self.local_batch_size}, ignore=[])
 
     def _batches_done(self) -> int:
         """Batches that this run has trained on, those before a restart included.

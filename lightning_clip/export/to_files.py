@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_clip.core.registry import LIVE
 from lightning_clip.export.formats import Format, formats, largest_difference
 from lightning_clip.export.interface import Exportable
 from lightning_clip.loading import open_module
@@ -31,7 +32,7 @@ module.encode_text(["a dog"])
 
     def reason(self, module: Exportable) -> str | None:
         """Names an argument that is an object without a registered name, which JSON cannot hold, or None."""
-        live = [key for key, value in _settings(module).items() if "live object" in json.dumps(value)]
+        live = [key for key, value in _settings(module).items() if LIVE in json.dumps(value)]
         return f"its {live[0]} hold an object of your own without a registered name" if live else None
 
     def write(self, module: Exportable, folder: Path) -> None:

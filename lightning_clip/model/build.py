@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.core.registry import Registry
+from lightning_clip.core.registry import LIVE, Registry
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.encoders import TextEncoder, image_encoders, projections, text_encoders
 from lightning_clip.encoders.base import Tower
@@ -88,6 +88,11 @@ def tokenizer_of(recipe: Recipe) -> Any:
 def _tower(column: str, spec: Any, tokenizer: Tokenizer | None) -> Any:
     """One tower; a text tower is made for the tokenizer."""
     registry = _REGISTRIES.get(column, tower_registry)
+    if column not in _REGISTRIES and isinstance(spec, Mapping) and LIVE in spec:
+        raise InputError(
+            f"the checkpoint was written with a live {spec[LIVE]} as the tower of column {column!r}, which it cannot hold: "
+            f"pass it again, load_from_checkpoint(path, towers={{{column!r}: ...}}), or register the class under a name"
+        )
     if column != "text" or tokenizer is None:
         tower = registry.build(spec)
     else:

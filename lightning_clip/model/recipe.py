@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.registry import LIVE
 from lightning_clip.core.settings import mapping
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
@@ -57,7 +58,7 @@ class TowerSpec:
         settings = mapping(value, f"towers.{column}")
         own = {key: settings.pop(key) for key in _OWN if key in settings}
         if settings and "tower" not in own:
-            if "name" not in settings and "live object" not in settings:
+            if "name" not in settings and LIVE not in settings:
                 raise InputError(
                     f"towers.{column} has settings {sorted(settings)} but no 'name' of the tower: add it, or give only "
                     f"{', '.join(_OWN[1:])}"
@@ -151,25 +152,24 @@ class Recipe:
         spec = self.towers.get("image")
         return ImageTransformSettings.of(None if spec is None else spec.transform)
 
-    def reading(self, columns: Iterable[str], reader: str) -> Recipe:
+    def reading(self, readers: Mapping[str, str]) -> Recipe:
         """With the towers of these columns alone: default ones where none is named, none that nobody reads.
 
         Args:
-            columns: what the objective reads.
-            reader: its name, for the error.
+            readers: columns that are read -> who reads them, for the error.
 
         Raises:
             InputError: a column without a tower.
         """
         wanted: dict[str, TowerSpec] = {}
-        for column in columns:
+        for column, reader in readers.items():
             spec = _with_default(column, self.towers.get(column, TowerSpec()))
             owner = spec.share or column
             for name, own in ((column, spec), (owner, _with_default(owner, self.towers.get(owner, TowerSpec())))):
                 if not own.is_given:
                     known = [other for other, given in self.towers.items() if given.is_given]
                     raise InputError(
-                        f"objective {reader!r} reads column {column!r}, but no tower was built for it: give "
+                        f"{reader} reads column {column!r}, but no tower was built for it: give "
                         f"towers: {{{name}: NAME}} (there are towers for {', '.join(known) or 'no other column'})"
                     )
                 if own.share is None and own.projection is None:
@@ -195,12 +195,15 @@ def recipe_of(
     """What a user gave, nothing completed yet: `image_encoder` and `text_encoder` are the towers of "image" and "text".
 
     Raises:
-        InputError: `towers` that is no mapping, or an encoder of another column.
+        InputError: `towers` that is no mapping, or two towers for one column.
     """
     given = {column: TowerSpec.of(spec, column) for column, spec in mapping(towers, "towers").items()}
     for column, encoder in (("image", image_encoder), ("text", text_encoder)):
-        if encoder is not None:
-            given[column] = replace(given.get(column, TowerSpec()), tower=encoder)
+        if encoder is None:
+            continue
+        if column in given and given[column].is_given:
+            raise InputError(f"{column}_encoder and towers.{column} both name a tower for column {column!r}: give one of them")
+        given[column] = replace(given.get(column, TowerSpec()), tower=encoder)
     return Recipe(given, embed_dim, objective, tokenizer)
 
 

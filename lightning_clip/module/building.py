@@ -23,6 +23,7 @@ from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.learning import check_adapters, check_finite, collators, freeze, prepare, still
 from lightning_clip.module.settings import TrainingSettings, recorded
 from lightning_clip.objectives import Objective, build_objective
+from lightning_clip.objectives.weighted import builders
 from lightning_clip.strategies import check_strategy
 from lightning_clip.training.execution import prepare as apply_execution
 from lightning_clip.training.optim import undecayed_names
@@ -57,8 +58,7 @@ class BuiltOnUse(pl.LightningModule):
         self._own_columns = {column for column, spec in given.towers.items() if spec.tower is not None}
         recipe, self._start = start_from(pretrained, given)
         self.objective = build_objective(recipe.objective)
-        columns = dict.fromkeys([*self.reads(), *self.objective.builds()])
-        self.recipe = recipe.reading(columns, type(self.objective).__name__)
+        self.recipe = recipe.reading(dict.fromkeys(self.reads(), type(self).__name__) | builders(self.objective))
         _ = self.recipe.transform  # a wrong setting is said now, not when the first loader is made
         self.training_settings.execution.check_towers([c for c in self.recipe.towers if c not in self.recipe.share])
         self._first_tokenizer = tokenizer_of(self.recipe)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lightning_clip.checkpoints import complete, options_with_base
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.checkpoints.reading import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
 from lightning_clip.core.plugins import PLUGINS_KEY, loaded_plugins
+from lightning_clip.model.recipe import TowerSpec
 
 if TYPE_CHECKING:
     from lightning_clip.module.building import BuiltOnUse
@@ -76,4 +79,17 @@ def load_module(asked: type, path: Any, options: Mapping[str, Any], load: Callab
     given = {"weights_only": True, "map_location": "cpu", **options}
     with explain_loading(path, asked):
         writer = class_of_checkpoint(path, asked, given["weights_only"])
-        return load(writer, options_with_base(path, given))
+        return load(writer, options_with_base(path, _with_stored_towers(path, given)))
+
+
+def _with_stored_towers(path: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options in which `towers`, if it is given, says again what is stored of columns and settings that it does not name."""
+    if not isinstance(options.get("towers"), Mapping) or options.get("pretrained") is not None:
+        return options
+    content = torch.load(path, map_location="cpu", weights_only=options["weights_only"], mmap=True)
+    stored = {column: TowerSpec.of(spec, column) for column, spec in content[_HPARAMS]["towers"].items()}
+    given = {column: TowerSpec.of(spec, column) for column, spec in options["towers"].items()}
+    towers = {**stored, **{column: spec.over(stored.get(column, TowerSpec())) for column, spec in given.items()}}
+    # Those of images and texts are stored as arguments of their own.
+    encoders = {f"{column}_encoder": None for column in ("image", "text") if column in given and given[column].is_given}
+    return {**encoders, **options, "towers": towers}

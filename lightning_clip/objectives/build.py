@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import LIVE
 from lightning_clip.losses import ContrastiveLoss, losses
 from lightning_clip.objectives.base import Objective, objectives
 from lightning_clip.objectives.pairs import ContrastivePairs
@@ -49,6 +50,8 @@ def _term(item: Any) -> tuple[str, float, Objective]:
     weight = settings.pop("weight", 1.0)
     if isinstance(inner := settings.get("objective"), Objective):
         return type(inner).__name__, weight, inner
+    if LIVE in settings:  # asks for it
+        return settings[LIVE], weight, build_objective(settings)
     if "name" not in settings:
         raise InputError(f"objective {dict(item)!r} has no 'name': give one of {', '.join(objectives.names())}")
     return settings["name"], weight, build_objective(settings)

@@ -21,7 +21,7 @@ from lightning_clip.prompts.classifier import ClassNames
 if TYPE_CHECKING:
     from lightning_clip.model.predictor import Predictor
 
-__all__ = ["WeightedSum", "each_objective"]
+__all__ = ["WeightedSum", "builders", "each_objective"]
 
 
 class WeightedSum(Objective):
@@ -187,6 +187,27 @@ def each_objective(objective: Objective) -> list[Objective]:
         objective: of a module.
     """
     return list(objective.each().values()) if isinstance(objective, WeightedSum) else [objective]
+
+
+def builders(objective: Objective) -> dict[str, str]:
+    """Each column that gets a tower, with the first objective that asks for it as errors call it.
+
+    Args:
+        objective: of a module.
+
+    Examples:
+        >>> from lightning_clip.objectives import build_objective
+        >>> builders(build_objective("sigmoid"))
+        {'image': "objective 'pairs'", 'text': "objective 'pairs'"}
+    """
+    if isinstance(objective, WeightedSum):
+        named = objective.each()
+    else:
+        named = {objective.to_mapping().get("name", type(objective).__name__): objective}
+    found: dict[str, str] = {}
+    for name, term in named.items():
+        found |= {column: f"objective {name!r}" for column in term.builds() if column not in found}
+    return found
 
 
 def _of_term(output: ClipOutput, name: str) -> ClipOutput:

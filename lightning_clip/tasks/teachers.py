@@ -10,6 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.registry import LIVE
 from lightning_clip.core.types import KeptFeatures, PairBatch, TeacherFeatures
 from lightning_clip.data.teachers import teachers_of
 from lightning_clip.evaluation.interface import EvaluatedModel
@@ -21,7 +22,6 @@ __all__ = ["STORED", "LiveTeachers", "open_teacher", "sources_of", "stored_dims"
 
 STORED = "stored"
 _STORED_FORM = "{'source': 'stored', 'weight': [2.0, 1.0]}"
-LIVE = "live object"  # as `plain_spec` notes one in a checkpoint
 _AT_ONCE = 64  # images or texts in a teacher's memory, without gradients
 
 

@@ -125,6 +125,59 @@ def test_slices_hold_captions_of_like_length() -> None:
     torch.testing.assert_close(output.image_features, module.encode(batch).image_features)
 
 
+class Rows(ClipModule):
+    """Hands out more than features for each row, of several kinds and orders."""
+
+    def encode(self, batch: PairBatch) -> ClipOutput:
+        output = super().encode(batch)
+        images = output.features["image"]
+        rows = {"index": batch.index, "score": images.sum(dim=1), "more": {"twice": 2 * images, "text": output.text_features}}
+        return output._replace(rows=rows)
+
+
+class TestRows:
+    def module(self) -> Rows:
+        torch.manual_seed(0)
+        return Rows(IMAGE, TEXT, embed_dim=16, tokenizer={"name": "clip", "context_length": 24})
+
+    @pytest.mark.parametrize("size", [1, 4, 5])
+    def test_are_put_together_in_the_order_of_the_batch(self, size: int) -> None:
+        module = self.module()
+        batch = next(iter(small_data().attach(module).train_dataloader()))
+        assert (batch.lengths or []) != sorted(batch.lengths or [])  # slices are not in the batch's order
+        found, whole = encode_in_slices(module.encode, batch, size), module.encode(batch)
+        assert torch.equal(found.rows["index"], batch.index)
+        for one, other in ((found.rows, whole.rows), (found.rows["more"], whole.rows["more"])):
+            for name in ("score", "twice", "text"):
+                if name in other:
+                    torch.testing.assert_close(one[name], other[name])
+        assert set(found.rows) == {"index", "score", "more"} and set(found.rows["more"]) == {"twice", "text"}
+
+    def test_their_gradient_is_that_of_the_batch(self) -> None:
+        module = self.module()
+        batch = next(iter(small_data().attach(module).train_dataloader()))
+        gradients = []
+        for size in (4, 16):
+            module.zero_grad()
+            rows = encode_in_slices(module.encode, batch, size).rows
+            (rows["score"].square().sum() + (rows["more"]["twice"] * rows["more"]["text"]).sum()).backward()
+            gradients.append({name: value.grad for name, value in module.named_parameters() if value.grad is not None})
+        assert_same(*gradients)  # type: ignore[arg-type]
+
+    def test_reach_the_loss_of_a_fit(self, tmp_path: Path) -> None:
+        seen: list[list[int]] = []
+
+        class Watch(Rows):
+            def compute_loss(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
+                seen.append(output.rows["index"].tolist())
+                assert seen[-1] == batch.index.tolist()
+                return super().compute_loss(output, batch)
+
+        settings = {"optimizer": OPTIMIZER, "micro_batch_size": 4}
+        small_trainer(tmp_path, max_steps=2).fit(Watch(IMAGE, TEXT, embed_dim=16, training=settings), small_data())
+        assert len(seen) >= 2 and sorted(map(len, seen)) == [16] * len(seen)
+
+
 class TestRefused:
     def test_a_size_that_does_not_divide(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="micro_batch_size 6 does not divide local_batch_size 16: take 4, or another"):
