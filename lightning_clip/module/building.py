@@ -67,7 +67,7 @@ class BuiltOnUse(pl.LightningModule):
             self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
         check_finite(self.objective, self.training_settings.execution.non_finite == "stop")
         self.undecayed = set()
-        self._building = False
+        self._building = self._prepared = False
         self.save_hyperparameters(recorded(self.recipe, self.objective, self.training_settings), ignore=[])
 
     @classmethod
@@ -189,7 +189,8 @@ class BuiltOnUse(pl.LightningModule):
             self.objective.check_strategy(self.trainer.strategy, self.model)
 
     def _build(self) -> None:
-        prepare(self)
+        if not self._prepared:
+            prepare(self)
         model = build_model(self.recipe, self._first_tokenizer, self.objective.initial_temperature())
         base = known_base(self._given, self._start.weights if self._start else ())
         if self._start is not None:
@@ -200,7 +201,8 @@ class BuiltOnUse(pl.LightningModule):
         self._modules["model"] = model  # add_module() would ask the property of this name
         self.objective.build(model)
         freeze(model, self.objective)
-        check_adapters(model, self.objective, self.training_settings.adapt)
+        grown = self.tokenizer is not self._first_tokenizer
+        check_adapters(model, self.objective, self.training_settings.adapt, grown)
         self.complete_model()
         strategy = self.trainer.strategy if self._trainer else None
         self._adaptation = Adaptation(model, self.training_settings.adapt, strategy, base)
@@ -291,3 +293,4 @@ class BuiltOnUse(pl.LightningModule):
     _given: dict[str, Any]
     _own_columns: set[str]
     _building: bool
+    _prepared: bool

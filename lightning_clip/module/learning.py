@@ -91,14 +91,19 @@ def collators(model: SharedSpace, columns: Collection[str]) -> dict[str, Callabl
     }
 
 
-def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSettings) -> None:
-    """Refuses adapters and new words that would never get a gradient; the model is frozen by now.
+def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSettings, grown: bool) -> None:
+    """Refuses adapters and new words that would never get a gradient.
+
+    Args:
+        model: frozen by now as far as the objective says.
+        objective: what is learned.
+        settings: what is added to the towers.
+        grown: whether the text tower got new words.
 
     Raises:
         InputError: `adapt` adds to a tower that the objective does not run, or words to a frozen table.
     """
-    texts = list(model.tower("text").parameters()) if "text" in model.columns else []
-    if settings.text.new_tokens and texts and not any(parameter.requires_grad for parameter in texts):
+    if grown and not any(parameter.requires_grad for parameter in model.tower("text").parameters()):
         raise InputError(NEVER_LEARNED)
     for column, adapt in (("image", settings.image), ("text", settings.text)):
         if adapt.lora is not None and column in model.columns and column not in objective.runs():
@@ -115,6 +120,7 @@ def prepare(module: Any) -> None:
         module.objective.prepare(None, module.tokenizer)
     else:
         module.read_data(data)
+    module._prepared = True
 
 
 def encode_columns(module: _Learns, batch: PairBatch, columns: Collection[str]) -> ClipOutput:

@@ -212,9 +212,7 @@ class TestOfOnesOwn:
         trainer = fit(module, tmp_path)
         assert "val/classification/mean_per_class" in trainer.callback_metrics and module.model.classes.started
         trainer.save_checkpoint(tmp_path / "last.ckpt")
-        with pytest.raises(
-            InputError, match="written with a live Prototypes as objective, which it cannot hold: pass"
-        ):
+        with pytest.raises(InputError, match="written with a live Prototypes as objective, which it cannot hold: pass"):
             ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")
         again: Any = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt", objective=Prototypes(EIGHT))
         assert torch.equal(again.model.classes.weight, module.model.classes.weight)
@@ -296,9 +294,7 @@ class TestErrors:
     def test_several_objectives_of_a_student(self) -> None:
         from lightning_clip.tasks import DistillationModule
 
-        with pytest.raises(
-            InputError, match="DistillationModule takes one objective of the pairs, not .* for several use"
-        ):
+        with pytest.raises(InputError, match="DistillationModule takes one objective of the pairs, not .* for several use"):
             DistillationModule(IMAGE, TEXT, objective=["pairs", "flyp"])
 
 
