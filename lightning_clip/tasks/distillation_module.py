@@ -65,11 +65,7 @@ def _taught(given: Any, contrastive: float | None, settings: Mapping[str, Any]) 
     several = list(given) if isinstance(given, list | tuple) else []
     stored = [entry for entry in several if isinstance(entry, Mapping) and entry.get("name") == "distillation"]
     if stored:
-        own = {**stored[0], **settings}
-        others = [dict(entry) for entry in several if entry not in stored]
-        if contrastive is not None:
-            others = [{**entry, "weight": contrastive} for entry in others]
-        return [*others, own]
+        return _as_stored([dict(entry) for entry in several if entry not in stored], {**stored[0], **settings}, contrastive)
     weights = {
         "contrastive": contrastive or 0.0,
         "logits": settings.get("logits", 1.0),
@@ -83,6 +79,13 @@ def _taught(given: Any, contrastive: float | None, settings: Mapping[str, Any]) 
     else:
         own = {"name": "distillation", **settings, "weight": 1.0}
     return [{**_named(given), "weight": weights["contrastive"]}, own]
+
+
+def _as_stored(others: list[dict[str, Any]], own: dict[str, Any], contrastive: float | None) -> list[dict[str, Any]]:
+    """The entries of a checkpoint, with another weight of the pairs where one is given."""
+    if contrastive is not None:
+        others = [{**entry, "weight": contrastive} for entry in others]
+    return [*others, own]
 
 
 def _named(given: Any) -> dict[str, Any]:

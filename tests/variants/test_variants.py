@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from distributed.ranks import run_ranks
+from lightning.pytorch import Callback, LightningModule, Trainer
 from small import small_trainer
 from strategies.ranks import _ranks, _whole
 from torch import Tensor
@@ -41,24 +42,38 @@ def test_gradients_on_two_ranks_are_those_of_one_process(variant: str) -> None:
         assert error_of(found, expected) <= 1e-6
 
 
-def _fitted(rank: int, world_size: int, port: int, folder: Path, variant: str, settings: dict[str, Any]) -> dict[str, Tensor]:
+class FirstGradients(Callback):
+    """Whole gradients of the first optimizer step, as the strategy hands them to the optimizer."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if not self.found:
+            named = ((name, value.grad) for name, value in pl_module.named_parameters())
+            self.found = {name: _whole(gradient) for name, gradient in named if gradient is not None}
+
+
+def _fitted(rank: int, world_size: int, port: int, folder: Path, variant: str, settings: dict[str, Any]) -> tuple[Any, Any]:
     if world_size > 1:
         _ranks(rank, world_size, port)
     training = {**SETTINGS["training"], "micro_batch_size": settings.get("micro_batch_size")}
     module = module_of(variant, training=training)
     strategy = settings.get("strategy", "auto")
-    trainer = small_trainer(folder, strategy=strategy, devices=world_size, max_steps=3)
+    gradients = FirstGradients()
+    trainer = small_trainer(folder, strategy=strategy, devices=world_size, max_steps=3, callbacks=[gradients])
     trainer.fit(module, ClipDataModule(Senses(), local_batch_size=16 // world_size))
-    return {name: _whole(value) for name, value in module.state_dict().items()}
+    return {name: _whole(value) for name, value in module.state_dict().items()}, gradients.found
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
 @pytest.mark.parametrize("variant", ["imagebind", "geoclip", "audio", "simclr"])
 def test_trained_on_two_ranks_as_alone(variant: str, strategy: str, tmp_path: Path, free_port: int) -> None:
-    """Three optimizer steps through loader, Trainer and strategy, with micro-batches, end at the weights of one process."""
-    alone = run_ranks(_fitted, 1, 0, tmp_path, variant, {}, timeout=100)[0]
+    """Through loader, Trainer and strategy, with micro-batches: one process's gradients, and its weights after three steps."""
+    alone, expected = run_ranks(_fitted, 1, 0, tmp_path, variant, {}, timeout=100)[0]
     settings = {"strategy": strategy, "micro_batch_size": 4}
-    found = run_ranks(_fitted, 2, free_port, tmp_path, variant, settings, timeout=100)[0]
+    found, gradients = run_ranks(_fitted, 2, free_port, tmp_path, variant, settings, timeout=100)[0]
+    assert error_of(gradients, expected) <= 1e-6
     start = module_of(variant).state_dict()
     assert set(found) == set(alone)
     for name, value in alone.items():
