@@ -116,5 +116,6 @@ def _in_words(kind: Any) -> str:
     if get_origin(kind) is UnionType:
         return " or ".join(_in_words(choice) for choice in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"a list of {len(get_args(kind))} numbers"
+        kinds = get_args(kind)
+        return f"a list of {len(kinds)} {'names' if set(kinds) == {str} else 'numbers'}"
     return _WORDS[kind]

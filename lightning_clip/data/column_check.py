@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import Pair, Skipped
 from lightning_clip.data.batches import PreparedPair, PreparedPairs, look_up
-from lightning_clip.data.columns import columns_of, is_view, no_column
+from lightning_clip.data.columns import Collate, columns_of, is_view, no_column, view_names
 from lightning_clip.data.sampler import Visit
 from lightning_clip.data.sources import PairSource
 
-__all__ = ["check_columns"]
+__all__ = ["check_columns", "without_missing_views"]
 
 _TRIES = 8  # samples that may be unreadable before the question is left to the run itself
 
@@ -42,6 +45,20 @@ def check_columns(dataset: PreparedPairs) -> None:
                 break
 
 
+def without_missing_views(columns: Mapping[str, Collate | None], transform: nn.Module) -> dict[str, Collate | None]:
+    """Columns without the further views that a transform does not make, as that of evaluation, which looks once.
+
+    Args:
+        columns: what the towers read.
+        transform: uint8 (3, H, W) -> an image, or a tuple of views.
+    """
+    if not any(map(is_view, columns)):
+        return dict(columns)
+    made = transform(torch.zeros(3, 64, 64, dtype=torch.uint8))
+    views = view_names(len(made) - 1 if isinstance(made, tuple | list) else 0)
+    return {name: collate for name, collate in columns.items() if name in views or not is_view(name)}
+
+
 def _missing(dataset: PreparedPairs, sample: PreparedPair | Skipped) -> str | None:
     """The column for whose absence a sample was skipped."""
     if isinstance(sample, PreparedPair):
@@ -55,7 +72,7 @@ def _remedy(name: str, pair: Pair) -> str:
     if name == "image":
         return f"{there}: give the source its images, or omit the image tower"
     if is_view(name):
-        return f"{there}: let image_transform() return {name.removeprefix('view')} images, in evaluation too"
+        return f"{there}: give towers: {{image: {{transform: {{views: {name.removeprefix('view')}}}}}}}, or let image_transform() return that many images"
     return (
         f"{there}: give the source one, such as columns={{{name!r}: ...}} of a table or a shard's member KEY.{name}.npy, or "
         "let the tower read another column"

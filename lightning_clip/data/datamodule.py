@@ -17,7 +17,7 @@ from lightning_clip.core.types import Pair, PairBatch
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs
 from lightning_clip.data.captions import ChooseCaption, caption_choices, first_caption
-from lightning_clip.data.column_check import check_columns
+from lightning_clip.data.column_check import check_columns, without_missing_views
 from lightning_clip.data.columns import Collate
 from lightning_clip.data.loader import PairLoader, start_worker
 from lightning_clip.data.order import Sequential, Shuffled
@@ -222,6 +222,8 @@ class ClipDataModule(pl.LightningDataModule):
         columns = _columns(module)
         if only is not None:
             columns = {name: columns.get(name) for name in only}
+        if not train:
+            columns = without_missing_views(columns, module.image_transform(train=False))
         dataset = self._prepared(module, source, columns, train)
         if set(columns) != {"image", "text"}:
             check_columns(dataset)

@@ -116,19 +116,19 @@ class WeightedSum(Objective):
     # -- in a step --------------------------------------------------------------------------------------------------
 
     def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
-        found = {name: term.rows(space, output, batch) for name, term in self._counted().items()}
+        found = {name: term.rows(space, output, batch) for name, term in self._counted(batch).items()}
         return {name: rows for name, rows in found.items() if rows}
 
     def once(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
         found = {}
-        for name, term in self._counted().items():
+        for name, term in self._counted(batch).items():
             if made := term.once(space, _of_term(output, name), batch):
                 found[name] = {**output.rows.get(name, {}), **made}
         return found
 
     def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
-        counted = self._counted()
+        counted = self._counted(batch)
         weights = {name: self.weights[name] for name in counted}
         if not any(weights.values()):
             weights = dict.fromkeys(counted, 1.0)
@@ -143,14 +143,14 @@ class WeightedSum(Objective):
     # -- evaluation -------------------------------------------------------------------------------------------------
 
     def is_given(self, batch: PairBatch) -> bool:
-        return all(term.is_given(batch) for term in self._counted().values())
+        return bool(self._counted(batch))
 
     def measure(self, output: ClipOutput, batch: PairBatch) -> None:
-        for name, term in self._counted().items():
+        for name, term in self._counted(batch).items():
             term.measure(_of_term(output, name), batch)
 
     def measured(self) -> Mapping[str, float]:
-        return {key: value for term in self._counted().values() for key, value in term.measured().items()}
+        return {key: value for term in self.each().values() for key, value in term.measured().items()}
 
     def scorer(
         self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
@@ -175,9 +175,11 @@ class WeightedSum(Objective):
         """Those with a weight."""
         return {name: term for name, term in self.each().items() if self.weights[name]}
 
-    def _counted(self) -> dict[str, Objective]:
-        """Those of the sum: in training those with a weight, in evaluation those that are scored there."""
-        return self._learned() if self.training else {name: term for name, term in self.each().items() if term.evaluated}
+    def _counted(self, batch: PairBatch) -> dict[str, Objective]:
+        """Those of the sum: in training those with a weight, in evaluation those that the batch can score."""
+        if self.training:
+            return self._learned()
+        return {name: term for name, term in self.each().items() if term.evaluated and term.is_given(batch)}
 
 
 def each_objective(objective: Objective) -> list[Objective]:

@@ -59,18 +59,23 @@ def start_from(pretrained: str | Mapping[str, Any] | Source | None, given: Recip
         InputError: as `open_pretrained`, or arguments that leave nothing of the source.
     """
     if pretrained is None:
-        return replace(given, embed_dim=given.embed_dim or DEFAULT_EMBED_DIM, objective=given.objective or "pairs"), None
+        return replace(given, embed_dim=given.embed_dim or DEFAULT_EMBED_DIM, objective=_chosen(given, "pairs")), None
     found = open_pretrained(pretrained)
     new = _new_towers(given, found)
     recipe = Recipe(
         {column: _completed(column, given, found, column in new) for column in {**found.recipe.towers, **given.towers}},
         found.recipe.embed_dim,
-        given.objective or build_objective(found.recipe.objective).inherited() or "pairs",
+        _chosen(given, build_objective(found.recipe.objective).inherited() or "pairs"),
         _tokenizer(given, found, "text" in new),
     )
     found.replaced = tuple(prefix for column in new for prefix in _prefixes(column))
     found.weights = {key: value for key, value in found.weights.items() if not key.startswith(found.replaced)}
     return recipe, found
+
+
+def _chosen(given: Recipe, otherwise: Any) -> Any:
+    """The objective that was given, be it an empty list, which is refused later."""
+    return otherwise if given.objective is None else given.objective
 
 
 def _prefixes(column: str) -> tuple[str, str]:

@@ -225,7 +225,7 @@ class TestMissing:
             batches(Listed([Pair(None, (), "0", columns={"gps": 1})]), Reader({"image": None, "gps": None}), batch=1)
 
     def test_views_that_the_transform_does_not_make(self) -> None:
-        with pytest.raises(InputError, match=r"no source has a column 'view3'.*image_transform\(\) return 3 images"):
+        with pytest.raises(InputError, match=r"no source has a column 'view3'.*transform: \{views: 3\}"):
             batches(placed(), Reader({"image": None, "view3": None}, Views()))
 
     def test_a_first_sample_that_cannot_be_read(self) -> None:

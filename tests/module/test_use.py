@@ -128,7 +128,7 @@ class TestCopies:
 
     def test_after_a_fit(self, tmp_path: Path) -> None:
         module = small_module()
-        small_trainer(tmp_path, max_steps=1).fit(module, small_data())
+        small_trainer(tmp_path, max_steps=2).fit(module, small_data())
         torch.save(module, tmp_path / "module.pt", pickle_protocol=2)
         again = torch.load(tmp_path / "module.pt", weights_only=False)
         assert torch.equal(again.encode_text(TEXTS), module.encode_text(TEXTS))
@@ -190,7 +190,7 @@ class TestRecorded:
 
     def test_loggers_get_module_and_data(self, tmp_path: Path) -> None:
         logger = CSVLogger(tmp_path)
-        small_trainer(tmp_path, max_steps=1, logger=logger).fit(small_module(), small_data(batch=32))
+        small_trainer(tmp_path, max_steps=2, logger=logger).fit(small_module(), small_data(batch=32))
         logger.save()
         text = (Path(logger.log_dir) / "hparams.yaml").read_text()
         for line in ("image_tower: vit_tiny_patch16_224", "embed_dim: 16", "lr: 0.001", "local_batch_size: 32"):
@@ -201,12 +201,12 @@ class TestRecorded:
         assert data.hparams["local_batch_size"] == 32
         data.local_batch_size = 8
         logger = CSVLogger(tmp_path)
-        small_trainer(tmp_path, max_steps=1, logger=logger).fit(small_module(), data)
+        small_trainer(tmp_path, max_steps=2, logger=logger).fit(small_module(), data)
         logger.save()
         assert "local_batch_size: 8" in (Path(logger.log_dir) / "hparams.yaml").read_text()
 
     def test_a_checkpoint_holds_arguments_instead(self, tmp_path: Path) -> None:
-        trainer = small_trainer(tmp_path, max_steps=1)
+        trainer = small_trainer(tmp_path, max_steps=2)
         trainer.fit(small_module(), small_data())
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         content = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -226,7 +226,7 @@ class TestOneTower:
         module = ClipModule(IMAGE, "none", objective=objective, embed_dim=16, towers={"image": {"transform": {"views": 2}}})
         assert module.model.columns == ("image", "view2") and module.tokenizer is None
         assert isinstance(module.model, nn.Module) and not any("text" in name for name in module.state_dict())
-        small_trainer(tmp_path, max_steps=1).fit(module, small_data())
+        small_trainer(tmp_path, max_steps=2).fit(module, small_data())
 
     def test_a_text_tower_that_nobody_reads_is_not_built(self) -> None:
         module = ClipModule(IMAGE, TEXT, objective={"name": "simclr"}, embed_dim=16)

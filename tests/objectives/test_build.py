@@ -79,7 +79,7 @@ class TestNames:
             ({"name": "pairs", "loss": "sofmax"}, "unknown loss 'sofmax': did you mean 'softmax'"),
             ({"name": "pairs", "los": "softmax"}, "objective 'pairs' has no setting 'los': did you mean 'loss'"),
             ({"loss": "softmax"}, "objective .* has no 'name': give one of"),
-            ({"name": "pairs", "between": ["image"]}, r"between \['image'\] must be two columns, such as \[image, text\]"),
+            ({"name": "pairs", "between": ["image"]}, r"'pairs'.between \['image'\] must be a list of 2 names"),
             ({"name": "pairs", "between": ["text", "text"]}, r"between \['text', 'text'\] must be two columns"),
         ],
     )
@@ -114,7 +114,7 @@ class TestSum:
 
     def test_comes_back_from_a_checkpoint(self, tmp_path: Path) -> None:
         module = small_module(objective=[{"name": "softmax", "image_weight": 0.75}, {"name": "sigmoid", "weight": 0.25}])
-        trainer = small_trainer(tmp_path, max_steps=1)
+        trainer = small_trainer(tmp_path, max_steps=2)
         trainer.fit(module, small_data())
         assert {"train/loss", "train/pairs", "train/pairs_2"} & set(trainer.callback_metrics) or {
             "train/softmax",
@@ -162,7 +162,7 @@ class TestSum:
 
 class TestLive:
     def test_an_objective_without_a_name_is_asked_for(self, tmp_path: Path) -> None:
-        trainer = small_trainer(tmp_path, max_steps=1)
+        trainer = small_trainer(tmp_path, max_steps=2)
         trainer.fit(small_module(objective=Adds()), small_data())
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         with pytest.raises(InputError, match=r"live Adds as objective, .* load_from_checkpoint\(path, objective=...\)"):
@@ -171,7 +171,7 @@ class TestLive:
         assert isinstance(again.model.decoder, nn.Linear)
 
     def test_within_a_list(self, tmp_path: Path) -> None:
-        trainer = small_trainer(tmp_path, max_steps=1)
+        trainer = small_trainer(tmp_path, max_steps=2)
         trainer.fit(small_module(objective=["pairs", Adds()]), small_data())
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         with pytest.raises(InputError, match="live Adds as objective"):
@@ -180,7 +180,7 @@ class TestLive:
     def test_a_registered_one_comes_back_with_its_part(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(objectives._factories, "adds", Adds)
         module = ClipModule(IMAGE, objective={"name": "adds", "part": "extra"}, embed_dim=16)
-        trainer = small_trainer(tmp_path, max_steps=1)
+        trainer = small_trainer(tmp_path, max_steps=2)
         trainer.fit(module, small_data())
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")

@@ -74,7 +74,7 @@ def test_teaching(data_folder: Path, base_checkpoint: Path, tmp_path: Path, monk
     write_folder(tmp_path / "my_pairs")
     shutil.copy(base_checkpoint, tmp_path / "teacher.ckpt")
     page = (ROOT / "docs/concepts/distillation.md").read_text()
-    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    shown, *_ = re.findall(r"```yaml\n(.*?)```", page, re.S)
     model = yaml.safe_load(shown)["model"]
     model["init_args"] |= {"image_encoder": IMAGE, "text_encoder": {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}}
     model["init_args"] |= {"teachers": "teacher.ckpt", "training": {"optimizer": {"warmup_steps": 0}}}

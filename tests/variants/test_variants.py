@@ -10,7 +10,7 @@ import pytest
 import torch
 from distributed.ranks import run_ranks
 from lightning.pytorch import Callback, LightningModule, Trainer
-from small import small_trainer
+from small import IMAGE, TEXT, small_trainer
 from strategies.ranks import _ranks, _whole
 from torch import Tensor
 from variants.senses import SETTINGS, VARIANTS, Senses, batch_of, error_of, gradients, module_of, share
@@ -156,3 +156,16 @@ def test_a_trainer_builds_the_towers_itself(tmp_path: Path) -> None:
     module.trainer = trainer
     assert not module.is_built
     assert any(name.startswith("model.depth_encoder") for name in module_of("imagebind").state_dict())
+
+
+def test_evaluation_scores_what_it_is_given(tmp_path: Path) -> None:
+    """The evaluation transform makes one view, so that validation scores the pairs and not the views."""
+    objective = [{"name": "pairs"}, {"name": "simclr", "temperature": 0.2, "weight": 0.5}]
+    towers = {"image": {"transform": {"views": 2, "flip": 0.5}}}
+    torch.manual_seed(0)
+    module = ClipModule(IMAGE, TEXT, **{**SETTINGS, "towers": towers, "objective": objective})
+    trainer = small_trainer(tmp_path, max_steps=2)
+    trainer.fit(module, ClipDataModule(Senses(), Senses(), local_batch_size=16))
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert found["train/loss"] == pytest.approx(found["train/pairs"] + 0.5 * found["train/simclr"])
+    assert found["val/loss"] == found["val/pairs"] and "val/simclr" not in found
