@@ -72,7 +72,8 @@ def _remedy(name: str, pair: Pair) -> str:
     if name == "image":
         return f"{there}: give the source its images, or omit the image tower"
     if is_view(name):
-        return f"{there}: give towers: {{image: {{transform: {{views: {name.removeprefix('view')}}}}}}}, or let image_transform() return that many images"
+        views = f"{{image: {{transform: {{views: {name.removeprefix('view')}}}}}}}"
+        return f"{there}: give towers: {views}, or let image_transform() return that many images"
     return (
         f"{there}: give the source one, such as columns={{{name!r}: ...}} of a table or a shard's member KEY.{name}.npy, or "
         "let the tower read another column"
