@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,24 +75,40 @@ def fit_line(points: Sequence[tuple[float, float]]) -> Line:
     return Line(float(slope), float(intercept))
 
 
-def read_reference(path: str, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+def read_reference(
+    path: str, names: Sequence[str], everything: Collection[str] | None = None
+) -> dict[str, list[tuple[float, float]]]:
     """Accuracies of standard models, for each shifted set.
 
     Args:
-        path: csv with a row a model, a column `reference` with its accuracy on the set itself, and one for each shifted set;
-            shares in [0, 1]. Empty cells are skipped.
+        path: csv with a row a model, a column `<shift>/reference` with its accuracy on the set itself over the classes of that
+            shift, and one for each shift; shares in [0, 1]. Rows where a cell is empty are skipped for that shift.
         names: of the shifted sets.
+        everything: those that have all classes of the set, for which a column `reference` serves as well; None for all names.
 
     Raises:
         InputError: a missing file or column, or a cell that is no share.
     """
     with existing_path(path, "reference accuracies").open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
-    for name in ("reference", *names):
-        if not rows or name not in rows[0]:
-            known = nearest(name, rows[0]) if rows else "the table is empty"
-            raise InputError(f"reference accuracies {path!r} have no column {name!r}: {known}")
-    return {name: [(_share(path, row["reference"]), _share(path, row[name])) for row in rows if row[name]] for name in names}
+    columns = list(rows[0]) if rows else []
+    clean = {name: f"{name}/reference" for name in names}
+    for name in names if everything is None else everything:
+        if clean[name] not in columns:
+            clean[name] = "reference"
+    for name in (*clean.values(), *names):
+        if name not in columns:
+            known = nearest(name, columns) if rows else "the table is empty"
+            what = " (accuracies on the set itself over the classes of the shift)" if name.endswith("/reference") else ""
+            raise InputError(f"reference accuracies {path!r} have no column {name!r}{what}: {known}")
+    return {
+        name: [
+            (_share(path, row[own]), _share(path, row[name]))
+            for row in rows
+            if (row[own] or "").strip() and (row[name] or "").strip()
+        ]
+        for name, own in clean.items()
+    }
 
 
 def _share(path: str, cell: str) -> float:

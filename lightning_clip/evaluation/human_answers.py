@@ -46,7 +46,8 @@ def read_answers(
         unknown: column of those who answered that they do not know; "" for none.
 
     Raises:
-        InputError: a missing file or column, a cell that is no count, an image without a row, or one that nobody judged.
+        InputError: a missing file or column, a cell that is no count, an image without a row, one that nobody judged, or
+            answers of which none names a class.
     """
     with existing_path(path, "human counts").open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
@@ -67,6 +68,8 @@ def read_answers(
             "did not know"
         )
     classes = len(class_names)
+    if not table[:, :classes].any():
+        raise InputError(f"human counts {path!r}: nobody named a class of any image, so there is nothing to compare with")
     return Answers(table[:, :classes], table[:, classes:].sum(dim=1))
 
 
@@ -93,9 +96,9 @@ class Agreement(NamedTuple):
     """Accuracy of people.
 
     Attributes:
-        people: share of all answers that are right; who did not know was not right.
+        people: share of all answers, of all images together, that are right; who did not know was not right.
         majority: share of images whose most frequent answer is right, among those without a tie for the first place.
-        people_on_guesses: share of right ones among answers that name a class.
+        people_on_guesses: share of right ones among all answers that name a class.
         majority_on_guesses: as majority, not counting who did not know.
     """
 
@@ -106,20 +109,24 @@ class Agreement(NamedTuple):
 
 
 def agreement(answers: Answers, label: Tensor) -> Agreement:
-    """Accuracies as in table 2 of Radford et al. (2021).
+    """Accuracies as in table 2 of Radford et al. (2021): answers are pooled, so that an image counts as often as it was judged.
 
     Args:
-        answers: of N images.
+        answers: of N images; at least one names a class.
         label: int64 (N,).
+
+    Examples:
+        >>> found = agreement(Answers(torch.tensor([[5.0, 0.0], [0.0, 1.0]]), torch.tensor([0.0, 4.0])), torch.tensor([0, 0]))
+        >>> round(found.people, 3), round(found.people_on_guesses, 3)  # 5 of 10 answers, 5 of 6 guesses
+        (0.5, 0.833)
     """
-    own = answers.counts.gather(1, label[:, None]).flatten()
+    own = answers.counts.gather(1, label[:, None]).sum()
     named = answers.counts.sum(dim=1)
-    both = torch.cat([answers.counts, answers.unknown[:, None]], dim=1)
-    asked = answers.unknown + named
+    both = torch.cat([answers.counts, answers.unknown[:, None]], dim=1)  # (N, C) -> (N, C + 1)
     return Agreement(
-        float((own / asked).mean()),
+        float(own / both.sum()),
         _majority(both, label),
-        float((own / named)[named > 0].mean()),
+        float(own / named.sum()),
         _majority(answers.counts[named > 0], label[named > 0]),
     )
 

@@ -20,7 +20,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import Pair
 from lightning_clip.data.sources import PairSource
 from lightning_clip.evaluation.features import Features
-from lightning_clip.evaluation.human_answers import agreement, read_answers
+from lightning_clip.evaluation.human_answers import Answers, agreement, read_answers
 from lightning_clip.evaluation.protocols.base import Result
 from lightning_clip.evaluation.protocols.humans import Humans
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
@@ -133,8 +133,22 @@ def test_who_does_not_know(tmp_path: Path) -> None:
     found = agreement(answers, torch.tensor([0, 0, 1, 1]))
     assert found.people == pytest.approx((3 / 5 + 1 / 5 + 0 + 2 / 5) / 4)
     assert found.majority == pytest.approx(1 / 3)  # right; a tie of dog and unknown, left out; unknown; unknown
-    assert found.people_on_guesses == pytest.approx((1 + 1 / 3 + 1) / 3)  # nobody guessed on the third
+    assert found.people_on_guesses == pytest.approx((3 + 1 + 2) / (3 + 3 + 0 + 2))  # answers are pooled, not images
     assert found.majority_on_guesses == pytest.approx(2 / 3)
+
+
+def test_answers_are_pooled_where_images_have_different_numbers() -> None:
+    """One answer at a time: CIFAR-10H has some 47 to 63 people an image, and each of them counts once."""
+    rng = np.random.default_rng(7)
+    counts, unknown, label = rng.integers(0, 9, (30, 4)), rng.integers(0, 5, 30), rng.integers(0, 4, 30)
+    given = [
+        (c, t) for row, own, t in zip(counts, unknown, label, strict=True) for c, n in enumerate([*row, own]) for _ in range(n)
+    ]
+    found = agreement(Answers(torch.tensor(counts).double(), torch.tensor(unknown).double()), torch.tensor(label))
+    assert found.people == pytest.approx(np.mean([c == t for c, t in given]))
+    assert found.people_on_guesses == pytest.approx(np.mean([c == t for c, t in given if c < 4]))
+    two = agreement(Answers(torch.tensor([[5.0, 0.0], [0.0, 1.0]]), torch.tensor([0.0, 4.0])), torch.tensor([0, 0]))
+    assert two.people_on_guesses == pytest.approx(5 / 6)
 
 
 def test_images_on_which_nobody_guessed(tmp_path: Path) -> None:
@@ -182,3 +196,7 @@ def test_refuses_what_does_not_fit(table: str, tmp_path: Path) -> None:
     silent.write_text("\n".join([*lines[:-1], "0.png,x,0,0,0"]) + "\n")
     with pytest.raises(InputError, match=r"nobody judged image '0.png'"):
         Humans(str(silent)).evaluate(subject)
+    nothing = tmp_path / "nothing.csv"
+    nothing.write_text("\n".join(["image,cow,cat,dog,unknown", *(f"{n}.png,0,0,0,3" for n in range(60))]) + "\n")
+    with pytest.raises(InputError, match="nobody named a class of any image"):
+        Humans(str(nothing), unknown="unknown").evaluate(subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lightning_clip import InputError
+from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.probe import Probe, fit_probe, search_strength, stratified_split
+from lightning_clip.evaluation.protocols.base import Result
 from lightning_clip.evaluation.protocols.few_shot import FewShot, draw_shots, equivalent_shots
+from lightning_clip.evaluation.protocols.linear_probe import LinearProbe
 from lightning_clip.evaluation.tip_adapter import TipAdapter, tip_logits, tune_keys
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 
 def blobs(count: int, classes: int = 4, width: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,6 +25,41 @@ def blobs(count: int, classes: int = 4, width: int = 12, seed: int = 0) -> tuple
     label = torch.arange(count) % classes
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     return centres[label] + 1.5 * torch.randn(count, width, generator=generator), label
+
+
+class Labelled:
+    """A subject whose backbone features tell the classes and whose unit features need not.
+
+    Args:
+        noise: of the backbone features around their class.
+        words: of the unit features around their class.
+    """
+
+    scale, device = 10.0, torch.device("cpu")
+
+    def __init__(self, noise: float, words: float = 0.35) -> None:
+        self.noise, self.words = noise, words
+        self.dataset = EvaluationSet(None, ["a", "b", "c", "d"], ["{}"])  # type: ignore[arg-type]
+
+    def features(self, split: str = "test", corruption: str | None = None) -> Features:
+        generator = torch.Generator().manual_seed(len(split))
+        label = torch.arange(200) % 4
+        centres = torch.randn(4, 12, generator=torch.Generator().manual_seed(99))
+        backbone = centres[label] + self.noise / 2 * torch.randn(200, 12, generator=generator)
+        unit = torch.nn.functional.normalize(torch.eye(4)[label] + self.words * torch.randn(200, 4, generator=generator), dim=1)
+        return Features(unit, backbone, label, torch.arange(200))
+
+    def classifier(self, class_names: Any = None, templates: Any = None) -> torch.Tensor:
+        return torch.eye(4)
+
+
+class TestProtocol:
+    def test_reads_features_before_the_projection(self) -> None:
+        """A.3: unit features of noise, backbone features that tell all: only who reads the latter is right."""
+        subject = Labelled(noise=0.1, words=1e3)
+        assert LinearProbe().evaluate(subject).metrics["top1"] == 1.0  # type: ignore[arg-type]
+        few = FewShot(shots=[4], seeds=1, methods=["probe", "zero_shot_probe"]).evaluate(subject).metrics  # type: ignore[arg-type]
+        assert few["probe/4"] == 1.0 and few["zero_shot_probe/4"] < 0.5
 
 
 class TestProbe:
@@ -90,6 +130,33 @@ class TestFewShot:
         assert equivalent_shots([1, 2, 4], [0.5, 0.6, 0.7], 0.4) == 0.0
         assert equivalent_shots([1, 2, 4], [0.1, 0.2, 0.3], 0.4) is None
         assert equivalent_shots([1, 4], [0.2, 0.4], 0.3) == pytest.approx(2.0)
+
+    def test_equivalent_shots_go_on_to_the_supervised_probe(self) -> None:
+        """Figure 7: between the most shots and all labelled images, on a log scale; features before the projection."""
+        subject = Labelled(noise=3.0)
+        details = FewShot(shots=[1, 2], seeds=2, methods=["probe"]).evaluate(subject).details  # type: ignore[arg-type]
+        curve = [sum(draws) / len(draws) for draws in details["curves"]["probe"]]
+        many, reached = details["supervised"]
+        probe = LinearProbe().evaluate(subject).metrics["top1"]  # type: ignore[arg-type]
+        assert many == 200 / 4 and reached == pytest.approx(probe) and curve[-1] < details["zero_shot"] < reached
+        expected = np.exp(np.interp(details["zero_shot"], [curve[-1], reached], np.log([2, 50])))
+        assert details["equivalent_shots"] == pytest.approx(expected) and 2 < expected < 50
+        (section,) = FewShot(shots=[1, 2], methods=["probe"]).sections({"m": Result({}, details=details)}, subject.dataset)
+        assert f"matches zero-shot with about {expected:.1f} labelled images" in section.text
+        perfect = Labelled(noise=3.0, words=0.0)
+        details = FewShot(shots=[1], seeds=1, methods=["probe"]).evaluate(perfect).details  # type: ignore[arg-type]
+        assert details["equivalent_shots"] is None and details["zero_shot"] == 1.0
+        (section,) = FewShot(shots=[1], methods=["probe"]).sections({"m": Result({}, details=details)}, subject.dataset)
+        assert "all labelled images (50.0 a class) reaches" in section.text and "does not match zero-shot" in section.text
+
+    def test_several_classes_an_image(self) -> None:
+        subject = Labelled(noise=1.0)
+        rows = Features(torch.eye(4), torch.eye(4), torch.eye(4, dtype=torch.int64), torch.arange(4))
+        subject.features = lambda split="test", corruption=None: rows  # type: ignore[method-assign]
+        with pytest.raises(InputError, match="few_shot is for one class an image"):
+            FewShot().evaluate(subject)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="linear_probe is for one class an image"):
+            LinearProbe().evaluate(subject)  # type: ignore[arg-type]
 
     def test_tip_adapter_like_a_loop(self) -> None:
         generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -61,7 +61,7 @@ def test_line_is_scikit_learns() -> None:
 
 def test_against_a_table(tmp_path: Path) -> None:
     table = tmp_path / "models.csv"
-    table.write_text("model,reference,noise,pets\na,0.5,0.3,0.5\nb,0.7,0.5,0.7\nc,0.9,0.8,\n")
+    table.write_text("model,reference,pets/reference,noise,pets\na,0.5,0.6,0.3,0.6\nb,0.7,0.8,0.5,0.8\nc,0.9,0.95,0.8,\n")
     shifted = {"noise": "gaussian_noise:3", "pets": {"class_names": ["dog", "cat"]}}
     subject, protocol = Fake(), Shift(shifted, str(table))
     metrics = protocol.evaluate(subject).metrics  # type: ignore[arg-type]
@@ -71,9 +71,46 @@ def test_against_a_table(tmp_path: Path) -> None:
     assert metrics["accuracy"] == pytest.approx(accuracy) and metrics["noise"] == pytest.approx(shift) and shift < accuracy
     line = fit_line([(0.5, 0.3), (0.7, 0.5), (0.9, 0.8)])
     assert metrics["noise/effective"] == pytest.approx(shift - line.expected(accuracy))
-    assert metrics["pets/effective"] == pytest.approx(metrics["pets"] - accuracy)  # the line through (x, x)
+    assert metrics["noise/reference"] == pytest.approx(accuracy)  # a corruption has all classes
+    pets = among_pets(clean, COLUMNS.double().numpy())
+    assert pets > accuracy and metrics["pets/reference"] == pytest.approx(pets)  # two classes are easier than three
+    assert metrics["pets/effective"] == pytest.approx(metrics["pets"] - pets)  # the line through (x, x)
     both = (metrics["noise/effective"] + metrics["pets/effective"]) / 2
     assert metrics["effective_robustness"] == pytest.approx(both) and next(iter(metrics)) == "effective_robustness"
+
+
+def among_pets(features: Features, columns: np.ndarray, bias: Any = (0.0, 0.0, 0.0)) -> float:
+    """Accuracy on the images of cats and dogs, classified among those two: a loop over images."""
+    right = []
+    for vector, label in zip(features.image_features.double().numpy(), features.label.tolist(), strict=True):
+        if NAMES[label] in ("cat", "dog"):
+            scores = {name: vector @ columns[:, NAMES.index(name)] + bias[NAMES.index(name)] for name in ("dog", "cat")}
+            right.append(max(scores, key=lambda name: scores[name]) == NAMES[label])
+    return float(np.mean(right))
+
+
+def test_probes_are_measured_over_the_classes_of_the_shift() -> None:
+    subject = Fake()
+    result = Shift({"pets": {"class_names": ["dog", "cat"]}}).evaluate(subject)  # type: ignore[arg-type]
+    train, test = subject.features("train"), subject.features()
+    probe = LogisticRegression(C=1.0, max_iter=5000, tol=1e-10).fit(train.backbone.double().numpy(), train.label.numpy())
+    expected = among_pets(test, probe.coef_.T, probe.intercept_)
+    assert result.details["points"]["pets"][-1][0] == pytest.approx(expected, abs=0.011)  # two images of 200 on the border
+
+
+def test_a_table_without_the_reference_of_a_part(tmp_path: Path) -> None:
+    table = tmp_path / "models.csv"
+    table.write_text("model,reference,pets\na,0.5,0.5\nb,0.7,0.7\n")
+    with pytest.raises(InputError, match=r"no column 'pets/reference' \(accuracies on the set itself over the classes of the"):
+        Shift({"pets": {"class_names": ["dog", "cat"]}}, str(table)).evaluate(Fake())  # type: ignore[arg-type]
+    everything = Shift({"pets": {"class_names": ["dog", "cow", "cat"]}}, str(table))
+    metrics = everything.evaluate(Fake()).metrics  # type: ignore[arg-type]
+    assert metrics["pets/reference"] == pytest.approx(metrics["accuracy"])  # all classes, in another order
+    without = Fake()
+    cow_only = without.features().subset(without.features().label == 2)
+    without.features = lambda split="test", corruption=None: cow_only  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="no test image of the classes of shifted set 'pets'"):
+        Shift({"pets": {"class_names": ["dog", "cat"]}}, str(table)).evaluate(without)  # type: ignore[arg-type]
 
 
 def test_against_probes() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from small import IMAGE, TEXT
+from small import IMAGE, TEXT, small_module
 from torch import Tensor
 
 from lightning_clip import ClipModel, InputError
@@ -36,6 +37,35 @@ class TestForward:
         images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
         normalised = (images.float() / 255 - model.mean) / model.std
         torch.testing.assert_close(model.encode_image(images), model.encode_image(normalised))
+
+    @pytest.mark.parametrize("built", ["model", "module", "several towers"])
+    def test_clips_mean_and_std_exactly(self, model: ClipModel, built: str) -> None:
+        """Of openai/CLIP, not ImageNet's 0.485, 0.456, 0.406: to the last digit, as transformers and open_clip have them."""
+        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+        from transformers import CLIPImageProcessor
+
+        mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+        found: Any = model
+        if built != "model":
+            towers = {"towers": {"second": {"share": "image"}}} if built == "several towers" else {}
+            module = small_module(**towers)
+            module.configure_model()
+            found = module.model
+        assert torch.equal(found.mean.flatten(), torch.tensor(mean)) and torch.equal(found.std.flatten(), torch.tensor(std))
+        processor = CLIPImageProcessor()
+        assert mean == list(OPENAI_DATASET_MEAN) == list(processor.image_mean)
+        assert std == list(OPENAI_DATASET_STD) == list(processor.image_std)
+
+    def test_pixels_are_normalised_as_transformers_does(self, model: ClipModel) -> None:
+        from transformers import CLIPImageProcessor
+
+        pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        processor = CLIPImageProcessor(do_resize=False, do_center_crop=False)
+        expected = processor(list(pixels.permute(0, 2, 3, 1).numpy()), return_tensors="pt")["pixel_values"]
+        seen: list[Tensor] = []
+        model.image_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model.encode_image(pixels)
+        torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
 
     def test_padding_changes_nothing(self, model: ClipModel) -> None:
         tokens = torch.tensor([[5, 6, 7]])

@@ -98,6 +98,11 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     image, text = features(model, tmp_path, module)
     torch.testing.assert_close(module.encode_image(pictures()), image, rtol=0, atol=1e-5)
     torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
+    with torch.no_grad():  # ViT: the class token after the final LayerNorm; what linear probes read (A.3)
+        pixels = (pictures().float() / 255 - module.model.mean) / module.model.std
+        before_projection = model.vision_model(pixels).pooler_output
+    backbone = module.predictor.encode_image_with_backbone(pictures())[1]
+    torch.testing.assert_close(backbone, before_projection, rtol=0, atol=1e-4)
     assert module.model.logit_scale.item() == model.logit_scale.item()
     assert module.to_mapping()["objective"]["loss"]["name"] == ("sigmoid" if kind == "siglip" else "softmax")
     assert len(module.model.text_encoder.blocks()) == len(module.model.image_encoder.blocks()) == 2

@@ -15,7 +15,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.data.few_shot import draw_shots
 from lightning_clip.evaluation.probe import fit_probe, search_strength
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
-from lightning_clip.evaluation.protocols.linear_probe import accuracy
+from lightning_clip.evaluation.protocols.linear_probe import accuracy, supervised_probe
 from lightning_clip.evaluation.tip_adapter import TipAdapter, tune_keys
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
@@ -32,13 +32,13 @@ _METHODS = {
 }
 
 
-def equivalent_shots(shots: Sequence[int], accuracies: Sequence[float], zero_shot: float) -> float | None:
+def equivalent_shots(shots: Sequence[float], accuracies: Sequence[float], zero_shot: float) -> float | None:
     """How many labelled images a class a probe needs to match zero-shot (Radford et al. 2021, figure 7).
 
     Interpolated linearly over log k; 0 if even the fewest are enough, None if the most are not.
 
     Args:
-        shots: the k, rising.
+        shots: the k, rising; last the images a class of the fully supervised probe, which need not be whole.
         accuracies: of the probe with each k, in [0, 1].
         zero_shot: accuracy in [0, 1].
 
@@ -64,7 +64,8 @@ class FewShot(Protocol):
     zero-shot classifier; Tip-Adapter and Tip-Adapter-F (Zhang et al. 2021). Settings (L2 strength, alpha, beta) are chosen on
     min(k, 4) further images a class.
 
-    Metrics: `<method>/<k>`, means over the draws.
+    Metrics: `<method>/<k>`, means over the draws. The number of labelled images a class with which the probe matches zero-shot
+    is interpolated over log k; where the most shots do not match it, up to the probe on all labelled images (figure 7).
 
     Args:
         shots: the k.
@@ -85,6 +86,8 @@ class FewShot(Protocol):
     def evaluate(self, subject: Subject) -> Result:
         """Accuracy of each method with each number of shots, over the draws."""
         test, classifier = subject.features(), subject.classifier()
+        if test.label.ndim == 2:
+            raise InputError("few_shot is for one class an image: omit it for a multilabel set")
         classes = classifier.shape[1]
         zero_shot = float(((test.image_features @ classifier).argmax(dim=1) == test.label).double().mean())
         found: dict[str, list[list[float]]] = {name: [] for name in self.methods}
@@ -100,11 +103,23 @@ class FewShot(Protocol):
             for name in order
             for shots, mean in reversed(list(zip(self.shots, means[name], strict=True)))
         }
-        equal = equivalent_shots(self.shots, means["probe"], zero_shot) if "probe" in means else None
-        details = {"shots": self.shots, "curves": found, "zero_shot": zero_shot, "equivalent_shots": equal}
+        details = {"shots": self.shots, "curves": found, "zero_shot": zero_shot}
+        if "probe" in means:
+            details |= self._equivalent(subject, means["probe"], zero_shot)
         # The headline is the last method's with the most shots: of each image the share of draws that got it right.
         per_image = sum((draw.float() / self.seeds for draw in right[last]), torch.zeros(len(test)))
         return Result(metrics, dict.fromkeys(metrics, 1 / classes), per_image.tolist(), details)
+
+    def _equivalent(self, subject: Subject, means: Sequence[float], zero_shot: float) -> dict[str, Any]:
+        """Shots that equal zero-shot, and where all of them fall short, [images a class, accuracy] of the supervised probe."""
+        equal = equivalent_shots(self.shots, means, zero_shot)
+        if equal is not None:
+            return {"equivalent_shots": equal, "supervised": None}
+        probe, _, many = supervised_probe(subject)
+        test = subject.features()
+        last = [many / len(subject.dataset.class_names), accuracy(probe, test.backbone, test.label)]
+        equal = equivalent_shots([*self.shots, last[0]], [*means, last[1]], zero_shot)
+        return {"equivalent_shots": equal, "supervised": last}
 
     def _drawn(self, subject: Subject, classifier: Tensor, shots: int) -> dict[str, list[Tensor]]:
         """Of each method and draw, which test images it got right, bool (N,)."""
@@ -126,7 +141,7 @@ class FewShot(Protocol):
             rows = [(_METHODS[method], *(_spread(values) for values in curves)) for method, curves in details["curves"].items()]
             rows.append(("zero-shot", *(in_percent(details["zero_shot"]) for _ in details["shots"])))
             header = ("top-1 in %, mean and deviation", *(f"{shots} a class" for shots in details["shots"]))
-            text = _equal(details["equivalent_shots"], details["shots"]) if "probe" in details["curves"] else ""
+            text = _equal(details) if "probe" in details["curves"] else ""
             found.append(Section(f"{name}: few-shot", text, Table(header, rows), [("few-shot", _figure(details))]))
         return found
 
@@ -178,10 +193,15 @@ def _spread(values: Sequence[float]) -> str:
     return f"{in_percent(mean)} ± {in_percent(deviation)}"
 
 
-def _equal(shots: float | None, tried: Sequence[int]) -> str:
+def _equal(details: Mapping[str, Any]) -> str:
+    shots, supervised = details["equivalent_shots"], details["supervised"]
     if shots is None:
-        return f"A linear probe needs more than {tried[-1]} labelled images a class to match zero-shot."
-    needed = f"fewer than {tried[0]}" if shots == 0 else f"about {shots:.1f}"
+        many, reached = supervised
+        return (
+            f"A linear probe on all labelled images ({many:.1f} a class) reaches {in_percent(reached)} % and does not match "
+            "zero-shot."
+        )
+    needed = f"fewer than {details['shots'][0]}" if shots == 0 else f"about {shots:.1f}"
     return f"A linear probe matches zero-shot with {needed} labelled images a class."
 
 

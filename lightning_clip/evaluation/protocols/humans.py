@@ -41,7 +41,7 @@ _WORDS = {
 class Humans(Protocol):
     """What is hard for people is hard for CLIP (Radford et al. 2021, section 4.4, table 2 and figure 16).
 
-    Metrics: model, people (mean over all answers), majority (of the most frequent answer, without images with a tie), with
+    Metrics: model, people (share of all answers), majority (of the most frequent answer, without images with a tie), with
     `unknown` also people_on_guesses and majority_on_guesses (table 2's columns); difficulty (Pearson's correlation of class
     accuracies) and difficulty_rank (Spearman's); uncertainty (Spearman's correlation of the entropies of people's answers and
     of the model's probabilities, per image); cross_entropy and kullback_leibler (nats, of the model under people's answers),

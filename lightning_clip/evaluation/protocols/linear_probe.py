@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.evaluation.probe import Probe, fit_probe, search_strength, stratified_split
+from lightning_clip.evaluation.probe import Probe, SearchResult, fit_probe, search_strength, stratified_split
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
@@ -17,6 +17,7 @@ from lightning_clip.reporting.text import percent
 
 __all__ = ["LinearProbe"]
 
+_TOLERANCE = 1e-7
 _SEARCH_TOLERANCE = 1e-5  # classes that can be separated exactly are fitted for ever, and no prediction changes
 
 
@@ -39,38 +40,17 @@ class LinearProbe(Protocol):
 
     def evaluate(self, subject: Subject) -> Result:
         """Accuracy of the probe with the best strength, refitted on both splits."""
-        test, train = subject.features(), subject.features("train")
-        if train.label.ndim == 2:
-            raise InputError("linear_probe is for one class an image: omit it for a multilabel set")
-        classes = int(max(train.label.max(), test.label.max())) + 1
-        if len(torch.unique(train.label)) < 2:
-            raise InputError("the training split has one class only: a probe needs at least two")
-        if subject.dataset.val is not None:
-            val = subject.features("val")
-            inputs, labels = torch.cat([train.backbone, val.backbone]), torch.cat([train.label, val.label])
-            rows = torch.arange(len(train)), torch.arange(len(train), len(labels))
-        else:
-            inputs, labels = train.backbone, train.label
-            rows = stratified_split(labels, self.validation_share, self.seed)
-        search = search_strength(
-            lambda strength, start: self._fit(inputs[rows[0]], labels[rows[0]], classes, strength, start, _SEARCH_TOLERANCE),
-            lambda probe: accuracy(probe, inputs[rows[1]], labels[rows[1]]),
-        )
-        probe = self._fit(inputs, labels, classes, search.strength, search.probe)
+        test = subject.features()
+        probe, search, many = supervised_probe(subject, self.max_iterations, self.validation_share, self.seed)
         right = probe.predict(test.backbone) == test.label
         per_class = [float(right[test.label == c].float().mean()) for c in torch.unique(test.label)]
+        classes = len(probe.bias)
         return Result(
             {"top1": float(right.float().mean()), "mean_per_class": sum(per_class) / len(per_class)},
             {"top1": 1 / classes, "mean_per_class": 1 / classes},
             right.float().tolist(),
-            {"strength": search.strength, "tried": [[key, value] for key, value in search.tried.items()], "train": len(labels)},
+            {"strength": search.strength, "tried": [[key, value] for key, value in search.tried.items()], "train": many},
         )
-
-    def _fit(
-        self, inputs: Tensor, labels: Tensor, classes: int, strength: float, start: Probe | None, tolerance: float = 1e-7
-    ) -> Probe:
-        options = {"max_iterations": self.max_iterations, "tolerance": tolerance}
-        return fit_probe(inputs, labels, classes, strength, start=start, **options)  # type: ignore[arg-type]
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
         """A table of all models and the search of the strength."""
@@ -81,6 +61,45 @@ class LinearProbe(Protocol):
         table = Table(("model", "top-1", "L2 strength", "labelled images"), rows)
         return [Section("Linear probe", "Strengths tried and their accuracy on the validation split.", table,
                         [("strength", _figure(results))])]  # fmt: skip
+
+
+def supervised_probe(
+    subject: Subject, max_iterations: int = 1000, validation_share: float = 0.2, seed: int = 0
+) -> tuple[Probe, SearchResult, int]:
+    """The probe on all labelled images, the search of its strength, and how many images those were.
+
+    Args:
+        subject: a model with a set that has a training split.
+        max_iterations: of L-BFGS.
+        validation_share: of the training split, where the set has no validation split.
+        seed: of that share.
+
+    Raises:
+        InputError: no training split, one of a single class, or images with several classes.
+    """
+    test, train = subject.features(), subject.features("train")
+    if train.label.ndim == 2:
+        raise InputError("linear_probe is for one class an image: omit it for a multilabel set")
+    classes = int(max(train.label.max(), test.label.max())) + 1
+    if len(torch.unique(train.label)) < 2:
+        raise InputError("the training split has one class only: a probe needs at least two")
+    if subject.dataset.val is not None:
+        val = subject.features("val")
+        inputs, labels = torch.cat([train.backbone, val.backbone]), torch.cat([train.label, val.label])
+        rows = torch.arange(len(train)), torch.arange(len(train), len(labels))
+    else:
+        inputs, labels = train.backbone, train.label
+        rows = stratified_split(labels, validation_share, seed)
+
+    def fit(part: Tensor | slice, strength: float, start: Probe | None, tolerance: float) -> Probe:
+        options = {"max_iterations": max_iterations, "tolerance": tolerance}
+        return fit_probe(inputs[part], labels[part], classes, strength, start=start, **options)  # type: ignore[arg-type]
+
+    search = search_strength(
+        lambda strength, start: fit(rows[0], strength, start, _SEARCH_TOLERANCE),
+        lambda probe: accuracy(probe, inputs[rows[1]], labels[rows[1]]),
+    )
+    return fit(slice(None), search.strength, search.probe, _TOLERANCE), search, len(labels)
 
 
 def accuracy(probe: Probe, features: Tensor, label: Tensor) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -27,20 +27,30 @@ _STRENGTH = 1.0  # of their penalty: they are to be ordinary, not the best
 Points = dict[str, list[tuple[float, float]]]
 
 
+class _Shifted(NamedTuple):
+    """One shift: features (N, ...) of its images, its classifier (D, C), and its classes among the set's."""
+
+    features: Features
+    classifier: Tensor
+    classes: list[int]
+
+
 @protocols.register("shift")
 class Shift(Protocol):
     """Zero-shot accuracy on shifted sets beside that of standard models as accurate (Radford et al. 2021, section 3.3).
 
     The standard models are those of a table, or linear probes on this model's features, fitted on more and more of the
-    training split: models that have seen the set's own distribution.
+    training split: models that have seen the set's own distribution. A shifted set may have some of the set's classes only, as
+    ImageNet-A and ImageNet-R have 200; both accuracies are then over those classes (Taori et al. 2020).
 
-    Metrics: effective_robustness (mean over shifts, a difference of shares), accuracy (on the set itself), `<shift>`,
-    `<shift>/effective`.
+    Metrics: effective_robustness (mean over shifts, a difference of shares), accuracy (on the set itself, all classes),
+    `<shift>`, `<shift>/reference` (on the set itself, over the classes of the shift), `<shift>/effective`.
 
     Args:
         shifted: name -> a corruption such as "gaussian_noise:3", or a set as a suite has it, whose classes are among the
             set's; it is classified among its own classes.
-        reference: csv with a row a standard model, a column `reference` and one for each shift; "" fits probes.
+        reference: csv with a row a standard model, a column `reference` and one for each shift; `<shift>/reference` for each
+            shift that has some of the classes only; "" fits probes.
 
     Raises:
         InputError: no shift, or a corruption that does not exist.
@@ -61,56 +71,72 @@ class Shift(Protocol):
         features = subject.features()
         if features.label.ndim == 2:
             raise InputError("shift is for one class an image: omit it for a multilabel set")
-        accuracy = _accuracy(features, subject.classifier())
+        logits = features.image_features @ subject.classifier()  # (N, D) -> (N, C)
         parts = {name: self._shifted(subject, name, spec) for name, spec in self.shifted.items()}
-        found = {name: _accuracy(shifted, classifier) for name, (shifted, classifier, _) in parts.items()}
+        found = {
+            name: _share(part.features.image_features @ part.classifier, part.features.label) for name, part in parts.items()
+        }
+        clean = {name: _among(logits, features.label, part.classes, name) for name, part in parts.items()}
         if self.reference:
-            points = read_reference(self.reference, list(self.shifted))
+            everything = {name for name, part in parts.items() if len(set(part.classes)) == logits.shape[1]}
+            points = read_reference(self.reference, list(self.shifted), everything)
         else:
-            points = _probe_points(subject, features, {name: (part, columns) for name, (part, _, columns) in parts.items()})
+            points = _probe_points(subject, features, parts)
         lines = {name: fit_line(points[name]) for name in points}
-        effective = {name: lines[name].effective(accuracy, found[name]) for name in found}
-        metrics = {"effective_robustness": sum(effective.values()) / len(effective), "accuracy": accuracy}
+        effective = {name: lines[name].effective(clean[name], found[name]) for name in found}
+        metrics = {"effective_robustness": sum(effective.values()) / len(effective), "accuracy": _share(logits, features.label)}
         for name in found:
-            metrics |= {name: found[name], f"{name}/effective": effective[name]}
+            metrics |= {name: found[name], f"{name}/reference": clean[name], f"{name}/effective": effective[name]}
         details = {"points": points, "lines": {name: list(line) for name, line in lines.items()}}
         return Result(metrics, {}, None, details)
 
-    def _shifted(self, subject: Subject, name: str, spec: Any) -> tuple[Features, Tensor, list[int]]:
-        """Features under shift, their classifier, and their classes among the set's."""
+    def _shifted(self, subject: Subject, name: str, spec: Any) -> _Shifted:
         if isinstance(spec, str) and ":" in spec:
             classes = list(range(len(subject.dataset.class_names)))
-            return subject.features("test", spec), subject.classifier(), classes
+            return _Shifted(subject.features("test", spec), subject.classifier(), classes)
         other, own = subject.other(name, spec), subject.dataset.names
         unknown = [word for word in other.dataset.names if word not in own]
         if unknown:
             raise InputError(f"shifted set {name!r} has a class {unknown[0]!r} that the set lacks: {nearest(unknown[0], own)}")
-        return other.features(), other.classifier(), [own.index(word) for word in other.dataset.names]
+        return _Shifted(other.features(), other.classifier(), [own.index(word) for word in other.dataset.names])
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
         """A table of all models and a figure for each shift."""
         rows: list[tuple[str, ...]] = []
         for model, result in results.items():
-            clean = result.metrics["accuracy"]
-            rows.append((f"{model}: the set itself", in_percent(clean), "", ""))
+            rows.append((f"{model}: the set itself", in_percent(result.metrics["accuracy"]), "", "", ""))
             for name in self.shifted:
-                line = Line(*result.details["lines"][name])
-                cells = (result.metrics[name], line.expected(clean), result.metrics[f"{name}/effective"])
+                line, clean = Line(*result.details["lines"][name]), result.metrics[f"{name}/reference"]
+                cells = (result.metrics[name], clean, line.expected(clean), result.metrics[f"{name}/effective"])
                 rows.append((f"{model}: {name}", *map(in_percent, cells)))
         whose = "the standard models of the table" if self.reference else "linear probes on the same features"
-        text = f"In %. Expected: the line through {whose}, at this model's accuracy on the set itself. Effective: beyond that."
-        table = Table(("shift", "accuracy", "expected", "effective robustness"), rows)
+        text = (
+            f"In %. Reference: on the set itself, over the classes of the shift. Expected: the line through {whose}, at this "
+            "model's reference. Effective: beyond that."
+        )
+        table = Table(("shift", "accuracy", "reference", "expected", "effective robustness"), rows)
         figures = [(name, _figure(name, results)) for name in self.shifted]
         return [Section("Accuracy under shift", text, table, figures)]
 
 
-def _accuracy(features: Features, classifier: Tensor) -> float:
-    right = (features.image_features @ classifier).argmax(dim=1) == features.label
-    return float(right.double().mean())
+def _share(logits: Tensor, label: Tensor) -> float:
+    """Accuracy of logits (N, C)."""
+    return float((logits.argmax(dim=1) == label).double().mean())
 
 
-def _probe_points(subject: Subject, test: Features, shifted: Mapping[str, tuple[Features, list[int]]]) -> Points:
-    """(accuracy, accuracy under shift) of probes fitted on more and more of the training split."""
+def _among(logits: Tensor, label: Tensor, classes: Sequence[int], name: str) -> float:
+    """Accuracy on the images of some classes, classified among those; logits (N, C) over all."""
+    rows = torch.isin(label, torch.tensor(classes, device=label.device))
+    if not rows.any():
+        raise InputError(
+            f"the set has no test image of the classes of shifted set {name!r}, so there is nothing to compare with"
+        )
+    best = logits[rows][:, list(classes)].argmax(dim=1)  # (M, C) -> (M,) places among the classes
+    return float((torch.tensor(classes, device=label.device)[best] == label[rows]).double().mean())
+
+
+def _probe_points(subject: Subject, test: Features, shifted: Mapping[str, _Shifted]) -> Points:
+    """(accuracy on the classes of the shift, accuracy under shift) of probes fitted on more and more of the training split."""
     train, classes = subject.features("train"), len(subject.dataset.class_names)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     points: Points = {name: [] for name in shifted}
@@ -119,10 +145,10 @@ def _probe_points(subject: Subject, test: Features, shifted: Mapping[str, tuple[
         many = round(math.exp(low + (math.log(len(train)) - low) * step / (_PROBES - 1)))
         rows = order[:many]
         probe = fit_probe(train.backbone[rows], train.label[rows], classes, _STRENGTH, max_iterations=200)
-        own = float((probe.predict(test.backbone) == test.label).double().mean())
-        for name, (features, columns) in shifted.items():
-            logits = (features.backbone.double() @ probe.weight + probe.bias)[:, columns]
-            points[name].append((own, float((logits.argmax(dim=1) == features.label).double().mean())))
+        clean = probe.logits(test.backbone)
+        for name, part in shifted.items():
+            under = probe.logits(part.features.backbone)[:, part.classes]
+            points[name].append((_among(clean, test.label, part.classes, name), _share(under, part.features.label)))
     return points
 
 
@@ -137,7 +163,7 @@ def _figure(name: str, results: Mapping[str, Result]) -> Figure:
         line = Line(*result.details["lines"][name])
         (drawn,) = axes.plot(grid, [line.expected(value) for value in grid], linewidth=1)
         axes.scatter(x, y, s=14, color=drawn.get_color(), alpha=0.6)
-        star = (result.metrics["accuracy"], result.metrics[name])
+        star = (result.metrics[f"{name}/reference"], result.metrics[name])
         axes.scatter(
             *star, s=110, marker="*", color=drawn.get_color(), edgecolors="black", linewidths=0.5, label=model, zorder=3
         )
@@ -146,7 +172,7 @@ def _figure(name: str, results: Mapping[str, Result]) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
         axis.set_ticks([], minor=True)
-    axes.set(xlabel="accuracy on the set, %", ylabel="under shift, %")
+    axes.set(xlabel="accuracy on the set, same classes, %", ylabel="under shift, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)
     return figure
