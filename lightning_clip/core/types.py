@@ -63,7 +63,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         tokens: ids int64 (B, L); None where there are none.
-        mask: bool (B, L), True on text; None where nothing is padding.
+        mask: bool (B, L), True on text; None where it follows from the id of padding.
         lengths: per row the place after its last token, where it is known without asking the device.
     """
 

@@ -40,11 +40,17 @@ _TRAIN = "train one on your captions with `lightning-clip tokenizer train`"
 
 
 class Tokenizer(ABC):
-    """Captions to token ids, all below `vocab_size`, at most `context_length` a caption, `pad_id` to their right."""
+    """Captions to token ids, all below `vocab_size`, at most `context_length` a caption, `pad_id` to their right.
+
+    Attributes:
+        padding_side: where a text tower that attends to padding has it, "right" or "left", as the tower was trained. Rows made
+            here are padded on the right whatever it says: such a tower moves them itself.
+    """
 
     vocab_size: int
     context_length: int
     pad_id: int
+    padding_side: str = "right"
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -97,9 +103,10 @@ class JsonTokenizer(Tokenizer):
         pad_id: None takes the padding that the JSON asks for, its `<pad>` or `[PAD]` token, or 0.
         clean: what open_clip does to texts before its tokenizers of Hugging Face: "whitespace", "lower" or "canonicalize"
             (entities and broken letters repaired, then spaces; letters lowered; punctuation removed).
+        padding_side: "right" or "left", see `Tokenizer`; None takes what the JSON asks for, or "right".
 
     Raises:
-        InputError: no such file, not a tokenizer, or a `context_length`, `pad_id` or `clean` that it cannot have.
+        InputError: no such file, not a tokenizer, or a `context_length`, `pad_id`, `clean` or `padding_side` it cannot have.
 
     Examples:
         >>> tokenizer = train_tokenizer(["a dog on the beach", "一只狗"])
@@ -115,6 +122,7 @@ class JsonTokenizer(Tokenizer):
         context_length: int | None = None,
         pad_id: int | None = None,
         clean: str | None = None,
+        padding_side: str | None = None,
     ) -> None:
         if clean is not None and clean not in _CLEANINGS:
             raise InputError(f"unknown clean {clean!r}: {nearest(clean, _CLEANINGS)}")
@@ -137,9 +145,13 @@ class JsonTokenizer(Tokenizer):
         self.pad_id = next(token for token in known if token is not None)
         if not 0 <= self.pad_id < self.vocab_size:
             raise InputError(f"pad_id {self.pad_id} is not one of the tokenizer's ids: use 0 to {self.vocab_size - 1}")
+        self.padding_side = padding_side or str(padding.get("direction", "right")).lower()
+        if self.padding_side not in ("right", "left"):
+            raise InputError(f"unknown padding_side {self.padding_side!r}: {nearest(self.padding_side, ('right', 'left'))}")
         backend.enable_truncation(self.context_length, direction=truncation.get("direction", "right"))
-        backend.enable_padding(pad_id=self.pad_id, pad_token=backend.id_to_token(self.pad_id) or _PAD)
-        self.content: str = backend.to_str()  # the JSON alone knows both settings now
+        pad_token = backend.id_to_token(self.pad_id) or _PAD
+        backend.enable_padding(direction=self.padding_side, pad_id=self.pad_id, pad_token=pad_token)
+        self.content: str = backend.to_str()  # the JSON alone knows these settings now
         backend.no_padding()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -240,12 +252,24 @@ def from_transformers(
         raise InputError(f"Hugging Face tokenizer {path!r} is slow only, no JSON holds it: choose another, or {_TRAIN}")
     pad_id = source.pad_token_id if pad_id is None else pad_id
     source.backend_tokenizer.enable_truncation(512, direction=source.truncation_side)
-    found = JsonTokenizer(source.backend_tokenizer.to_str(), context_length=length, pad_id=pad_id)
+    found = JsonTokenizer(
+        source.backend_tokenizer.to_str(), context_length=length, pad_id=pad_id, padding_side=source.padding_side
+    )
     probes = ["", "A photo of 2 Dogs!", "一只狗 ﬁé", "".join(source.all_special_tokens), "long " * length]
-    if source(probes, truncation=True, max_length=length)["input_ids"] != found.encode(probes):
+    rows = source(probes, truncation=True, max_length=length)["input_ids"]
+    if rows != found.encode(probes) or not _padded_alike(source, found, probes):
         raise InputError(f"Hugging Face tokenizer {path!r} does more than its JSON: wrap it in a Tokenizer of yours")
     # What happens before the library sees the text.
     return found if clean is None else JsonTokenizer(found.content, context_length=length, pad_id=found.pad_id, clean=clean)
+
+
+def _padded_alike(source: Any, found: JsonTokenizer, texts: Sequence[str]) -> bool:
+    """Whether rows of the full length are the same ids, padding included; nothing to compare where it has no such token."""
+    if source.pad_token_id != found.pad_id:  # another one was asked for
+        return True
+    theirs = source(list(texts), truncation=True, max_length=found.context_length, padding="max_length")["input_ids"]
+    rows = [(row, [found.pad_id] * (found.context_length - len(row))) for row in found.encode(texts)]
+    return bool(theirs == [[*room, *row] if found.padding_side == "left" else [*row, *room] for row, room in rows])
 
 
 def checked(texts: Sequence[str]) -> Sequence[str]:

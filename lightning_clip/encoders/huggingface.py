@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.encoders.base import TextEncoder, text_encoders
@@ -18,6 +17,7 @@ from lightning_clip.encoders.huggingface_towers import (
     longest_list,
     whole_config_of,
 )
+from lightning_clip.encoders.padding import checked_side, filled, side_mapping, text_in_front
 from lightning_clip.encoders.text_transformer import at_last_token
 
 __all__ = ["POOLINGS", "HuggingFaceTextEncoder"]
@@ -56,6 +56,7 @@ class HuggingFaceTextEncoder(TextEncoder):
             family is {"model_type": "siglip", "text_config": {...}}.
         pad_id: captions are padded with it to the model's full length and the model attends to all of it, as SigLIP was
             trained; None masks padding.
+        padding_side: where that padding is, "right" or "left"; without `pad_id` it is never seen.
 
     Raises:
         InputError: unknown pooling, no such model, or a model without token output.
@@ -79,6 +80,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         pretrained: bool = True,
         config: Mapping[str, Any] | None = None,
         pad_id: int | None = None,
+        padding_side: str = "right",
     ) -> None:
         if pooling not in (known := (*POOLINGS, _OWN)):
             raise InputError(f"unknown pooling {pooling!r}: {nearest(pooling, known)}")
@@ -88,7 +90,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         key = "projection_size" if pooling == _OWN else "project_dim"
         width = getattr(model.config, key, None) or model.config.hidden_size
         super().__init__(output_dim=int(width), context_length=int(length))
-        self.pooling, self.pad_id = pooling, pad_id
+        self.pooling, self.pad_id, self.padding_side = pooling, pad_id, checked_side(padding_side)
         self.model = model
         self.architecture = family_of(model) or model.config.model_type
         if isinstance(pooler := getattr(model, "pooler", None), nn.Module) and pooling != _OWN:
@@ -111,18 +113,23 @@ class HuggingFaceTextEncoder(TextEncoder):
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Token ids int64 (B, L) and mask bool (B, L) -> the last hidden state (B, L, W); with `pad_id` L is the context."""
-        hidden: Tensor = self._outputs(tokens, mask).last_hidden_state
-        return hidden
+        return self._hidden(self._outputs(tokens, mask), mask)
 
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         outputs = self._outputs(tokens, mask)
-        return self._pooled(outputs, mask), outputs.last_hidden_state
+        return self._pooled(outputs, mask), self._hidden(outputs, mask)
 
     def _pooled(self, outputs: Any, mask: Tensor) -> Tensor:
-        own = self.pooling == _OWN
-        pooled: Tensor = outputs.pooler_output if own else POOLINGS[self.pooling](outputs.last_hidden_state, mask)
-        return pooled  # (B, L, W) -> (B, W)
+        if self.pooling == _OWN:
+            own: Tensor = outputs.pooler_output
+            return own
+        hidden = self._hidden(outputs, mask)[:, : mask.shape[1]]
+        return POOLINGS[self.pooling](hidden, mask)  # (B, L, W) -> (B, W)
+
+    def _hidden(self, outputs: Any, mask: Tensor) -> Tensor:
+        hidden: Tensor = outputs.last_hidden_state
+        return hidden if self.pad_id is None else text_in_front(hidden, mask, self.padding_side)
 
     def token_table(self) -> nn.Module:
         """The model's input embeddings."""
@@ -132,9 +139,8 @@ class HuggingFaceTextEncoder(TextEncoder):
     def _outputs(self, tokens: Tensor, mask: Tensor) -> Any:
         if self.pad_id is None:
             return self.model(input_ids=tokens, attention_mask=mask.long())
-        filled = tokens.masked_fill(~mask, self.pad_id)
-        filled = pad(filled, (0, self.context_length - tokens.shape[1]), value=self.pad_id)  # (B, L) -> (B, context_length)
-        return self.model(input_ids=filled)
+        rows = filled(tokens, mask, self.context_length, self.pad_id, self.padding_side)  # (B, L) -> (B, context_length)
+        return self.model(input_ids=rows)
 
     def blocks(self) -> list[nn.Module]:
         """The longest list of layers in the model."""
@@ -164,5 +170,5 @@ class HuggingFaceTextEncoder(TextEncoder):
 
     def to_mapping(self) -> dict[str, Any]:
         """The pooling, the padding and the model's configuration."""
-        padding = {} if self.pad_id is None else {"pad_id": self.pad_id}
+        padding = {} if self.pad_id is None else {"pad_id": self.pad_id, **side_mapping(self.padding_side)}
         return {"name": "hf", "pooling": self.pooling, "config": describe(self.model), **padding}

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder, image_encoders, text_encoders
+from lightning_clip.encoders.padding import checked_side, filled, side_mapping, text_in_front
 from lightning_clip.encoders.timm_image import tokens_of
 
 __all__ = ["OpenClipImageEncoder", "OpenClipTextEncoder"]
@@ -104,6 +104,7 @@ class OpenClipTextEncoder(TextEncoder):
         config: open_clip's `text_cfg` as a mapping.
         quick_gelu: open_clip's.
         pad_id: of the tokenizer: captions are padded with it to the full length, which some towers feel.
+        padding_side: where that padding is, "right" or "left".
 
     Raises:
         InputError: settings that open_clip does not take.
@@ -116,11 +117,19 @@ class OpenClipTextEncoder(TextEncoder):
         torch.Size([2, 32])
     """
 
-    def __init__(self, embed_dim: int, config: Mapping[str, Any], quick_gelu: bool = False, pad_id: int = 0) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        config: Mapping[str, Any],
+        quick_gelu: bool = False,
+        pad_id: int = 0,
+        padding_side: str = "right",
+    ) -> None:
         text = _build("_build_text_tower", embed_dim, config, quick_gelu)
         text.text_projection = None
         super().__init__(output_dim=int(text.width), context_length=int(text.context_length))
         self.embed_dim, self.config, self.quick_gelu, self.pad_id = embed_dim, dict(config), quick_gelu, pad_id
+        self.padding_side = checked_side(padding_side)
         self.vocab_size = int(text.vocab_size)
         self.model = text
 
@@ -137,6 +146,7 @@ class OpenClipTextEncoder(TextEncoder):
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         features, hidden = _with_tokens(self.model, self._padded(tokens, mask))
+        hidden = text_in_front(hidden, mask, self.padding_side)
         return features, hidden[:, : tokens.shape[1]]  # (B, context_length, W) -> (B, L, W)
 
     def blocks(self) -> list[nn.Module]:
@@ -151,13 +161,12 @@ class OpenClipTextEncoder(TextEncoder):
     def to_mapping(self) -> dict[str, Any]:
         """open_clip's settings."""
         settings = {"embed_dim": self.embed_dim, "config": self.config, "quick_gelu": self.quick_gelu, "pad_id": self.pad_id}
-        return {"name": "open_clip", **settings}
+        return {"name": "open_clip", **settings, **side_mapping(self.padding_side)}
 
     def _padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        room = self.context_length - tokens.shape[1]
-        if room < 0:
+        if tokens.shape[1] > self.context_length:
             raise InputError(f"tokens of length {tokens.shape[1]} exceed the text tower's context_length {self.context_length}")
-        return pad(tokens.masked_fill(~mask, self.pad_id), (0, room), value=self.pad_id)  # (B, L) -> (B, context_length)
+        return filled(tokens, mask, self.context_length, self.pad_id, self.padding_side)  # (B, L) -> (B, context_length)
 
 
 def _with_tokens(model: Any, value: Tensor) -> tuple[Tensor, Tensor]:

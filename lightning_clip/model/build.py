@@ -64,6 +64,7 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer | None, temperature: Temper
             **start,
             **pixels,
         )
+    model.pad_id = 0 if tokenizer is None else tokenizer.pad_id
     model.logit_scale.requires_grad_(temperature.learned)
     return model
 

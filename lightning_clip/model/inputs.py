@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.tokenizers import Tokenizer, checked
+from lightning_clip.encoders.padding import right_padded
 
 __all__ = ["ImageInput", "encode_texts", "image_parts", "pixel_batches", "token_batches"]
 
@@ -65,13 +66,12 @@ def token_batches(tokens: Tensor, pad_id: int, batch_size: int) -> Iterator[tupl
     """Token ids with their mask bool (B, L), in batches.
 
     Args:
-        tokens: int64 (N, L), padded on the right.
+        tokens: int64 (N, L), padded on either side.
         pad_id: of padding; it may also occur inside a text.
         batch_size: the largest B, at least 1.
     """
     for part in torch.split(tokens, batch_size):
-        # True up to the last token that is no padding: the id of padding may also occur inside a text.
-        yield part, (part != pad_id).flip(1).cumsum(1).flip(1) > 0
+        yield right_padded(part, pad_id)
 
 
 def encode_texts(

@@ -118,7 +118,7 @@ class Predictor:
         """Unit features (B, D) of texts.
 
         Args:
-            texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id`.
+            texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id` on either side.
             batch_size: texts encoded at a time, at least 1.
 
         Raises:

@@ -16,6 +16,7 @@ from lightning_clip.core.types import ClipOutput, KeptFeatures, Tokens
 from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.encoders.base import Tower
 from lightning_clip.encoders.chunks import encode_in_chunks
+from lightning_clip.encoders.padding import right_padded
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "SharedSpace"]
 
@@ -66,6 +67,7 @@ class SharedSpace(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
+        self.pad_id = 0  # of token ids without a mask: CLIP's, until a tokenizer is known
         self.text_chunks = 4
         self.channels_last = False
         self.own_columns, self.share = tuple(towers), dict(share or {})
@@ -137,10 +139,11 @@ class SharedSpace(nn.Module):
         return self._backbone(self.tower("image"), image)
 
     def encode_text(self, tokens: Tensor, mask: Tensor | None = None, lengths: Sequence[int] | None = None) -> Tensor:
-        """Token ids int64 (B, L) and mask bool (B, L), None meaning no padding -> unit features (B, D).
+        """Token ids int64 (B, L) and mask bool (B, L), True on text -> unit features (B, D).
 
-        Captions are encoded in `text_chunks` chunks by length; `lengths` of the captions, where they are known, save
-        waiting for the device.
+        Without a mask each row is text up to its last id that is not `pad_id`: what tokenizers of openai/CLIP and open_clip
+        hand out is read at the end of the text. Captions are encoded in `text_chunks` chunks by length; `lengths` of the
+        captions, where they are known, save waiting for the device.
         """
         return self.encode("text", Tokens(tokens, mask, lengths))
 
@@ -192,8 +195,7 @@ class SharedSpace(nn.Module):
     def _read(self, tower: Any, value: Any) -> tuple[Any, ...]:
         """What a tower's forward takes of a column's values: pixels are normalised here, on the device."""
         if isinstance(tower, TextEncoder):
-            mask = torch.ones_like(value.tokens, dtype=torch.bool) if value.mask is None else value.mask
-            return value.tokens, mask
+            return right_padded(value.tokens, self.pad_id) if value.mask is None else (value.tokens, value.mask)
         if not isinstance(tower, ImageEncoder):
             return value if isinstance(value, tuple) else (value,)
         if value.dtype == torch.uint8:

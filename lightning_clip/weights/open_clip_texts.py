@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.encoders import ClipTextTransformer, HuggingFaceTextEncoder, OpenClipTextEncoder, TextEncoder
 from lightning_clip.encoders.huggingface_towers import describe
+from lightning_clip.encoders.padding import side_mapping
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection, MlpProjection
 from lightning_clip.weights import clip, siglip
 from lightning_clip.weights.open_clip_parts import LINEAR, NONE, TOKENIZER_SETTINGS, complete, is_plain, without_head, wrapped
@@ -44,13 +45,14 @@ def read_text(
         context_length: the most tokens; None takes the tower's own.
 
     Raises:
-        InputError: a context_length that the tower cannot take.
+        InputError: a context_length that the tower cannot take, or padding on the left that it feels.
     """
     from open_clip.model import CLIPTextCfg
 
     settings = complete(CLIPTextCfg, config["text_cfg"])
     length = context_length or int(settings["context_length"])
     if settings["hf_model_name"]:
+        _check_side(model.text.config, tokenizer)
         return _read_hugging_face(model.text), length
     weights = _text_weights(model)
     plain = is_plain(CLIPTextCfg, config["text_cfg"], _PLAIN) and not config.get("multimodal_cfg")
@@ -60,7 +62,8 @@ def read_text(
     if context_length is not None and settings["embed_cls"]:
         raise InputError("context_length cannot be changed for a text tower with a class token after the text: omit it")
     # Without a tokenizer nothing tells how texts are padded: that of the user's will.
-    padding = {"pad_id": None if tokenizer is None else tokenizer.get("pad_id", 0)}
+    padding: dict[str, Any] = {"pad_id": None if tokenizer is None else tokenizer.get("pad_id", 0)}
+    padding |= {} if tokenizer is None else side_mapping(tokenizers.build(tokenizer).padding_side)
     spec = {**wrapped(config, "text_cfg", context_length=length), **padding}
     return _read_wrapped(weights, spec, context_length), length
 
@@ -82,6 +85,18 @@ def write_text(encoder: TextEncoder, head: nn.Module, tokenizer: Tokenizer) -> F
         if (found := write(encoder, head, tokenizer)) is not None:
             return found
     raise NotHeld(f"its text tower is a {type(encoder).__name__}")
+
+
+def _check_side(config: Any, tokenizer: dict[str, Any] | None) -> None:
+    """open_clip masks the padding of these towers, but behind padding on the left the texts have other positions."""
+    if tokenizer is None or config.is_encoder_decoder:  # T5's positions are relative
+        return
+    if tokenizers.build(tokenizer).padding_side == "left":
+        raise InputError(
+            f"the tokenizer pads on the left, where texts of a {config.model_type!r} tower of open_clip get other positions, "
+            'which is not supported: if it was trained with padding on the right, set "padding_side": "right" in '
+            "tokenizer_config.json"
+        )
 
 
 def _read_clip(weights: dict[str, Tensor], sizes: dict[str, Any]) -> TowerWeights:

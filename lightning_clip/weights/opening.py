@@ -10,6 +10,7 @@ from typing import Any
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.settings import expanded
 from lightning_clip.data.tokenizers import tokenizers
+from lightning_clip.encoders.padding import side_mapping
 from lightning_clip.model.recipe import DEFAULT_EMBED_DIM, NO_TOWER, Recipe, TowerSpec
 from lightning_clip.objectives import build_objective
 from lightning_clip.weights.source import Pretrained, Source
@@ -127,8 +128,11 @@ def _reads_texts(given: Recipe) -> bool:
 
 
 def _padded_by(tokenizer: Any, tower: Any) -> Any:
-    """A text tower that pads captions itself, with the id that the tokenizer has for it if the source told none."""
-    return {**tower, "pad_id": tokenizers.build(tokenizer).pad_id} if tower.get("pad_id", 0) is None else tower
+    """A text tower that pads captions itself, with the id and on the side of the tokenizer if the source told none."""
+    if tower.get("pad_id", 0) is not None:
+        return tower
+    built = tokenizers.build(tokenizer)
+    return {**tower, "pad_id": built.pad_id, **side_mapping(built.padding_side)}
 
 
 def _check_vocabulary(found: Pretrained, tokenizer: Any) -> None:

@@ -44,7 +44,7 @@ def transformers_tokenizer(tokenizer: Tokenizer, masked: bool = True) -> Any:
     return library.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=tokenizer.context_length,
-        padding_side="right",
+        padding_side=tokenizer.padding_side,
         model_input_names=_inputs(masked),
         **{key: value for key, value in names.items() if value is not None},
     )

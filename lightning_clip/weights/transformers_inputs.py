@@ -72,6 +72,7 @@ def _live_tokenizer(name: str) -> tuple[Any, str, Exception | None]:
         fast = PreTrainedTokenizerFast.from_pretrained(name)
         if live is not None and live(_PROBES)["input_ids"] != fast(_PROBES)["input_ids"]:
             raise ValueError(f"its tokenizer.json gives other ids than {type(live).__name__}")
+        fast.padding_side = getattr(live, "padding_side", fast.padding_side)  # a class may have a side of its own
     except Exception as error:  # of several libraries
         return None, remedy, error
     return fast, remedy, None

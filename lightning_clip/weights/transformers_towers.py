@@ -5,12 +5,13 @@ CLIP's towers become the native ones, the towers of other families stay transfor
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer
+from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers
 from lightning_clip.encoders import (
     ClipTextTransformer,
     HuggingFaceImageEncoder,
@@ -19,6 +20,7 @@ from lightning_clip.encoders import (
     TextEncoder,
 )
 from lightning_clip.encoders.huggingface_towers import describe, set_family
+from lightning_clip.encoders.padding import side_mapping
 from lightning_clip.weights import clip
 from lightning_clip.weights.positions import resized_grid, resized_row
 from lightning_clip.weights.rules import same_names, to_ours
@@ -30,6 +32,8 @@ from lightning_clip.weights.transformers_families import DUAL, FAMILIES
 from lightning_clip.weights.transformers_inputs import room_of
 
 __all__ = ["LEGACY_END", "changed_end", "read_image", "read_text", "write_image", "write_text"]
+
+log = logging.getLogger(__name__)
 
 # In configurations of OpenAI's time this stands for the largest id, whatever the tokenizer says.
 LEGACY_END = 2
@@ -96,6 +100,12 @@ def read_text(
     """
     config = model.text_model.config
     head, head_weights = _read_head(model, "text_projection", "text")
+    if family != "siglip" and tokenizer is not None and tokenizers.build(tokenizer).padding_side == "left":
+        log.warning(
+            "The tokenizer of %s pads on the left, where transformers' features of a text change with the longest text of its "
+            "batch. Here each text has the features that it has by itself.",
+            label,
+        )
     if family == "clip" and _is_clip_text(config) and _ends_like(tokenizer, config):
         length = context_length or int(config.max_position_embeddings)
         spec, weights = _read_clip_text(model.text_model, length, label)
@@ -168,6 +178,7 @@ def _read_other_text(
     spec = {"name": "hf", "pooling": FAMILIES[family].pooling, "config": _described(tower, family)}
     if family == "siglip":
         spec["pad_id"] = config.pad_token_id if tokenizer is None else tokenizer["pad_id"]
+        spec |= {} if tokenizer is None else side_mapping(tokenizers.build(tokenizer).padding_side)
     return spec, found, length
 
 

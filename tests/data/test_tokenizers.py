@@ -481,3 +481,15 @@ def test_training_needs_captions() -> None:
 def test_training_needs_room_for_the_bytes() -> None:
     with pytest.raises(InputError, match="vocab_size 258 is below the 256 bytes and 3 special tokens: use at least 259"):
         train_tokenizer(CAPTIONS, vocab_size=258)
+
+
+def test_padding_side() -> None:
+    trained = train_tokenizer(["a dog, a cat"])
+    left = JsonTokenizer(trained.content, padding_side="left")
+    for again in (tokenizers.build(left.to_mapping()), left.grown(["<new>"]), JsonTokenizer(left.content)):
+        assert again.padding_side == "left"
+    assert trained.padding_side == tokenizers.build("clip").padding_side == "right"
+    _, mask = left(["a dog", "a"])
+    assert mask[:, 0].all() and not mask[1, -1]  # rows are padded on the right whatever the tower wants
+    with pytest.raises(InputError, match="unknown padding_side 'middle'"):
+        JsonTokenizer(trained.content, padding_side="middle")

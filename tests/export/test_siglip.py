@@ -44,13 +44,43 @@ def _small(make: Any, sizes: dict[str, Any], pretrained: bool = False, **options
     return make(pretrained, **{**sizes, **options})
 
 
-def written(folder: Path, act: str, **changes: Any) -> Any:
+def written(folder: Path, act: str, side: str = "right", **changes: Any) -> Any:
     """A folder of open_clip with SigLIP's towers."""
     vision = {"timm_model_name": NAMES[act], "timm_pool": "map", "timm_proj": "none", "image_size": 32}
     text = {**TEXT, **(TANH if act != "gelu" else {}), **changes}
     settings = {"embed_dim": 64, "custom_text": True, "init_logit_bias": -10, "vision_cfg": vision, "text_cfg": text}
     bert_tokenizer(folder, 16)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "padding_side": side}))
     return open_clip_folder(folder, settings, {"resize_mode": "squash"})
+
+
+def test_padding_on_the_left_there_and_back(tmp_path: Path) -> None:
+    """From open_clip to transformers and back: both pad where the tokenizer says, and the features stay."""
+    import open_clip
+    from transformers import AutoTokenizer, SiglipModel
+
+    model = written(tmp_path / "in", "gelu", side="left")
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'in'}")(CAPTIONS)
+    assert (ids[0, 0], ids[0, -1]) != (ids[0, -1], ids[0, 0]) and ids[0, 0] == module.tokenizer.pad_id
+    with torch.no_grad():
+        expected = model.encode_text(ids, normalize=True)
+    torch.testing.assert_close(module.encode_text(CAPTIONS), expected, rtol=0, atol=1e-5)
+    tokens, mask = module.tokenizer(CAPTIONS)
+    torch.testing.assert_close(module.model.text_encoder.forward_both(tokens, mask)[0], module.model.text_encoder(tokens, mask))
+    done = export(module, "huggingface", tmp_path / "out")
+    assert max(done.image_difference, done.text_difference) <= 1e-6
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer(CAPTIONS, padding="max_length", max_length=16, truncation=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        theirs = SiglipModel.from_pretrained(tmp_path / "out").eval().text_model(ids).pooler_output
+    torch.testing.assert_close(torch.nn.functional.normalize(theirs, dim=-1), expected, rtol=0, atol=1e-5)
+    read = ClipModule.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(read.encode_text(CAPTIONS), expected, rtol=0, atol=1e-5)
+    export(read, "open_clip", tmp_path / "again")
+    again = ClipModule.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(again.encode_text(CAPTIONS), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("act", sorted(NAMES))

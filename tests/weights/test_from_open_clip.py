@@ -121,6 +121,9 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     image, text = features(model, tokenizer, module)
     torch.testing.assert_close(module.encode_image(pictures(module.image_size)), image, rtol=0, atol=1e-5)
     torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
+    ids = tokenizer(CAPTIONS)  # padded to the full length, without a mask: read at the end of the text
+    with torch.no_grad():
+        torch.testing.assert_close(module.model.eval().encode_text(ids), text, rtol=0, atol=1e-5)
     assert module.model.logit_scale.item() == model.logit_scale.item()
     assert (module.model.logit_bias is None) == (model.logit_bias is None)
     assert module.to_mapping()["objective"]["loss"]["name"] == ("softmax" if model.logit_bias is None else "sigmoid")
@@ -144,6 +147,15 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     again = ClipModule.load_from_checkpoint(saved)  # needs nothing of the source any more
     assert torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
     assert torch.equal(again.encode_image(pictures(module.image_size)), module.encode_image(pictures(module.image_size)))
+
+
+def test_padding_on_the_left_before_absolute_positions(tmp_path: Path) -> None:
+    kind = next(name for name, config in CONFIGS.items() if "hf_model_name" in config["text_cfg"])
+    written(tmp_path, kind)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
+    with pytest.raises(InputError, match="pads on the left, where texts of a 'bert' tower of open_clip get other positions"):
+        ClipModule.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["mt5", "m2m_100"])

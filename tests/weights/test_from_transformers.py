@@ -31,6 +31,7 @@ from transformers import (
 from weights.families import CAPTIONS, bert_tokenizer, pictures, transformers_folder
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.data.tokenizers import from_transformers
 from lightning_clip.encoders import ClipTextTransformer, TimmImageEncoder
 
 VISION = {
@@ -115,6 +116,72 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     again.configure_model()
     again.model.load_state_dict(module.model.state_dict())
     assert torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
+
+
+def padded_left(folder: Path) -> Any:
+    """The tokenizer of a folder, which pads on the left from now on, as Gemma's does by default."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.padding_side == "left"
+    return tokenizer
+
+
+def test_padding_on_the_left(tmp_path: Path) -> None:
+    """SigLIP attends to its padding: on which side it is belongs to the weights."""
+    model = transformers_folder(tmp_path, *config("siglip"))
+    right = ClipModule.from_pretrained(f"hf:{tmp_path}").encode_text(CAPTIONS)
+    tokenizer = padded_left(tmp_path)
+    module = ClipModule.from_pretrained(f"hf:{tmp_path}")
+    ids = tokenizer(CAPTIONS, padding="max_length", max_length=16, truncation=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        theirs = model.text_model(ids)
+    expected = normalize(theirs.pooler_output, dim=-1)
+    assert (expected - right).abs().max() > 0.01  # the sides differ
+    torch.testing.assert_close(module.encode_text(CAPTIONS), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.encode_text(ids), expected, rtol=0, atol=1e-5)  # ids as that tokenizer pads them
+    torch.testing.assert_close(module.model.encode_text(ids), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.encode_text(CAPTIONS[:1]), expected[:1], rtol=0, atol=1e-5)  # whatever the batch
+    tokens, mask = module.tokenizer(CAPTIONS)
+    hidden = module.model.text_encoder.forward_tokens(tokens, mask)
+    for row, length in enumerate(mask.sum(dim=1).tolist()):
+        torch.testing.assert_close(hidden[row, :length], theirs.last_hidden_state[row, 16 - length :], rtol=0, atol=1e-5)
+    again = ClipModule(**module.to_mapping())
+    again.configure_model()
+    again.model.load_state_dict(module.model.state_dict())
+    assert again.tokenizer.padding_side == "left" and torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
+
+
+@pytest.mark.parametrize("kind", ["clip_odd", "chinese_clip", "altclip", "dual"])
+def test_padding_on_the_left_that_is_masked(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each text has the features that transformers gives it by itself."""
+    model = transformers_folder(tmp_path, *config(kind))
+    tokenizer = padded_left(tmp_path)
+    module = ClipModule.from_pretrained(f"hf:{tmp_path}")
+    assert "pads on the left" in caplog.text
+    for caption, own in zip(CAPTIONS, module.encode_text(CAPTIONS), strict=True):
+        with torch.no_grad():
+            found = model.get_text_features(**tokenizer([caption], truncation=True, return_tensors="pt"))
+        expected = normalize(found if isinstance(found, Tensor) else found.pooler_output, dim=-1)[0]
+        torch.testing.assert_close(own, expected, rtol=0, atol=1e-5)
+
+
+def test_padding_that_the_json_does_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded ids are compared, too."""
+    transformers_folder(tmp_path, *config("siglip"))
+    source = AutoTokenizer.from_pretrained(tmp_path)
+    assert from_transformers(source, "x", 16).padding_side == "right"
+    encode = type(source).__call__
+
+    def inside_out(self: Any, texts: Any, **options: Any) -> Any:
+        found = encode(self, texts, **options)
+        if options.get("padding"):
+            found["input_ids"] = [row[::-1] for row in found["input_ids"]]
+        return found
+
+    monkeypatch.setattr(type(source), "__call__", inside_out)
+    with pytest.raises(InputError, match="Hugging Face tokenizer 'x' does more than its JSON"):
+        from_transformers(source, "x", 16)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "chinese_clip"])
