@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -72,12 +73,33 @@ def existing_path(path: str | Path, what: str) -> Path:
     raise InputError(f"{what} {str(path)!r} does not exist. In {str(parent)!r}: {hint}")
 
 
+# Faults of the machine or of what it is connected to: the next sample would meet them, too.
+_OF_THE_MACHINE = {
+    errno.EMFILE: "too many files are open: raise `ulimit -n`, or use fewer workers",
+    errno.ENFILE: "too many files are open on this machine: close some, or use fewer workers",
+    errno.ENOSPC: "there is no space left: make room, and run again",
+    errno.EDQUOT: "the quota is used up: make room, and run again",
+    errno.EIO: "a disk or network drive failed: check it, and run again",
+    errno.ESTALE: "a network drive was mounted again meanwhile: run again",
+    errno.ENOMEM: "there is no memory left: use fewer workers or smaller batches",
+}
+
+
 def reason_of(error: BaseException) -> str:
     """Why a sample cannot be used, in a few words: the error's message, or its kind where it has none.
+
+    Args:
+        error: met while a sample was read.
+
+    Raises:
+        InputError: it is no fault of the sample's but of the machine's, such as a full disk, and must end the run: samples that
+            are skipped for it would be missing for ever.
 
     Examples:
         >>> reason_of(KeyError("no class name")), reason_of(OSError())
         ('no class name', 'OSError')
     """
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        raise InputError(f"reading {error.filename or 'a sample'}: {_OF_THE_MACHINE[error.errno]}") from error
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return text or type(error).__name__

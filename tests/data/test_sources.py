@@ -343,6 +343,8 @@ class TestClassFolders:
             pair_sources.build(str(tmp_path))
         (tmp_path / "dog").mkdir()
         with pytest.raises(InputError, match="has no folder per class with images in it"):
+            ClassFolders(str(tmp_path))
+        with pytest.raises(InputError, match="holds nothing that is known as pairs .*one folder per class"):
             pair_sources.build(str(tmp_path))
         with pytest.raises(InputError, match="data .*'.*/lost' does not exist"):
             pair_sources.build(str(tmp_path / "lost"))

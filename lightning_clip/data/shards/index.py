@@ -11,12 +11,14 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.column_files import column_name
+from lightning_clip.data.hidden import is_hidden
 from lightning_clip.data.shards.files import open_files
 
 __all__ = [
@@ -33,7 +35,7 @@ __all__ = [
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 TEXT_EXTENSIONS = ("txt", "json", "cls")
-_MAGIC = b"lightning_clip tar index 2\n"
+_MAGIC = b"lightning_clip tar index 3\n"
 _HEADER = 1024  # bytes before the records
 _SAMPLE = np.dtype([("first", "<u4"), ("members", "<u4")])
 _MEMBER = np.dtype([("offset", "<u8"), ("size", "<u8"), ("name_start", "<u8"), ("name_end", "<u8")])
@@ -136,6 +138,7 @@ def build_index(tar: str | Path, target: str | Path) -> IndexHeader:
     """
     before = Path(tar).stat()
     found, fault = _whole_members(tar, before.st_size)
+    found = _by_key(found)
     samples, dropped = _samples([member.name for member in found])
     header = IndexHeader(before.st_size, before.st_mtime_ns, len(samples), len(found), dropped, fault)
     names = [member.name.encode("utf-8", "surrogateescape") for member in found]
@@ -198,34 +201,70 @@ def missing_part(extensions: Iterable[str]) -> str | None:
 
 
 def _whole_members(tar: str | Path, size: int) -> tuple[list[Member], str | None]:
+    """Files of an archive, or of several that were written one after the other, and why they end early."""
     found: list[Member] = []
-    try:
-        with tarfile.open(tar, "r:", ignore_zeros=False) as archive:
-            # Asked for the next member of an archive without any, Python 3.10 seeks to before its beginning.
-            while archive.offset and (member := archive.next()) is not None:
-                if member.isfile():
-                    if member.offset_data + member.size > size:
-                        return found, f"truncated inside {member.name!r}"
-                    found.append(Member(member.name.removeprefix("./"), member.offset_data, member.size))
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-            end = archive.offset
-        if found and not _ends_in_zeros(tar, end):
-            return found, f"broken after {found[-1].name!r}"
-    except (tarfile.TarError, EOFError) as error:
-        if not found:
-            raise InputError(
-                f"shard {str(tar)!r} is no uncompressed tar archive ({error}): write it again, or unpack it if it is compressed"
-            ) from error
-        return found, f"broken after {found[-1].name!r} ({error})"
+    start: int | None = 0
+    with Path(tar).open("rb") as stream:
+        while start is not None:
+            stream.seek(start)
+            try:
+                fault = _members_from(stream, size, found)
+            except (tarfile.TarError, EOFError) as error:
+                if start:
+                    return found, f"followed by {size - start:,} bytes that are no tar archive"
+                if not found:
+                    raise InputError(
+                        f"shard {str(tar)!r} is no uncompressed tar archive ({error}): write it again, or unpack it if it is "
+                        "compressed"
+                    ) from error
+                return found, f"broken after {found[-1].name!r} ({error})"
+            if fault:
+                return found, fault
+            start = _next_archive(stream)
     return found, None
 
 
-def _ends_in_zeros(tar: str | Path, end: int) -> bool:
-    """A tar ends with blocks of zeros: one that was cut between two files has none, a damaged one something else."""
-    with Path(tar).open("rb") as stream:
-        stream.seek(end)
-        block = stream.read(512)
-    return len(block) == 512 and not any(block)
+def _members_from(stream: BinaryIO, size: int, found: list[Member]) -> str | None:
+    """Adds the files of the archive that begins here; the stream then stands at its end. Why it ends early, or None."""
+    start = stream.tell()
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        # Asked for the next member of an archive without any, Python 3.10 seeks to before its beginning.
+        while archive.offset > start and (member := archive.next()) is not None:
+            if member.isfile() and not is_hidden(member.name):
+                if member.offset_data + member.size > size:
+                    return f"truncated inside {member.name!r}"
+                found.append(Member(member.name.removeprefix("./"), member.offset_data, member.size))
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+        end = archive.offset
+    stream.seek(end)
+    block = stream.read(512)
+    # A tar ends with blocks of zeros: one that was cut between two files has none, a damaged one something else.
+    return f"broken after {found[-1].name!r}" if found and (len(block) < 512 or any(block)) else None
+
+
+def _next_archive(stream: BinaryIO) -> int | None:
+    """Where, after the zeros that end an archive, another one begins; None at the end of the file."""
+    while block := stream.read(1 << 20):
+        if rest := block.lstrip(b"\0"):
+            at = stream.tell() - len(rest)
+            return at - at % 512
+    return None
+
+
+def _by_key(members: list[Member]) -> list[Member]:
+    """Members of a sample side by side, wherever they stand in the archive; a key that comes again is another sample."""
+    samples: list[list[Member]] = []
+    latest: dict[str, tuple[int, set[str]]] = {}
+    for member in members:
+        key, extension = split_name(member.name)
+        place, extensions = latest.get(key, (-1, set()))
+        if place < 0 or extension in extensions:
+            place, extensions = len(samples), set()
+            samples.append([])
+            latest[key] = (place, extensions)
+        samples[place].append(member)
+        extensions.add(extension)
+    return [member for sample in samples for member in sample]
 
 
 def _samples(names: list[str]) -> tuple[list[tuple[int, int]], dict[str, int]]:
@@ -242,13 +281,13 @@ def _samples(names: list[str]) -> tuple[list[tuple[int, int]], dict[str, int]]:
 
 
 def _groups(names: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Members that stand side by side and share a key: the first one's number, the extensions."""
+    """Members that stand side by side, share a key and have each extension once: the first one's number, the extensions."""
     first, key, extensions = 0, None, list[str]()
     for number, name in enumerate(names):
         own, extension = split_name(name)
-        if own != key and extensions:
+        if (own != key or extension in extensions) and extensions:
             yield first, extensions
-        if own != key:
+        if own != key or extension in extensions:
             first, key, extensions = number, own, []
         extensions.append(extension)
     if extensions:

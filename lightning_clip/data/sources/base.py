@@ -24,10 +24,12 @@ class PairSource(ABC):
     Attributes:
         random_access: False for streams, which serve training alone.
         class_names: of labelled sources that know them, in the order of the labels.
+        layout: what the source was read as, in a few words; empty where the name says it.
     """
 
     random_access: bool = True
     class_names: Sequence[str] = ()
+    layout: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
+import io
 import json
+import math
 import re
+import tokenize
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +22,18 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{200,}={0,2}")  # no path is that long wit
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column, or of a field in a column that holds JSON: "meta.caption"; None where there is none."""
+    """The value of a column, or of a field in a column that holds JSON; None where there is none.
+
+    A path leads through lists, too: "sentences.raw" is the list of these fields.
+
+    Args:
+        row: column -> value.
+        column: its name, or a path such as "meta.caption".
+
+    Examples:
+        >>> cell({"sentences": [{"raw": "a dog"}, {"raw": "a cat"}]}, "sentences.raw")
+        ['a dog', 'a cat']
+    """
     if column in row:
         return row[column]
     value: Any = row
@@ -26,9 +41,12 @@ def cell(row: Mapping[str, Any], column: str) -> Any:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
-        value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, list | tuple):
+            value = [part[name] for part in value if isinstance(part, Mapping) and name in part] or None
+        else:
+            value = value.get(name) if isinstance(value, Mapping) else None
     return value
 
 
@@ -49,10 +67,52 @@ def caption_columns(value: str | Sequence[str] | Mapping[str, float] | None) -> 
     return columns
 
 
-def texts(value: Any) -> tuple[str, ...]:
-    """One text or a list of them, without the empty ones."""
-    several = value if isinstance(value, list | tuple) else [value]
-    return tuple(str(text).strip() for text in several if text is not None and str(text).strip())
+def texts(value: Any, column: str = "caption") -> tuple[str, ...]:
+    """One text or a list of them, without the empty ones; a list may be written out, as JSON or as Python prints it.
+
+    Args:
+        value: of a cell; NaN is how pandas writes that there is none.
+        column: for the error.
+
+    Raises:
+        InputError: a mapping, or a list of mappings, of which one field would be the text.
+
+    Examples:
+        >>> texts("['a dog', 'b']"), texts(float("nan")), texts("[sic] a dog")
+        (('a dog', 'b'), (), ('[sic] a dog',))
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _written_list(value.strip()) or value
+    found = []
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, Mapping):
+            fields = ", ".join(f"{column}.{name}" for name in list(text)[:6])
+            raise InputError(f"column {column!r} holds mappings, not texts: name a field of them as the column ({fields})")
+        if text is None or (isinstance(text, float) and math.isnan(text)):
+            continue
+        if stripped := str(text).strip():
+            found.append(stripped)
+    return tuple(found)
+
+
+def _written_list(text: str) -> list[str] | None:
+    """The texts of a list that was written into a cell: '["a", "b"]', "['a', 'b']", or numpy's "['a' 'b']"; else None."""
+    if not text.endswith("]"):
+        return None
+    try:
+        found = ast.literal_eval(text)
+        if not isinstance(found, list) or not all(isinstance(part, str) for part in found):
+            return None
+        # Python joins texts that stand side by side, as numpy prints them: each is taken by itself.
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        return [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
+    except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
+        pass
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return [part for part in read if part is not None] if all(isinstance(part, str | None) for part in read) else None
 
 
 def captions_of(row: Mapping[str, Any], columns: CaptionColumns) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
@@ -60,7 +120,7 @@ def captions_of(row: Mapping[str, Any], columns: CaptionColumns) -> tuple[tuple[
     found: list[str] = []
     weights: list[float] = []
     for column, weight in columns.items():
-        own = texts(cell(row, column))
+        own = texts(cell(row, column), column)
         found += own
         weights += [weight / max(1, len(own))] * len(own)
     return tuple(found), tuple(weights) if len(set(columns.values())) > 1 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import pickle
@@ -14,19 +13,15 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.sources.flickr_tables import flickr_rows
+from lightning_clip.data.sources.json_tables import Bad, read_json
+from lightning_clip.data.sources.separated import SeparatedValues, delimiter_of
 
-__all__ = ["TABLE_EXTENSIONS", "Rows", "read_table"]
+__all__ = ["TABLE_EXTENSIONS", "Rows", "TableForm", "read_tables"]
 
 log = logging.getLogger(__name__)
-TABLE_EXTENSIONS = (".jsonl", ".csv", ".tsv", ".parquet")
+TABLE_EXTENSIONS = (".jsonl", ".csv", ".tsv", ".parquet", ".json", ".txt", ".token")
 Row = dict[str, Any]
-
-
-class _Bad(NamedTuple):
-    """A line that is no row, and why."""
-
-    line: int
-    reason: str
 
 
 class Rows(Sequence[Row]):
@@ -67,79 +62,112 @@ class Rows(Sequence[Row]):
         return row
 
 
-def read_table(path: Path, delimiter: str | None = None, max_bad_rows: float = 0.01) -> Rows:
-    """Rows of a jsonl, csv, tsv or parquet file; lines that are none are counted and omitted.
+class TableForm(NamedTuple):
+    """How the text of a table is to be read.
+
+    Attributes:
+        delimiter: of csv and tsv files; None for a tab in tsv, and in csv a comma, or what the header has instead.
+        header: names of the columns of a csv or tsv file whose first line is a row already.
+        max_bad_rows: share of lines that may be no rows.
+    """
+
+    delimiter: str | None = None
+    header: Sequence[str] | None = None
+    max_bad_rows: float = 0.01
+
+
+def read_tables(paths: Sequence[Path], form: TableForm) -> Rows:
+    """Rows of table files, one after the other; lines that are none are counted and omitted.
 
     Args:
-        path: the file.
-        delimiter: of csv files; None for a comma, or a tab in tsv.
-        max_bad_rows: share of lines that may be no rows.
+        paths: the files.
+        form: how they are written.
 
     Raises:
         InputError: unknown extension, too many bad lines, or no row.
     """
-    if path.suffix not in TABLE_EXTENSIONS:
-        raise InputError(f"table {str(path)!r} must end in one of {', '.join(TABLE_EXTENSIONS)}")
-    bad: list[_Bad] = []
+    bad: list[tuple[Path, Bad]] = []
 
     def good() -> Iterator[Row]:
-        for found in _READERS[path.suffix](path, delimiter):
-            if isinstance(found, _Bad):
-                bad.append(found)
-            else:
-                yield found
+        for path in paths:
+            for row in _found(path, form):
+                if isinstance(row, Bad):
+                    bad.append((path, row))
+                else:
+                    yield row
 
     rows = Rows(good())
-    if len(bad) > max_bad_rows * (len(rows) + len(bad)):
+    shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    if len(bad) > form.max_bad_rows * (len(rows) + len(bad)):
+        path, first = bad[0]
         raise InputError(
-            f"line {bad[0].line} of {str(path)!r} {bad[0].reason}, and {len(bad)} of {len(rows) + len(bad)} lines are bad, "
-            f"more than max_bad_rows {max_bad_rows:g} allows: fix or remove them"
+            f"line {first.line} of {str(path)!r} {first.reason}, and {len(bad)} of {len(rows) + len(bad)} lines are bad, "
+            f"more than max_bad_rows {form.max_bad_rows:g} allows: fix or remove them"
         )
     if bad:
-        log.warning("%s: omitted %d bad lines, the first is line %d: it %s", path, len(bad), bad[0].line, bad[0].reason)
+        path, first = bad[0]
+        log.warning("%s: omitted %d bad lines, the first is line %d: it %s", path, len(bad), first.line, first.reason)
     if not rows:
-        raise InputError(f"caption table {str(path)!r} is empty: it needs one row per image")
+        raise InputError(f"caption table {shown!r} is empty: it needs one row per image")
     return rows
 
 
-def _read_jsonl(path: Path, delimiter: str | None) -> Iterator[Row | _Bad]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+def _found(path: Path, form: TableForm) -> Iterator[Row | Bad]:
+    """Rows and bad lines of one file, by its ending."""
+    if path.suffix not in TABLE_EXTENSIONS:
+        raise InputError(f"table {str(path)!r} must end in one of {', '.join(TABLE_EXTENSIONS)}")
+    if path.suffix in _READERS:
+        if form.header is not None:
+            raise InputError(f"header {list(form.header)} is for csv and tsv files, not {path.suffix}: omit it")
+        return _READERS[path.suffix](path)
+    if path.suffix in (".txt", ".token") and (rows := flickr_rows(path)) is not None:
+        return rows
+    return _read_separated(path, form.delimiter, form.header)
+
+
+def _read_jsonl(path: Path) -> Iterator[Row | Bad]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                yield _Bad(number, f"is no JSON ({error.msg})")
+                yield Bad(number, f"is no JSON ({error.msg})")
                 continue
             if not isinstance(row, dict):
-                yield _Bad(number, "is no JSON object: it needs an image name and a caption")
+                yield Bad(number, "is no JSON object: it needs an image name and a caption")
             else:
-                yield _Bad(number, _NO_UTF8) if _foreign(line) else row
+                yield Bad(number, _NO_UTF8) if _foreign(line) else row
 
 
-def _read_csv(path: Path, delimiter: str | None) -> Iterator[Row | _Bad]:
-    csv.field_size_limit(1 << 28)  # base64 pictures in a cell
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.reader(lines, delimiter=delimiter or ("\t" if path.suffix == ".tsv" else ","))
-        head: list[str] | None = None
-        while True:
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield _Bad(reader.line_num, f"is no CSV ({error})")
-                continue
-            if head is None:
-                head = fields
-            elif fields and len(fields) != len(head):
-                yield _Bad(reader.line_num, f"has {len(fields)} fields, the header {len(head)}")
-            elif fields:
-                yield _Bad(reader.line_num, _NO_UTF8) if any(map(_foreign, fields)) else dict(zip(head, fields, strict=True))
+def _read_separated(path: Path, delimiter: str | None, header: Sequence[str] | None) -> Iterator[Row | Bad]:
+    names = None if header is None else list(header)
+    for record in SeparatedValues(path, delimiter or _delimiter(path)):
+        if record.fault is not None:
+            yield Bad(record.line, record.fault)
+        elif names is None:
+            names = [name.strip() for name in record.fields] or None
+        elif record.fields and len(record.fields) != len(names):
+            yield Bad(record.line, f"has {len(record.fields)} fields, the header {len(names)}")
+        elif record.fields:
+            foreign = any(map(_foreign, record.fields))
+            yield Bad(record.line, _NO_UTF8) if foreign else dict(zip(names, record.fields, strict=True))
 
 
-def _read_parquet(path: Path, delimiter: str | None) -> Iterator[Row | _Bad]:
+def _delimiter(path: Path) -> str:
+    """A tab in tsv files; in csv files a comma, or what stands in the first line where that has no comma."""
+    if path.suffix == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        first = lines.readline(1 << 16)
+    found = "," if "," in first else delimiter_of(first) or ","
+    if found != ",":
+        log.info("%s: columns are delimited by %r, as in its first line", path, found)
+    return found
+
+
+def _read_parquet(path: Path) -> Iterator[Row | Bad]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -149,10 +177,9 @@ def _read_parquet(path: Path, delimiter: str | None) -> Iterator[Row | _Bad]:
 
 
 _NO_UTF8 = "is not UTF-8 text: save the table as UTF-8"
-_READERS: dict[str, Callable[[Path, str | None], Iterator[Row | _Bad]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[Row | Bad]]] = {
     ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".json": read_json,
     ".parquet": _read_parquet,
 }
 

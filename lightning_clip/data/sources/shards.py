@@ -19,6 +19,8 @@ from lightning_clip.data.order import Order, Windowed
 from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand_shards, is_url, missing_part
 from lightning_clip.data.shards.collection import LocalShards, RemoteShards, Shards
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
+from lightning_clip.data.sources.columns import cell, texts
+from lightning_clip.data.text_files import decode_text, lines_of
 
 __all__ = ["ShardSource", "pair_of_members"]
 
@@ -154,17 +156,14 @@ def _captions(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], 
     record: Mapping[str, Any] = {}
     if "json" in members:
         try:
-            found = json.loads(members["json"])
-        except ValueError as error:
+            found = json.loads(decode_text(members["json"]))
+        except (ValueError, RecursionError) as error:
             raise ValueError("caption file is no JSON") from error
         record = found if isinstance(found, dict) else {}
-        if record.get(key) is not None:
-            value = record[key]
-            texts = value if isinstance(value, list) else [value]
-            return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip()), record
+        if (value := cell(record, key)) is not None:
+            return texts(value, key), record
     if "txt" in members:
-        text = members["txt"].decode("utf-8", errors="replace").strip()
-        return ((text,) if text else ()), record
+        return lines_of(members["txt"]), record
     return (), record
 
 
@@ -176,11 +175,14 @@ def _weights(record: Mapping[str, Any], captions: tuple[str, ...]) -> tuple[floa
 @recognises(10)
 def _shards(name: str) -> Callable[..., PairSource] | None:
     tar = Path(name.partition("?")[0]).suffix == ".tar"
-    return partial(ShardSource, name) if tar or "{" in name or "*" in name else None
+    pattern = ("{" in name or "*" in name) and not name.endswith((".parquet", ".csv", ".tsv", ".jsonl", ".json"))
+    return partial(ShardSource, name) if tar or pattern else None
 
 
 @recognises(100)
 def _folder_of_shards(name: str) -> Callable[..., PairSource] | None:
-    """As img2dataset leaves it: 00000.tar, 00000_stats.json, 00000.parquet, 00001.tar ..."""
+    """As img2dataset leaves it (00000.tar, 00000_stats.json, 00000.parquet, ...), or `data pack` (train-000000.tar, ...)."""
     path = Path(name).expanduser()
-    return partial(ShardSource, str(path / "*.tar")) if path.is_dir() and any(path.glob("[0-9]*.tar")) else None
+    images = {"images.tar", "imgs.tar"}  # beside a table, they hold no pairs
+    tars = {tar.name for tar in path.glob("*.tar")} if path.is_dir() else set()
+    return partial(ShardSource, str(path / "*.tar")) if tars and not tars <= images else None

@@ -1,0 +1,35 @@
+"""Flickr8k's and Flickr30k's lines "NAME.jpg#0<TAB>caption"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_clip.data.sources.json_tables import Bad
+
+__all__ = ["flickr_rows"]
+
+_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)")
+
+
+def flickr_rows(path: Path) -> Iterator[dict[str, Any] | Bad] | None:
+    """A row per caption of Flickr8k.token.txt and its like; None where the first line is none of theirs.
+
+    Args:
+        path: the file.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        first = next((line for line in lines if line.strip()), "")
+    return _rows(path) if _LINE.match(first) else None
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any] | Bad]:
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            found = _LINE.match(line.rstrip("\r\n"))
+            if found is not None:
+                yield {"image": found[1], "caption": found[3]}
+            elif line.strip():
+                yield Bad(number, "is not NAME.jpg#0, a tab and a caption")
