@@ -14,13 +14,12 @@ from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.core.types import KeptFeatures, Pair, PairBatch, Skipped
 from lightning_clip.data.captions import ChooseCaption
 from lightning_clip.data.columns import Collate, collate_column, is_view, no_column, view_names
-from lightning_clip.data.decoding import decode
 from lightning_clip.data.feature_store import FeatureStore, digest_of
 from lightning_clip.data.sampler import Visit, visit_seed
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.teachers import StoredTeacher, stacked, teachers_of
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.data.transforms import needed_side
+from lightning_clip.data.transforms import decode_for
 
 __all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
 
@@ -138,7 +137,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         feature = None if features is None or digest is None else features.find([digest])[0]
         if feature is not None:
             return feature, digest
-        return decode(pair.image, needed_side(self.transform)), digest
+        return decode_for(pair.image, self.transform), digest
 
 
 def _skipped(visit: Visit, reason: str) -> Skipped:

@@ -13,9 +13,11 @@ from torchvision.transforms.v2 import functional as pixels
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import built, mapping
+from lightning_clip.data.decoding import decode
 
-__all__ = ["ImageTransform", "ImageTransformSettings", "evaluation_transform", "needed_side", "training_transform"]
+__all__ = ["ImageTransform", "ImageTransformSettings", "decode_for", "evaluation_transform", "training_transform"]
 
+_LONG = 16  # times the shorter side; photographs and panoramas are resized as CLIP does it
 _RESIZES = ("crop", "floor_crop", "squash", "pad")
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
@@ -42,6 +44,8 @@ class ImageTransformSettings:
         mean: per channel for pixels in [0, 1]; None takes CLIP's.
         std: likewise.
         views: how often a training image is drawn; further ones are columns "view2", "view3", ... of the batch.
+        value_range: darkest and brightest value of images with 16 or 32 bits or floats, such as [0, 4095] for 12 bits in a
+            16-bit PNG. None takes 0 to 65,535 for integers, 0 to 1 for floats that stay within it, and 0 to 255 for others.
     """
 
     augment: bool = True
@@ -58,6 +62,7 @@ class ImageTransformSettings:
     std: tuple[float, float, float] | None = None
     fill: int = 127
     views: int = 1
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -75,6 +80,8 @@ class ImageTransformSettings:
             raise InputError(f"rand_augment {self.rand_augment} must be a number of operations from 1 and a magnitude in 0..30")
         if self.views < 1:
             raise InputError(f"views {self.views} must be at least 1")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise InputError(f"value_range {self.value_range} must be two rising numbers, such as [0, 4095]")
         for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS[:2])):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown {name} {value!r}: {nearest(value, known)}")
@@ -103,7 +110,7 @@ def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module
         steps.append(v2.RandomApply([v2.ColorJitter(*settings.colour_jitter)], settings.colour_jitter_probability))
     if settings.rand_augment is not None:
         steps.append(v2.RandAugment(*settings.rand_augment, fill=[127.0]))
-    return _Steps(steps, _needed(size, settings) if settings.scaled_decoding else None)
+    return _Steps(steps, _needed(size, settings) if settings.scaled_decoding else None, settings.value_range)
 
 
 def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
@@ -115,8 +122,8 @@ def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Modu
         steps = [v2.Resize((size, size), interpolation=mode, antialias=True)]
     else:
         crop = v2.CenterCrop(size) if settings.resize == "crop" else _FloorCrop(size)
-        steps = [v2.Resize(size, interpolation=mode, antialias=True), crop]
-    return _Steps(steps, size if settings.scaled_decoding else None)
+        steps = [_Middle(), v2.Resize(size, interpolation=mode, antialias=True), crop]
+    return _Steps(steps, size if settings.scaled_decoding else None, settings.value_range)
 
 
 class ImageTransform(nn.Module):
@@ -126,26 +133,39 @@ class ImageTransform(nn.Module):
 
     Attributes:
         at_least: pixels that both sides must keep if a JPEG is decoded at a fraction of its size; None decodes it whole.
+        value_range: what is black and what is white in images of more than 8 bits; None goes by their kind.
     """
 
     at_least: int | None = None
+    value_range: tuple[float, float] | None = None
 
     def extra_repr(self) -> str:
         """Says what decides about pixels and is no step."""
-        return f"at_least={self.at_least}"
+        ranged = "" if self.value_range is None else f", value_range={tuple(self.value_range)}"
+        return f"at_least={self.at_least}{ranged}"
 
 
-def needed_side(transform: nn.Module) -> int | None:
-    """Pixels that both sides of a JPEG must keep for a transform; None decodes it whole."""
-    return transform.at_least if isinstance(transform, ImageTransform) else None
+def decode_for(image: bytes | Tensor | None, transform: nn.Module) -> Tensor:
+    """Encoded bytes -> uint8 (3, H, W), decoded as a transform wants it.
+
+    Args:
+        image: encoded bytes, or pixels.
+        transform: what the pixels go to.
+
+    Raises:
+        ValueError: as `decode`.
+    """
+    if not isinstance(transform, ImageTransform):
+        return decode(image)
+    return decode(image, transform.at_least, transform.value_range)
 
 
 class _Steps(ImageTransform, nn.Sequential):
     """Steps in order."""
 
-    def __init__(self, steps: list[nn.Module], at_least: int | None) -> None:
+    def __init__(self, steps: list[nn.Module], at_least: int | None, value_range: tuple[float, float] | None = None) -> None:
         super().__init__(*steps)
-        self.at_least = at_least
+        self.at_least, self.value_range = at_least, value_range
 
 
 class _Views(ImageTransform):
@@ -154,7 +174,8 @@ class _Views(ImageTransform):
     def __init__(self, transform: nn.Module, count: int) -> None:
         super().__init__()
         self.transform, self.count = transform, count
-        self.at_least = needed_side(transform)
+        if isinstance(transform, ImageTransform):
+            self.at_least, self.value_range = transform.at_least, transform.value_range
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.transform(image) for _ in range(self.count))
@@ -172,6 +193,21 @@ class _RandomCrop(nn.Module):
         place = self.draw.make_params([image])
         cropped: Tensor = pixels.resized_crop_image(image, **place, size=self.size, interpolation=self.mode, antialias=True)
         return cropped
+
+
+class _Middle(nn.Module):
+    """Of a very long image the part that a centre crop can see, before it is resized: 60,000 x 4 would become 3,360,000 x 224.
+
+    One shorter side is kept on each side of the crop, so that what the filter reads there is the same.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        for axis in (-1, -2):
+            side, other = image.shape[axis], image.shape[-3 - axis]
+            if side > _LONG * other:
+                kept = 3 * other + (side - other) % 2  # the same middle, to the pixel
+                image = image.narrow(axis, (side - kept) // 2, kept)
+        return image
 
 
 class _FloorCrop(nn.Module):

@@ -11,12 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.core.types import Skipped
-from lightning_clip.data.decoding import decode
 from lightning_clip.data.loader import start_worker
 from lightning_clip.data.order import Sequential
 from lightning_clip.data.sampler import PairSampler, Visit, visit_seed
 from lightning_clip.data.sources import PairSource
-from lightning_clip.data.transforms import needed_side
+from lightning_clip.data.transforms import decode_for
 from lightning_clip.evaluation.corruptions import corrupted
 
 __all__ = ["ImageBatch", "ImageSample", "Images", "class_numbers"]
@@ -73,7 +72,7 @@ class Images(Dataset["ImageSample | Skipped"]):
         place = visit.index
         try:
             pair = self.source[place]
-            image = self.transform(decode(pair.image, needed_side(self.transform)))
+            image = self.transform(decode_for(pair.image, self.transform))
         except (OSError, ValueError, KeyError) as error:
             return Skipped(f"sample {place}", reason_of(error))
         if self.corruption:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.data.transforms import decode_for
 from lightning_clip.evaluation.tip_adapter import TipAdapter, tip_logits
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.space import SharedSpace
@@ -120,7 +120,8 @@ class TipAdapterF(ClassObjective):
                 if pair.label is None or not 0 <= pair.label < len(self.names):
                     raise no_class(pair.key, pair.label, self.names)
             try:
-                pixels = torch.stack([predictor.transform(decode(pair.image)) for pair in pairs])  # (B, 3, S, S)
+                transform = predictor.transform
+                pixels = torch.stack([transform(decode_for(pair.image, transform)) for pair in pairs])  # (B, 3, S, S)
             except ValueError as error:
                 raise InputError(f"a labelled image cannot be read ({error}): mend the data or omit it") from error
             features.append(predictor.encode_image(pixels, batch_size))  # -> (B, D)

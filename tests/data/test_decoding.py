@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pictures import encoded, gradient
 from PIL import Image
+from torch import nn
 
+from lightning_clip import InputError
 from lightning_clip.data.decoding import decode
+from lightning_clip.data.transforms import ImageTransformSettings, decode_for, evaluation_transform, training_transform
 
 
 def reference(image: Image.Image) -> torch.Tensor:
@@ -162,3 +166,67 @@ class TestScaledDecoding:
         assert decode(encoded(gradient(80, 60), "PNG"), 10).shape == (3, 60, 80)
         pixels = torch.zeros(3, 5, 5, dtype=torch.uint8)
         assert decode(pixels, 2) is pixels
+
+
+class TestRanges:
+    """Images of more than 8 bits, whose black and white are a matter of convention."""
+
+    def stored(self, values: Any, kind: str) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, kind)
+        return buffer.getvalue()
+
+    @pytest.mark.parametrize(
+        ("values", "kind", "value_range", "white"),
+        [
+            (np.full((4, 4), 4095, np.uint16), "PNG", (0, 4095), 255),
+            (np.full((4, 4), 4095, np.uint16), "PNG", None, 15),
+            (np.full((4, 4), 65535, np.uint16), "PNG", None, 255),
+            (np.full((4, 4), 1000, np.int32), "TIFF", (-1000, 1000), 255),
+            (np.full((4, 4), 0, np.int32), "TIFF", (-1000, 1000), 127),
+            (np.full((4, 4), 1.0, np.float32), "TIFF", None, 255),
+            (np.full((4, 4), 128.0, np.float32), "TIFF", None, 128),
+            (np.full((4, 4), 0.5, np.float32), "TIFF", (0.0, 2.0), 63),
+            (np.full((4, 4), np.nan, np.float32), "TIFF", None, 0),
+        ],
+    )
+    def test_white(self, values: Any, kind: str, value_range: Any, white: int) -> None:
+        found = decode(self.stored(values, kind), value_range=value_range)
+        assert found.dtype == torch.uint8 and found.shape == (3, 4, 4) and set(found.flatten().tolist()) == {white}
+
+    def test_is_a_setting_of_the_transform(self) -> None:
+        settings = ImageTransformSettings.of({"value_range": [0, 4095]})
+        png = self.stored(np.full((40, 40), 4095, np.uint16), "PNG")
+        for transform in (training_transform(32, settings), evaluation_transform(32, settings)):
+            assert decode_for(png, transform).min() == 255
+        several = training_transform(32, ImageTransformSettings.of({"value_range": [0, 4095], "views": 2}))
+        assert decode_for(png, several).min() == 255 and decode_for(png, nn.Identity()).max() == 15
+        with pytest.raises(InputError, match=r"value_range \(3, 3\) must be two rising numbers"):
+            ImageTransformSettings(value_range=(3, 3))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "JPEG"])
+def test_giants_of_any_format(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    for size, fits in (((100, 100), True), ((101, 100), False), ((300, 300), False)):
+        buffer = io.BytesIO()
+        Image.new("RGB", size, "red").save(buffer, kind)
+        if fits:
+            assert decode(buffer.getvalue()).shape == (3, size[1], size[0])
+        else:
+            with pytest.raises(ValueError, match="^image too large$"):
+                decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("at_least", [None, 8])
+def test_a_jpeg_whose_second_half_is_zeros(progressive: bool, at_least: int | None) -> None:
+    """As an interrupted download with the file's size reserved leaves it; libjpeg makes the rest grey."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", progressive=progressive)
+    whole = buffer.getvalue()
+    assert decode(whole, at_least).shape[0] == 3
+    assert decode(whole + bytes(10_000), at_least).shape[0] == 3  # what a camera writes behind the end does not matter
+    with pytest.raises(ValueError, match="^truncated image$"):
+        decode(whole[: len(whole) // 2] + bytes(len(whole) // 2), at_least)
