@@ -20,9 +20,10 @@ from lightning_clip.data.captions import ChooseCaption, caption_choices, first_c
 from lightning_clip.data.column_check import check_columns, without_missing_views
 from lightning_clip.data.columns import Collate
 from lightning_clip.data.loader import PairLoader, start_worker
-from lightning_clip.data.order import Sequential, Shuffled
+from lightning_clip.data.order import Sequential
 from lightning_clip.data.sampler import PairSampler, world
 from lightning_clip.data.sources import PairSource, pair_sources
+from lightning_clip.data.sources.dataset import as_source
 from lightning_clip.data.streaming import StreamSource
 from lightning_clip.data.tokenizers import Tokenizer
 
@@ -53,8 +54,9 @@ class ClipDataModule(pl.LightningDataModule):
     """Image-text pairs for training, validation and test.
 
     A source is "synthetic", a path (tar shards with braces, a captions table, a folder that holds one), a mapping with
-    "name" and settings, or a `PairSource`. The order of samples depends on the seed and the epoch alone. Samples that
-    cannot be used are skipped, counted by reason and reported when the run ends.
+    "name" and settings, a `PairSource`, or any Dataset whose items are images with texts (see `pair_of_item`). The order of
+    samples depends on the seed and the epoch alone. Samples that cannot be used are skipped, counted by reason and reported
+    when the run ends.
 
     Args:
         train: source of the training pairs. "synthetic" alone also gives validation and test scenes.
@@ -105,6 +107,16 @@ class ClipDataModule(pl.LightningDataModule):
         self.skipped: dict[str, Counter[str]] = {name: Counter() for name in self._specs}
         self._record()
 
+    @property
+    def batch_size(self) -> int:
+        """`local_batch_size` by the name under which Lightning's Tuner looks for it and sets it."""
+        return self.local_batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self.local_batch_size = value
+        self._record()
+
     def attach(self, module: PreparesPairs) -> ClipDataModule:
         """Names the model whose tokenizer and transforms to use, where there is no Trainer that knows it."""
         self._attached = module
@@ -129,18 +141,17 @@ class ClipDataModule(pl.LightningDataModule):
                 raise InputError(
                     f"{split} data {spec!r} is a list: for several sources give {{'name': 'mix', 'sources': [...]}}"
                 )
-            self._sources[split] = pair_sources.build(spec)
+            self._sources[split] = as_source(pair_sources.build(spec))
         return self._sources[split]
 
     def train_dataloader(self) -> DataLoader[Any]:
         source = self.source("train")
-        known = isinstance(source, PairSource)  # anything with a length and items will do
         sampler = PairSampler(
-            source.order(self.seed) if known else Shuffled(len(source), self.seed),
+            source.order(self.seed),
             batch_size=self.local_batch_size,
             batches_done=self._batches_done if self.trainer is not None else None,
             limit=self.trainer.limit_train_batches if self.trainer is not None else 1.0,
-            fetch=source.fetch if known else None,
+            fetch=source.fetch,
         )
         if isinstance(source, StreamSource):
             source = source.dealt(self.seed, self.local_batch_size, *world())

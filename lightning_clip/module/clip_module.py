@@ -15,6 +15,7 @@ from typing_extensions import Self
 from lightning_clip.core.types import ClipOutput, Pair, PairBatch
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
+from lightning_clip.data.plain_loaders import batch_of_items
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import evaluation_transform, training_transform
 from lightning_clip.encoders import ImageEncoder, TextEncoder
@@ -22,11 +23,12 @@ from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.recipe import recipe_of
 from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
-from lightning_clip.module.learning import encode_columns, log_measured, prepare, refresh, start
+from lightning_clip.module.learning import check_slices, encode_columns, log_measured, log_progress, prepare, refresh, start
+from lightning_clip.module.loaders import adopt_loaders, items_of
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
-from lightning_clip.training.micro_batches import check_micro_batches, encode_in_slices
+from lightning_clip.training.micro_batches import encode_in_slices
 from lightning_clip.training.optim import build_optimizer, build_scheduler
 from lightning_clip.training.seeding import seed_batch
 from lightning_clip.training.throughput import Throughput
@@ -143,13 +145,12 @@ class ClipModule(BuiltOnUse):
     # -- Lightning --------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        # A fused step under float16 scaling would rule out clipping by norm.
-        fused = self.trainer.precision != "16-mixed"
+        fused = self.trainer.precision != "16-mixed"  # whose scaling would rule out clipping by norm
         settings = self.training_settings.optimizer
         rates = self.adaptation.rates(settings, self.undecayed)
         optimizer = build_optimizer(self.model, settings, self.undecayed, fused, rates)
-        scheduler = build_scheduler(optimizer, settings, self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        schedule = build_scheduler(optimizer, settings, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         if getattr(self.trainer.strategy, "passes_are_collective", False):
@@ -163,10 +164,20 @@ class ClipModule(BuiltOnUse):
         self._throughput.add(batch.size)
         return parts["loss"]
 
+    @property
+    def lr(self) -> float:
+        """The learning rate, by the name under which Lightning's Tuner looks for it and sets it."""
+        return self.training_settings.optimizer.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.training_settings = self.training_settings.with_rate(value)
+
     def setup(self, stage: str) -> None:
         """The objective takes what it needs from the data and opens what it learns from, before the towers are built."""
         if not self.is_built:
             prepare(self)
+        adopt_loaders(self)
         if stage == "fit":
             self.objective.open()
 
@@ -176,11 +187,12 @@ class ClipModule(BuiltOnUse):
             self.train()
         start(self, "train")
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> PairBatch:
+        """The batch of a loader that is not of a `ClipDataModule` as one that is."""
+        return batch if isinstance(batch, PairBatch) else batch_of_items(batch, items_of(self))
+
     def on_train_start(self) -> None:
-        if self.micro_batch_size is not None:
-            local_batch_size = getattr(self.trainer.datamodule, "local_batch_size", None)  # type: ignore[attr-defined]
-            for _ in self.adaptation.each_stage(self.model):
-                check_micro_batches(self.model, self.micro_batch_size, local_batch_size)
+        check_slices(self)
         self._throughput.restart()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -188,12 +200,7 @@ class ClipModule(BuiltOnUse):
         seed_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = self.trainer.global_step
-        if step and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/learning_rate", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
-            speed = self._throughput.read() * self.trainer.world_size
-            if speed:
-                self.log("train/samples_per_second", speed)
+        log_progress(self, self._throughput)
 
     def on_train_epoch_end(self) -> None:
         """Before loaders of any rank begin the next epoch, they can find the kept features of this one."""

@@ -18,15 +18,19 @@ from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives import Objective
+from lightning_clip.training.micro_batches import check_micro_batches
+from lightning_clip.training.throughput import Throughput
 
 __all__ = [
     "check_adapters",
     "check_finite",
+    "check_slices",
     "collators",
     "data_of",
     "encode_columns",
     "freeze",
     "log_measured",
+    "log_progress",
     "prepare",
     "refresh",
     "start",
@@ -148,3 +152,32 @@ def log_measured(module: LightningModule, objective: Objective, stage: str) -> N
     """Logs the objective's metrics of an evaluation as `stage/NAME`."""
     for name, value in objective.measured().items():
         module.log(f"{stage}/{name}", value, sync_dist=True)
+
+
+def log_progress(module: Any, throughput: Throughput) -> None:
+    """Logs learning rate and samples/s of all ranks, every `log_every_n_steps` steps.
+
+    Args:
+        module: in training.
+        throughput: of this rank.
+    """
+    step = module.trainer.global_step
+    if step and step % module.trainer.log_every_n_steps == 0:
+        module.log("train/learning_rate", max(group["lr"] for group in module.trainer.optimizers[0].param_groups))
+        if speed := throughput.read() * module.trainer.world_size:
+            module.log("train/samples_per_second", speed)
+
+
+def check_slices(module: Any) -> None:
+    """Refuses a `micro_batch_size` that does not divide the batch, or towers whose result depends on it, in any stage.
+
+    Args:
+        module: about to train.
+
+    Raises:
+        InputError: as `check_micro_batches`.
+    """
+    if module.micro_batch_size is not None:
+        local_batch_size = getattr(module.trainer.datamodule, "local_batch_size", None)
+        for _ in module.adaptation.each_stage(module.model):
+            check_micro_batches(module.model, module.micro_batch_size, local_batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_clip.adapt import AdaptSettings
@@ -47,6 +47,14 @@ class TrainingSettings:
         size = self.micro_batch_size
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
             raise InputError(f"micro_batch_size {size} must be at least 1, or None to encode the batch at once")
+
+    def with_rate(self, lr: float) -> TrainingSettings:
+        """The same with another learning rate.
+
+        Args:
+            lr: > 0.
+        """
+        return replace(self, optimizer=replace(self.optimizer, lr=lr))
 
     @classmethod
     def of(cls, value: TrainingSettings | Mapping[str, Any] | None) -> TrainingSettings:
