@@ -1,4 +1,4 @@
-r"""The softmax loss on CUDA: four products and two passes, three products where the matrix fits in one chunk.
+r"""The softmax loss on CUDA: four products, nothing of the matrix of logits is kept.
 
 With logits :math:`z_{ij} = s\,u_i v_j`, :math:`r_i = \log \sum_{j \ne i} e^{z_{ij}}` and :math:`c_j = \log \sum_{i \ne j} e^{z_{ij}}`
 
@@ -10,135 +10,161 @@ for the device to decide. The pair itself never enters a sum, or converged batch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_clip.losses.cuda_passes import Block, Parts, fill_softmax, finish_softmax, log_sum_parts, merge, sum_tile
-from lightning_clip.losses.cuda_products import Factors, Plan, factors_of, gain_of, matrix, plan_of, scaled
-from lightning_clip.losses.tiling import DENSE_BYTES, full_precision, refuse_double_backward
+from lightning_clip.losses.cuda_factors import Factors, Tile, factors_of, gain_of, pair_products, scaled
+from lightning_clip.losses.cuda_gradients import Columns, Gradients, chunks_of
+from lightning_clip.losses.exchange import Exchange
+from lightning_clip.losses.tiling import full_precision, refuse_double_backward
 
 __all__ = ["CudaSoftmax"]
 
+SUMS, TILE = Tile(128, 128, 64, 4, 3), Tile(128, 128, 64, 4, 3)
+# Log-sums (down) and places (across) of a program that merges them; places of one that finishes.
+MERGE_DEPTH, MERGE_WIDTH, FINISH_WIDTH = 64, 32, 1024
+
 
 class CudaSoftmax(torch.autograd.Function):
-    """The loss () of features (B, D), scale (1,), the weight of images, multiplied as `planes` values of `dtype`."""
+    """The loss () of features (B, D), scale (1,), an `Exchange`, the images' weight; as `planes` values of `dtype`."""
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, texts: Tensor, scale: Tensor, image_weight: float, dtype: torch.dtype, planes: int
+        ctx: Any,
+        images: Tensor,
+        texts: Tensor,
+        scale: Tensor,
+        exchange: Exchange,
+        image_weight: float,
+        dtype: torch.dtype,
+        planes: int,
     ) -> Tensor:
         with full_precision(images.device):
-            factors = factors_of(images, dtype, planes), factors_of(texts, dtype, planes)
-            problem = _Problem(*factors, scale.detach().float(), tuple(ctx.needs_input_grad))
-            total, kept = problem.sums(image_weight)
-            ctx.types, ctx.shape, ctx.problem, ctx.gradients = (images.dtype, scale.dtype), scale.shape, problem, None
-            if problem.dense and any(ctx.needs_input_grad):
-                ctx.gradients = problem.gradients(kept)
-            ctx.save_for_backward(*kept[:3])
-            return total * problem.share
+            rows, columns = factors_of(images, dtype, planes), Columns.of(texts, dtype, planes, exchange)
+            s = scale.detach().float()
+            loss, kept = _sums(rows, columns, s, image_weight)
+            ctx.rows, ctx.columns = rows, columns
+            ctx.save_for_backward(images, texts, scale, s, *kept)
+            return loss * columns.share
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         refuse_double_backward("softmax")
-        problem: _Problem = ctx.problem
-        with full_precision(upstream[0].device):
-            kept = (*ctx.saved_tensors, None)
-            pulled, pushed, total = problem.gradients(kept) if ctx.gradients is None else ctx.gradients
-        weight = upstream[0] * problem.share
-        factor = weight * problem.scale.view(()) * (1 / problem.gain)
-        return (
-            None if pulled is None else scaled(pulled, factor, ctx.types[0]),
-            None if pushed is None else scaled(pushed, factor, ctx.types[0]),
-            (total * weight).to(ctx.types[1]).view(ctx.shape),
-            *[None] * 3,
-        )
+        images, texts, scale, s, *kept = ctx.saved_tensors
+        columns: Columns = ctx.columns
+        with full_precision(images.device):
+            gradients = Gradients(ctx.rows, columns.factors, *ctx.needs_input_grad[:2])
+            weights, weight = _rank_weights(upstream[0], columns)
+            moment = _moment(columns, s, _Kept(*kept), weights, gradients)
+            weight = weight * columns.share
+            factor = gradients.factor(weight, s)
+            return (
+                None if gradients.pulled is None else scaled(gradients.pulled, factor, images),
+                None if gradients.pushed is None else columns.home(gradients.pushed, factor, texts),
+                (moment * weight).to(scale.dtype).view(scale.shape),
+                *[None] * 4,
+            )
 
 
-# Per row and column log2 of the whole sum less log2 of its weight, what a pair gains, and the products where they are kept.
-Kept = tuple[Tensor, Tensor, Tensor, "Tensor | None"]
+class _Kept(NamedTuple):
+    """What the gradient needs of the forward half, all float32.
+
+    Attributes:
+        rows: (B,), log2 of each row's whole sum, less log2 of the rows' weight.
+        columns: (N,), likewise the columns'.
+        own: (B,), the slope of each pair.
+        pairs: (B,), the pairs' inner products.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    own: Tensor
+    pairs: Tensor
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """The factors, the scale (1,) in float32, and which of images and texts want a gradient."""
+def _sums(images: Factors, columns: Columns, scale: Tensor, image_weight: float) -> tuple[Tensor, _Kept]:
+    """The summed loss (), and what the gradient needs."""
+    exchange = columns.exchange
+    pairs = pair_products(images, columns.factors, exchange.offset)
+    row_logs, column_logs = _log_sums(images, columns, scale)
+    if exchange.world_size > 1:
+        top = exchange.maximum(column_logs).nan_to_num(neginf=0.0)
+        column_logs = top + exchange.total_of((column_logs - top).exp2()).log2()
+        column_logs = column_logs[exchange.offset : exchange.offset + images.rows].contiguous()  # (N,) -> (B,)
+    loss, own = _finish(row_logs, column_logs, pairs, scale, image_weight)
+    return loss, _Kept(row_logs, exchange.all_rows(column_logs), own, pairs)
 
-    images: Factors
-    texts: Factors
-    scale: Tensor
-    wanted: tuple[bool, ...]
 
-    @property
-    def share(self) -> float:
-        """Weight of a row's loss."""
-        return 1 / len(self.images)
+def _log_sums(images: Factors, columns: Columns, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """log2 of the sums over the others of each row (B,), and of each column over this rank's rows (N,)."""
+    from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
 
-    @property
-    def gain(self) -> float:
-        """By what gradients by logits are multiplied while they are held."""
-        return gain_of(self.images.planes.dtype)
+    texts, tile = columns.factors, SUMS
+    row_logs, column_logs = scale.new_empty(images.rows), scale.new_empty(texts.rows)
+    operands = images.descriptor(tile.rows, tile.depth), texts.descriptor(tile.columns, tile.depth)
+    down, across = scale, scale
+    for top, rows in chunks_of(images, texts):
+        grid = tile.grid(rows, texts.rows)
+        if top == 0:
+            down, across = scale.new_empty(grid[1], rows), scale.new_empty(grid[0], texts.rows)
+        strides = down.stride(0), across.stride(0)
+        cuda_kernels.softmax_sums[grid](
+            *operands, scale, down, across, top, rows, texts.rows, texts.width, images.rows, columns.exchange.offset + top,
+            *strides, PAIRS=texts.products, **tile.options(rows, texts.rows),
+        )  # fmt: skip
+        cuda_kernels.merge_logs[(-(-rows // MERGE_WIDTH) - (-texts.rows // MERGE_WIDTH),)](
+            down, across, row_logs[top:], column_logs, rows, texts.rows, grid[1], grid[0], *strides,
+            FIRST=top == 0, DEPTH=MERGE_DEPTH, WIDTH=MERGE_WIDTH,
+        )  # fmt: skip
+    return row_logs, column_logs
 
-    @property
-    def dense(self) -> bool:
-        """Whether the matrix of products is kept whole, which saves computing it twice."""
-        return 4 * len(self.images) * len(self.texts) <= DENSE_BYTES
 
-    def plan(self) -> Plan:
-        """How the matrix is cut."""
-        shape = len(self.images), len(self.texts)
-        if self.dense:
-            return Plan(*shape, shape)
-        return plan_of(*shape, self.images.planes.dtype, len(self.images.planes))
+def _finish(rows: Tensor, columns: Tensor, pairs: Tensor, scale: Tensor, image_weight: float) -> tuple[Tensor, Tensor]:
+    """The summed loss () and the pairs' slopes (B,); log-sums over the others become what `_Kept` holds, in place."""
+    from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
 
-    def _block(self, memory: Tensor, rows: slice, columns: slice) -> Block:
-        block = Block(memory[: rows.stop - rows.start, : columns.stop - columns.start], rows.start - columns.start)
-        self.images.part(rows).products(self.texts.part(columns), block.products)
-        return block
+    own, parts = torch.empty_like(pairs), pairs.new_empty(-(-len(pairs) // FINISH_WIDTH))
+    weights = float(image_weight), 1.0 - image_weight
+    minus_logs = [-math.log2(weight) if weight > 0 else math.inf for weight in weights]
+    cuda_kernels.softmax_finish[(len(parts),)](
+        rows, columns, pairs, own, parts, scale, len(pairs), *weights, *minus_logs, WIDTH=FINISH_WIDTH
+    )
+    return parts.sum(), own
 
-    def _memory(self, plan: Plan) -> Tensor:
-        return matrix(min(plan.height, plan.shape[0]), min(plan.width, plan.shape[1]), self.scale, torch.float32)[0]
 
-    def sums(self, image_weight: float) -> tuple[Tensor, Kept]:
-        """The summed loss (), and what the gradient needs."""
-        plan = self.plan()
-        memory = self._memory(plan)
-        row_logs, pairs = (self.scale.new_empty(len(self.images)) for _ in "rp")
-        column_logs = self.scale.new_empty(len(self.texts))
-        down, across = log_sum_parts(len(memory), len(self.texts), memory)
-        for rows in plan.chunks():
-            height = rows.stop - rows.start
-            for columns in plan.blocks():
-                sum_tile(
-                    self._block(memory, rows, columns), self.scale, down[:, :height], across, pairs[rows], columns.start
-                )
-            merge(down[:, :height], row_logs[rows], first=True)
-            merge(across[: log_sum_parts(height, 1, memory)[1].shape[0]], column_logs, first=rows.start == 0)
-        total, own = finish_softmax(row_logs, column_logs, pairs, self.scale, image_weight)
-        return total, (row_logs, column_logs, own, memory if self.dense else None)
+def _rank_weights(upstream: Tensor, columns: Columns) -> tuple[tuple[Tensor, Tensor] | None, Tensor]:
+    """Weights of this rank's rows () and of every column (N,), at most 1, and what both are to be multiplied by, ().
 
-    def gradients(self, kept: Kept) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Of images and texts before scale and share, times the gain, and the sum of gradient x product ()."""
-        rows_total, columns_total, own, products = kept
-        plan, like = self.plan(), self.images.planes
-        memory = self._memory(plan) if products is None else products
-        slopes = matrix(len(memory), len(self.texts), like, like.dtype, len(like))
-        pulled, pushed = (
-            like.new_empty(like.shape[1:], dtype=torch.float32) if wanted else None for wanted in self.wanted[:2]
-        )
-        parts = None
-        for rows in plan.chunks():
-            chunk = slopes[:, : rows.stop - rows.start]
-            for columns in plan.blocks():
-                block = self._block(memory, rows, columns) if products is None else Block(products, 0)
-                parts = parts or Parts(1, block)
-                fill_softmax(
-                    block, chunk[:, :, columns], parts, self.scale, rows_total[rows], columns_total[columns], own[rows], self.gain
-                )
-            if pulled is not None:
-                self.texts.combine(chunk, pulled[rows], add=False)
-            if pushed is not None:
-                self.images.part(rows).combine(chunk.transpose(1, 2), pushed, add=rows.start > 0)
-        assert parts is not None
-        return pulled, pushed, parts.totals()[0]
+    A column's loss is its own rank's: where ranks weigh their losses differently, the slopes of a row do too.
+    """
+    exchange = columns.exchange
+    if exchange.world_size == 1:
+        return None, upstream
+    every = exchange.all_rows(upstream.float().expand(exchange.sizes[exchange.rank]))
+    largest = every.abs().amax().clamp(min=torch.finfo(every.dtype).tiny)
+    return (upstream.float() / largest, every / largest), largest
+
+
+def _moment(
+    columns: Columns, scale: Tensor, kept: _Kept, weights: tuple[Tensor, Tensor] | None, gradients: Gradients
+) -> Tensor:
+    """The sum of slope x product (); fills the gradients."""
+    from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
+
+    images, texts, offset = gradients.images, columns.factors, columns.exchange.offset
+    operands = images.descriptor(TILE.rows, TILE.depth), texts.descriptor(TILE.columns, TILE.depth)
+    parts = scale.new_empty(0)
+    for (top, rows), slopes in gradients.slopes():
+        grid = TILE.grid(rows, texts.rows)
+        if top == 0:
+            parts = scale.new_empty(grid[0] * grid[1])
+        cuda_kernels.softmax_fill[grid](
+            *operands, kept.pairs[top:], kept.rows[top:], kept.columns, kept.own[top:], *(weights or (scale, scale)), slopes,
+            parts, scale, top, rows, texts.rows, texts.width, images.rows, offset + top, slopes.stride(1), slopes.stride(0),
+            FIRST=top == 0, WEIGHTED=weights is not None, PLANES=len(slopes), PAIRS=texts.products,
+            GAIN=gain_of(slopes.dtype), **TILE.options(rows, texts.rows),
+        )  # fmt: skip
+    return parts.sum()
