@@ -51,8 +51,11 @@ def write_section(
     lines = [f"## {title}", "", f"`python benchmarks/{name}.py{options and ' '}{options}`: {circumstances}", ""]
     lines += [f"| | {heads[0]} | {heads[1]} | ratio |", "|---|---|---|---|"]
     lines += [f"| {row.what} | {row.peer} | {row.ours} | {row.ratio} |" for row in rows]
-    section = "\n".join(lines)
-    key = f"{name} {options}".strip()
+    put_section(f"{name} {options}".strip(), "\n".join(lines))
+
+
+def put_section(key: str, section: str) -> None:
+    """Replaces the section `key` of the page by markdown, or adds it at the end of the page, and prints it."""
     begin, end = f"<!-- begin: {key} -->", f"<!-- end: {key} -->"
     text = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
     block = f"{begin}\n{section}\n{end}"

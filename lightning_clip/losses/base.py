@@ -31,10 +31,12 @@ class ContrastiveLoss(AcrossRanks, nn.Module, ABC):
     Attributes:
         duplicates: True for a loss whose forward also takes `positives`, see `ClipModule.positives`.
         check_finite: False lets features with NaN pass, for a caller that looks at the loss itself.
+        precision: of products of float32 features on CUDA, see `softmax_contrastive_loss`.
     """
 
     duplicates = False
     check_finite = True
+    precision = "auto"
 
     def __init__(
         self,

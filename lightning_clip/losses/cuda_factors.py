@@ -7,6 +7,7 @@ those have float32's precision and take half the time of one float32 product.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ __all__ = ["Factors", "Tile", "factors_of", "gain_of", "pair_products", "scaled"
 
 # Rows and depth of a program that multiplies pairs.
 PAIR_ROWS, PAIR_DEPTH = 8, 256
+# Tensor cores cut off the last digits of what they add up: products of float32's precision are added up in float32 after as
+# many terms.
+EXACT_DEPTH = 2048
 # Which planes of two split values are multiplied, the smallest products first; as in `cuda_kernels`.
 SPLIT = ((2, 0), (0, 2), (1, 1), (1, 0), (0, 1), (0, 0))
 
@@ -52,53 +56,58 @@ class Factors(NamedTuple):
     """Features as what is multiplied.
 
     Attributes:
-        planes: (P, B, D') of one type, whose sum over P the features are; D' is D or a little more, filled up with zeros.
+        planes: P of (B, D') in one type, whose sum the features are; D' is D or a little more, filled up with zeros.
+        flat: the same, one under the other (P B, D').
+        rows: B.
+        width: D'.
     """
 
-    planes: Tensor
-
-    @property
-    def rows(self) -> int:
-        """B."""
-        return self.planes.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Values of a row, D'."""
-        return self.planes.shape[2]
+    planes: tuple[Tensor, ...]
+    flat: Tensor
+    rows: int
+    width: int
 
     @property
     def products(self) -> int:
         """How many products of planes make one product of features."""
-        return sum(max(pair) < len(self.planes) for pair in SPLIT)
+        return 1 if len(self.planes) == 1 else len(SPLIT)
 
     def descriptor(self, rows: int, depth: int) -> Any:
         """What a kernel loads pieces (rows, depth) by."""
         from triton.tools.tensor_descriptor import TensorDescriptor  # here: Triton is absent where CUDA is
 
-        return TensorDescriptor.from_tensor(self.planes.view(-1, self.width), [rows, depth])
+        return TensorDescriptor(self.flat, [len(self.planes) * self.rows, self.width], [self.width, 1], [rows, depth])
 
-    def combine(self, slopes: Tensor, first: int, out: Tensor, add: bool) -> None:
-        """Writes to `out` (M, D'), or adds to it, rows from `first` on, combined by slopes (P, M, rows)."""
-        rows = self.planes[:, first : first + slopes.shape[2]]
-        for one, two in SPLIT:
-            if max(one, two) < len(slopes):
-                _multiply(slopes[one], rows[two], out, add)
+    def combine(self, slopes: Sequence[Tensor], first: int, out: Tensor, add: bool) -> None:
+        """Writes to `out` (M, D'), or adds to it, rows from `first` on, combined by slopes, P of (M, rows)."""
+        count = slopes[0].shape[1]
+        if len(slopes) == 1:
+            features = self.flat if count == self.rows else self.flat[first : first + count]
+            _multiply(slopes[0], features, out, add)
+            return
+        for left in range(0, count, EXACT_DEPTH):
+            part = slice(left, min(left + EXACT_DEPTH, count))
+            rows = slice(first + part.start, first + part.stop)
+            for one, two in SPLIT:
+                _multiply(slopes[one][:, part], self.planes[two][rows], out, add)
                 add = True
 
 
 def factors_of(features: Tensor, dtype: torch.dtype, planes: int) -> Factors:
     """Features (B, D) as the sum of `planes` values of `dtype`; one value rounds them to it."""
-    missing = -features.shape[1] % 8  # rows begin at multiples of 16 bytes
-    rest = torch.nn.functional.pad(features, (0, missing)) if missing else features
+    count, width = features.shape
+    if missing := -width % 8:  # rows begin at multiples of 16 bytes
+        features, width = torch.nn.functional.pad(features, (0, missing)), width + missing
     if planes == 1:
-        found = rest.to(dtype).contiguous()[None]
-        return Factors(found if found.data_ptr() % 16 == 0 else found.clone())
+        rounded = features.to(dtype).contiguous()
+        flat = rounded if rounded.data_ptr() % 16 == 0 else rounded.clone()
+        return Factors((flat,), flat, count, width)
     parts = []
     for _ in range(planes):
-        parts.append(rest.to(dtype))
-        rest = rest - parts[-1]
-    return Factors(torch.stack(parts))
+        parts.append(features.to(dtype))
+        features = features - parts[-1]
+    flat = torch.cat(parts)
+    return Factors(torch.split(flat, count), flat, count, width)
 
 
 def gain_of(dtype: torch.dtype) -> float:
@@ -113,23 +122,23 @@ def pair_products(images: Factors, texts: Factors, offset: int) -> Tensor:
     """
     from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
 
-    left, right = images.planes, texts.planes[:, offset:]
-    pairs = left.new_empty(images.rows, dtype=torch.float32)
+    width, pairs = images.width, images.flat.new_empty(images.rows, dtype=torch.float32)
     cuda_kernels.pair_products[(-(-images.rows // PAIR_ROWS),)](
-        left, right, pairs, images.rows, images.width, left.stride(0), right.stride(0), PLANES=len(left), ROWS=PAIR_ROWS,
-        DEPTH=PAIR_DEPTH,
+        images.flat, texts.flat[offset:] if offset else texts.flat, pairs, images.rows, width, images.rows * width,
+        texts.rows * width, PLANES=len(images.planes), ROWS=PAIR_ROWS, DEPTH=PAIR_DEPTH,
     )  # fmt: skip
     return pairs
 
 
 def scaled(value: Tensor, factor: Tensor, like: Tensor) -> Tensor:
     """`value` (B, D') times `factor` (), in shape and type of `like` (B, D), rounded once."""
-    return torch.mul(value[:, : like.shape[1]], factor, out=torch.empty_like(like))
+    width = like.shape[1]
+    return torch.mul(value if value.shape[1] == width else value[:, :width], factor, out=torch.empty_like(like))
 
 
 def _multiply(left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:
     """`out` (float32) becomes, or grows by, a product of half precision whose terms are summed in float32."""
-    if left.device.type != "cuda":  # Triton's interpreter runs on the CPU, which lacks such products
+    if not left.is_cuda:  # Triton's interpreter runs on the CPU, which lacks such products
         torch.addmm(out, left.float(), right.float(), beta=int(add), out=out)
     elif add:
         torch.addmm(out, left, right, out_dtype=torch.float32, out=out)

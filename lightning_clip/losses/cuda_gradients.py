@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_clip.losses.cuda_factors import Factors, factors_of, gain_of, scaled
+from lightning_clip.losses.cuda_factors import EXACT_DEPTH, Factors, factors_of, gain_of, scaled
 from lightning_clip.losses.exchange import Exchange
 
-__all__ = ["Chunk", "Columns", "Gradients", "chunks_of"]
+__all__ = ["Chunk", "Columns", "Gradients", "Slopes", "chunks_of"]
 
 # Rows whose slopes are held at a time, which fill a large device with either of the products, and the bytes they may take.
 ROWS, SLOPE_BYTES = 4096, 2**30
@@ -43,11 +43,6 @@ class Columns(NamedTuple):
         return cls(factors_of(texts, dtype, planes), exchange)
 
     @property
-    def count(self) -> int:
-        """N."""
-        return self.factors.rows
-
-    @property
     def share(self) -> float:
         """Weight of a term of this rank's loss."""
         return self.exchange.world_size / self.exchange.total
@@ -66,10 +61,25 @@ class Columns(NamedTuple):
 
 def chunks_of(images: Factors, columns: Factors) -> Iterator[Chunk]:
     """The rows of images in chunks, the first of which is the largest."""
-    planes, count, _ = columns.planes.shape
-    height = SLOPE_BYTES // (count * planes * columns.planes.dtype.itemsize)
-    height = max(128, min(ROWS, height // 128 * 128))
+    planes, count = len(columns.planes), columns.rows
+    most = ROWS if planes == 1 else min(ROWS, EXACT_DEPTH)
+    height = SLOPE_BYTES // (count * planes * columns.flat.itemsize)
+    height = max(128, min(most, height // 128 * 128))
     return (Chunk(top, min(height, images.rows - top)) for top in range(0, images.rows, height))
+
+
+class Slopes(NamedTuple):
+    """A chunk's slopes, whose rows begin at multiples of 16 values: aligned for wide stores and tensor cores.
+
+    Attributes:
+        planes: P of (M, N), whose sum they are.
+        row: values from a row to the next.
+        plane: values from a plane to the next.
+    """
+
+    planes: Sequence[Tensor]
+    row: int
+    plane: int
 
 
 class Gradients:
@@ -84,29 +94,32 @@ class Gradients:
     Attributes:
         pulled: (B, D') float32, what images get, times the gain; None where none is wanted.
         pushed: (N, D') float32, likewise texts.
+        gain: by what slopes are multiplied while they are held.
     """
 
     def __init__(self, images: Factors, texts: Factors, pull: bool, push: bool) -> None:
-        like = texts.planes
-        self.images, self.texts = images, texts
+        self.images, self.texts, self.gain = images, texts, gain_of(texts.flat.dtype)
+        like = texts.flat
         self.pulled = like.new_empty(images.rows, images.width, dtype=torch.float32) if pull else None
         self.pushed = like.new_empty(texts.rows, texts.width, dtype=torch.float32) if push else None
 
-    def slopes(self) -> Iterator[tuple[Chunk, Tensor]]:
-        """Chunks, and memory (P, M, N) into which the loop's body writes a chunk's slopes times their gain."""
-        planes, count, _ = self.texts.planes.shape
-        memory: Tensor | None = None
+    def slopes(self) -> Iterator[tuple[Chunk, Slopes]]:
+        """Chunks, and memory into which the loop's body writes a chunk's slopes times the gain."""
+        planes, count = len(self.texts.planes), self.texts.rows
+        row, memory = -(-count // 16) * 16, None
         for chunk in chunks_of(self.images, self.texts):
-            if memory is None:  # rows begin at multiples of 16 values: aligned for wide stores and tensor cores
-                memory = self.texts.planes.new_empty(planes, chunk.rows, -(-count // 16) * 16)
-            slopes = memory[:, : chunk.rows, :count]
-            yield chunk, slopes
-            rows = slice(chunk.top, chunk.top + chunk.rows)
-            if self.pulled is not None:
-                self.texts.combine(slopes, 0, self.pulled[rows], add=False)  # (P, M, N) x (P, N, D') -> (M, D')
-            if self.pushed is not None:  # (P, N, M) x (P, M, D') -> (N, D')
-                self.images.combine(slopes.transpose(1, 2), chunk.top, self.pushed, add=chunk.top > 0)
+            top, rows = chunk
+            if memory is None or memory.shape[1] != rows:
+                memory = (self.texts.flat.new_empty(planes, rows, row) if memory is None else memory)[:, :rows, :count]
+            slopes = [memory[index] for index in range(planes)]
+            yield chunk, Slopes(slopes, row, memory.stride(0))
+            whole = rows == self.images.rows
+            if self.pulled is not None:  # (M, N) x (N, D') -> (M, D')
+                self.texts.combine(slopes, 0, self.pulled if whole else self.pulled[top : top + rows], add=False)
+            if self.pushed is not None:  # (N, M) x (M, D') -> (N, D')
+                self.images.combine([plane.t() for plane in slopes], top, self.pushed, add=top > 0)
 
     def factor(self, weight: Tensor, scale: Tensor) -> Tensor:
         """By what `pulled` and `pushed` become gradients, () float32: the loss' weight times the scale, without the gain."""
-        return weight * scale.view(()) * (1 / gain_of(self.images.planes.dtype))
+        factor = weight * scale.view(())
+        return factor if self.gain == 1 else factor / self.gain

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_clip.losses.cuda_factors import Factors, Tile, factors_of, gain_of, pair_products, scaled
+from lightning_clip.losses.cuda_factors import Factors, Tile, factors_of, pair_products, scaled
 from lightning_clip.losses.cuda_gradients import Columns, Gradients
 from lightning_clip.losses.exchange import Exchange
-from lightning_clip.losses.tiling import full_precision, refuse_double_backward
+from lightning_clip.losses.tiling import refuse_double_backward
 
 __all__ = ["CudaSigmoid"]
 
@@ -35,47 +35,45 @@ class CudaSigmoid(torch.autograd.Function):
         dtype: torch.dtype,
         planes: int,
     ) -> Tensor:
-        with full_precision(images.device):
-            rows, columns = factors_of(images, dtype, planes), Columns.of(texts, dtype, planes, exchange)
-            s = scale.detach().float()
-            gradients = Gradients(rows, columns.factors, *ctx.needs_input_grad[:2])
-            totals = _totals(rows, columns, s, bias.detach().float(), gradients)
-            ctx.columns, ctx.gradients = columns, gradients
-            ctx.save_for_backward(images, texts, scale, bias, s, totals)
-            return totals[0] * columns.share
+        rows, columns = factors_of(images, dtype, planes), Columns.of(texts, dtype, planes, exchange)
+        s = scale.float()
+        gradients = Gradients(rows, columns.factors, *ctx.needs_input_grad[:2])
+        totals = _totals(rows, columns, s, bias.float(), gradients)
+        ctx.columns, ctx.gradients = columns, gradients
+        ctx.save_for_backward(images, texts, scale, bias, s, totals)
+        return totals[0] * columns.share
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         refuse_double_backward("sigmoid")
         images, texts, scale, bias, s, totals = ctx.saved_tensors
         gradients: Gradients = ctx.gradients
-        with full_precision(images.device):
-            weight = upstream[0] * ctx.columns.share
-            factor, sums = gradients.factor(weight, s), totals * weight
-            return (
-                None if gradients.pulled is None else scaled(gradients.pulled, factor, images),
-                None if gradients.pushed is None else ctx.columns.home(gradients.pushed, factor, texts),
-                sums[2].to(scale.dtype).view(scale.shape),
-                sums[1].to(bias.dtype).view(bias.shape),
-                *[None] * 3,
-            )
+        weight = upstream[0] * ctx.columns.share
+        factor, sums = gradients.factor(weight, s), totals * weight
+        return (
+            None if gradients.pulled is None else scaled(gradients.pulled, factor, images),
+            None if gradients.pushed is None else ctx.columns.home(gradients.pushed, factor, texts),
+            sums[2].to(scale.dtype).view(scale.shape),
+            sums[1].to(bias.dtype).view(bias.shape),
+            *[None] * 3,
+        )
 
 
 def _totals(images: Factors, columns: Columns, scale: Tensor, bias: Tensor, gradients: Gradients) -> Tensor:
     """Sums of the loss, of its slopes, and of slope x product (3,) float32; fills the gradients."""
-    from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
+    from lightning_clip.losses import cuda_sigmoid_kernels as kernels  # here: Triton is absent where CUDA is
 
     texts, offset = columns.factors, columns.exchange.offset
     pairs = pair_products(images, texts, offset)
     operands = images.descriptor(TILE.rows, TILE.depth), texts.descriptor(TILE.columns, TILE.depth)
-    parts = scale.new_empty(0)
-    for chunk, slopes in gradients.slopes():
-        grid = TILE.grid(chunk.rows, texts.rows)
-        if chunk.top == 0:
-            parts = scale.new_empty(3, grid[0] * grid[1])
-        cuda_kernels.sigmoid_fill[grid](
-            *operands, pairs[chunk.top :], slopes, parts, scale, bias, chunk.top, chunk.rows, texts.rows, texts.width,
-            images.rows, offset + chunk.top, slopes.stride(1), slopes.stride(0), parts.stride(0), FIRST=chunk.top == 0,
-            PLANES=len(slopes), PAIRS=texts.products, GAIN=gain_of(slopes.dtype), **TILE.options(chunk.rows, texts.rows),
+    parts = scale
+    for (top, rows), slopes in gradients.slopes():
+        grid = TILE.grid(rows, texts.rows)
+        if top == 0:
+            parts = scale.new_zeros(3, grid[0] * grid[1])
+        kernels.sigmoid_fill[grid](
+            *operands, pairs[top:] if top else pairs, slopes.planes[0], parts, scale, bias, top, rows, texts.rows, texts.width,
+            images.rows, offset + top, slopes.row, slopes.plane, parts.stride(0), PLANES=len(slopes.planes),
+            PAIRS=texts.products, GAIN=gradients.gain, **TILE.options(rows, texts.rows),
         )  # fmt: skip
     return parts.sum(dim=1)

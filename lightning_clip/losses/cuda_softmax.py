@@ -1,6 +1,7 @@
 r"""The softmax loss on CUDA: four products, nothing of the matrix of logits is kept.
 
-With logits :math:`z_{ij} = s\,u_i v_j`, :math:`r_i = \log \sum_{j \ne i} e^{z_{ij}}` and :math:`c_j = \log \sum_{i \ne j} e^{z_{ij}}`
+With logits :math:`z_{ij} = s\,u_i v_j` and the sums over the *others* :math:`r_i = \log \sum_{j \ne i} e^{z_{ij}}` and
+:math:`c_j = \log \sum_{i \ne j} e^{z_{ij}}`
 
 .. math:: L = \frac{1}{N} \sum_i w \operatorname{softplus}(r_i - z_{ii}) + (1 - w) \operatorname{softplus}(c_i - z_{ii})
 
@@ -16,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_clip.losses.cuda_factors import Factors, Tile, factors_of, gain_of, pair_products, scaled
+from lightning_clip.losses.cuda_factors import Factors, Tile, factors_of, pair_products, scaled
 from lightning_clip.losses.cuda_gradients import Columns, Gradients, chunks_of
 from lightning_clip.losses.exchange import Exchange
-from lightning_clip.losses.tiling import full_precision, refuse_double_backward
+from lightning_clip.losses.tiling import refuse_double_backward
 
 __all__ = ["CudaSoftmax"]
 
-SUMS, TILE = Tile(128, 128, 64, 4, 3), Tile(128, 128, 64, 4, 3)
+SUMS, TILE = Tile(128, 128, 64, 4, 3), Tile(128, 128, 64, 8, 3)
 # Log-sums (down) and places (across) of a program that merges them; places of one that finishes.
 MERGE_DEPTH, MERGE_WIDTH, FINISH_WIDTH = 64, 32, 1024
 
@@ -42,31 +43,29 @@ class CudaSoftmax(torch.autograd.Function):
         dtype: torch.dtype,
         planes: int,
     ) -> Tensor:
-        with full_precision(images.device):
-            rows, columns = factors_of(images, dtype, planes), Columns.of(texts, dtype, planes, exchange)
-            s = scale.detach().float()
-            loss, kept = _sums(rows, columns, s, image_weight)
-            ctx.rows, ctx.columns = rows, columns
-            ctx.save_for_backward(images, texts, scale, s, *kept)
-            return loss * columns.share
+        rows, columns = factors_of(images, dtype, planes), Columns.of(texts, dtype, planes, exchange)
+        s = scale.float()
+        loss, kept = _sums(rows, columns, s, image_weight)
+        ctx.rows, ctx.columns = rows, columns
+        ctx.save_for_backward(images, texts, scale, s, *kept)
+        return loss * columns.share
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         refuse_double_backward("softmax")
         images, texts, scale, s, *kept = ctx.saved_tensors
         columns: Columns = ctx.columns
-        with full_precision(images.device):
-            gradients = Gradients(ctx.rows, columns.factors, *ctx.needs_input_grad[:2])
-            weights, weight = _rank_weights(upstream[0], columns)
-            moment = _moment(columns, s, _Kept(*kept), weights, gradients)
-            weight = weight * columns.share
-            factor = gradients.factor(weight, s)
-            return (
-                None if gradients.pulled is None else scaled(gradients.pulled, factor, images),
-                None if gradients.pushed is None else columns.home(gradients.pushed, factor, texts),
-                (moment * weight).to(scale.dtype).view(scale.shape),
-                *[None] * 4,
-            )
+        gradients = Gradients(ctx.rows, columns.factors, *ctx.needs_input_grad[:2])
+        weights, weight = _rank_weights(upstream[0], columns)
+        moment = _moment(columns, s, _Kept(*kept), weights, gradients)
+        weight = weight * columns.share
+        factor = gradients.factor(weight, s)
+        return (
+            None if gradients.pulled is None else scaled(gradients.pulled, factor, images),
+            None if gradients.pushed is None else columns.home(gradients.pushed, factor, texts),
+            (moment * weight).to(scale.dtype).view(scale.shape),
+            *[None] * 4,
+        )
 
 
 class _Kept(NamedTuple):
@@ -100,10 +99,10 @@ def _sums(images: Factors, columns: Columns, scale: Tensor, image_weight: float)
 
 def _log_sums(images: Factors, columns: Columns, scale: Tensor) -> tuple[Tensor, Tensor]:
     """log2 of the sums over the others of each row (B,), and of each column over this rank's rows (N,)."""
-    from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
+    from lightning_clip.losses import cuda_softmax_kernels as kernels  # here: Triton is absent where CUDA is
 
     texts, tile = columns.factors, SUMS
-    row_logs, column_logs = scale.new_empty(images.rows), scale.new_empty(texts.rows)
+    row_logs, column_logs = scale.new_empty(images.rows), scale.new_full((texts.rows,), -torch.inf)
     operands = images.descriptor(tile.rows, tile.depth), texts.descriptor(tile.columns, tile.depth)
     down, across = scale, scale
     for top, rows in chunks_of(images, texts):
@@ -111,25 +110,25 @@ def _log_sums(images: Factors, columns: Columns, scale: Tensor) -> tuple[Tensor,
         if top == 0:
             down, across = scale.new_empty(grid[1], rows), scale.new_empty(grid[0], texts.rows)
         strides = down.stride(0), across.stride(0)
-        cuda_kernels.softmax_sums[grid](
+        kernels.softmax_sums[grid](
             *operands, scale, down, across, top, rows, texts.rows, texts.width, images.rows, columns.exchange.offset + top,
             *strides, PAIRS=texts.products, **tile.options(rows, texts.rows),
         )  # fmt: skip
-        cuda_kernels.merge_logs[(-(-rows // MERGE_WIDTH) - (-texts.rows // MERGE_WIDTH),)](
-            down, across, row_logs[top:], column_logs, rows, texts.rows, grid[1], grid[0], *strides,
-            FIRST=top == 0, DEPTH=MERGE_DEPTH, WIDTH=MERGE_WIDTH,
+        kernels.merge_logs[(-(-rows // MERGE_WIDTH) - (-texts.rows // MERGE_WIDTH),)](
+            down, across, row_logs[top:] if top else row_logs, column_logs, rows, texts.rows, grid[1], grid[0], *strides,
+            DEPTH=MERGE_DEPTH, WIDTH=MERGE_WIDTH,
         )  # fmt: skip
     return row_logs, column_logs
 
 
 def _finish(rows: Tensor, columns: Tensor, pairs: Tensor, scale: Tensor, image_weight: float) -> tuple[Tensor, Tensor]:
     """The summed loss () and the pairs' slopes (B,); log-sums over the others become what `_Kept` holds, in place."""
-    from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
+    from lightning_clip.losses import cuda_softmax_kernels as kernels  # here: Triton is absent where CUDA is
 
     own, parts = torch.empty_like(pairs), pairs.new_empty(-(-len(pairs) // FINISH_WIDTH))
     weights = float(image_weight), 1.0 - image_weight
     minus_logs = [-math.log2(weight) if weight > 0 else math.inf for weight in weights]
-    cuda_kernels.softmax_finish[(len(parts),)](
+    kernels.softmax_finish[(len(parts),)](
         rows, columns, pairs, own, parts, scale, len(pairs), *weights, *minus_logs, WIDTH=FINISH_WIDTH
     )
     return parts.sum(), own
@@ -152,19 +151,19 @@ def _moment(
     columns: Columns, scale: Tensor, kept: _Kept, weights: tuple[Tensor, Tensor] | None, gradients: Gradients
 ) -> Tensor:
     """The sum of slope x product (); fills the gradients."""
-    from lightning_clip.losses import cuda_kernels  # here: Triton is absent where CUDA is
+    from lightning_clip.losses import cuda_softmax_kernels as kernels  # here: Triton is absent where CUDA is
 
     images, texts, offset = gradients.images, columns.factors, columns.exchange.offset
     operands = images.descriptor(TILE.rows, TILE.depth), texts.descriptor(TILE.columns, TILE.depth)
-    parts = scale.new_empty(0)
+    parts = scale
     for (top, rows), slopes in gradients.slopes():
         grid = TILE.grid(rows, texts.rows)
         if top == 0:
-            parts = scale.new_empty(grid[0] * grid[1])
-        cuda_kernels.softmax_fill[grid](
-            *operands, kept.pairs[top:], kept.rows[top:], kept.columns, kept.own[top:], *(weights or (scale, scale)), slopes,
-            parts, scale, top, rows, texts.rows, texts.width, images.rows, offset + top, slopes.stride(1), slopes.stride(0),
-            FIRST=top == 0, WEIGHTED=weights is not None, PLANES=len(slopes), PAIRS=texts.products,
-            GAIN=gain_of(slopes.dtype), **TILE.options(rows, texts.rows),
+            parts = scale.new_zeros(grid[0] * grid[1])
+        own = (part[top:] if top else part for part in (kept.pairs, kept.rows, kept.own))
+        kernels.softmax_fill[grid](
+            *operands, *own, kept.columns, *(weights or (scale, scale)), slopes.planes[0], parts, scale, top, rows, texts.rows,
+            texts.width, images.rows, offset + top, slopes.row, slopes.plane, WEIGHTED=weights is not None,
+            PLANES=len(slopes.planes), PAIRS=texts.products, GAIN=gradients.gain, **TILE.options(rows, texts.rows),
         )  # fmt: skip
     return parts.sum()

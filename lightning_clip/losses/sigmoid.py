@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_clip.losses.base import ContrastiveLoss, losses
 from lightning_clip.losses.checks import Positives, check_exchange, open_exchange
+from lightning_clip.losses.cuda_choice import cuda_sigmoid
 from lightning_clip.losses.exchange import Alone, Exchange
 from lightning_clip.losses.sigmoid_matched import matched_sigmoid_loss
 from lightning_clip.losses.sigmoid_tiles import SigmoidTiles
@@ -25,6 +26,7 @@ def sigmoid_contrastive_loss(
     positives: Positives | None = None,
     exchange: Exchange | None = None,
     tile_size: int | None = None,
+    precision: str = "auto",
 ) -> Tensor:
     r"""Binary cross-entropy of every image with every text: is this a pair?
 
@@ -44,6 +46,8 @@ def sigmoid_contrastive_loss(
             any column and are not -1 there; the sum over all N x M is divided by N (`lightning_clip.losses.sigmoid_matched`).
         exchange: how the columns of all ranks come by; None means there is one rank.
         tile_size: rows and columns of a tile; None takes 1024.
+        precision: of products of float32 features on CUDA: "float32", "bfloat16", "float16", or "auto", which rounds them under
+            autocast alone; sums and logits are float32.
 
     Returns:
         (), float32 for half-precision inputs. Over ranks its mean is the loss of the concatenated batch.
@@ -55,7 +59,10 @@ def sigmoid_contrastive_loss(
     offset = torch.zeros_like(scale) if bias is None else bias
     if isinstance(positives, tuple | list):
         return matched_sigmoid_loss(image_features, text_features, scale, offset, positives, exchange, tile_size=tile_size)
-    loss: Tensor = SigmoidTiles.apply(image_features, text_features, scale, offset, exchange, tile_size)  # type: ignore[no-untyped-call]
+    loss = cuda_sigmoid(image_features, text_features, scale, offset, exchange, precision) if tile_size is None else None
+    if loss is None:
+        loss = SigmoidTiles.apply(image_features, text_features, scale, offset, exchange, tile_size)  # type: ignore[no-untyped-call]
+    assert loss is not None
     if positives is None:
         return loss
     with full_precision(image_features.device):
@@ -124,4 +131,5 @@ class SigmoidContrastiveLoss(ContrastiveLoss):
                 check_finite=self.check_finite,
             ),
             tile_size=self.tile_size,
+            precision=self.precision,
         )

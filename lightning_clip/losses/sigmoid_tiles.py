@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lightning_clip.losses.exchange import Exchange
-from lightning_clip.losses.fused import add_product, fused_wins, sigmoid_tile
 from lightning_clip.losses.tiling import (
     Tile,
     Tiles,
+    add_product,
     default_tile_size,
     full_precision,
     refuse_double_backward,
@@ -50,7 +50,6 @@ class Problem:
     scale: Tensor
     bias: Tensor
     exchange: Exchange
-    fused: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,8 +124,6 @@ class Problem:
 
     def tile_gradient(self, texts: Tensor, tile: Tile, tiles: Tiles) -> tuple[Tensor, Tensor, Tensor]:
         """Loss () of a tile, and its gradient by the logits, summed () and as it is (H, W)."""
-        if self.fused:
-            return sigmoid_tile(self.images[tile.rows], texts[tile.columns], self.scale, self.bias, tile.diagonal)
         values = self.logits(texts, tile, tiles)
         loss = _softplus(values, tiles)
         values.sigmoid_()
@@ -169,8 +166,7 @@ class SigmoidTiles(torch.autograd.Function):
         dtype = torch.promote_types(images.dtype, torch.float32)
         with full_precision(images.device):
             s, b = (value.detach().to(dtype).view(()) for value in (scale, bias))
-            fused = kind is Problem and fused_wins(images)
-            problem = kind(images.contiguous(), texts.contiguous(), s, b, exchange, fused)
+            problem = kind(images.contiguous(), texts.contiguous(), s, b, exchange)
             like = images.new_empty(0, dtype=dtype)
             tiles = make(len(images), like, tile_size or default_tile_size(images.device))
             ctx.problem, ctx.tiles, ctx.gradients = problem, tiles, None

@@ -7,6 +7,7 @@ from torch import Tensor
 from lightning_clip.core.errors import InputError
 from lightning_clip.losses.base import ContrastiveLoss, losses
 from lightning_clip.losses.checks import Positives, check_exchange, open_exchange
+from lightning_clip.losses.cuda_choice import cuda_softmax
 from lightning_clip.losses.exchange import Alone, Exchange
 from lightning_clip.losses.softmax_matched import matched_softmax_loss
 from lightning_clip.losses.softmax_tiles import SoftmaxTiles
@@ -26,6 +27,7 @@ def softmax_contrastive_loss(
     label_smoothing: float = 0.0,
     exchange: Exchange | None = None,
     tile_size: int | None = None,
+    precision: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy of each image against all texts and of each text against all images.
 
@@ -48,6 +50,8 @@ def softmax_contrastive_loss(
         label_smoothing: share in [0, 1) of the target that is spread over all N columns.
         exchange: how the columns of all ranks come by; None means there is one rank.
         tile_size: rows and columns of a tile; None keeps a small matrix whole, which is faster, and tiles a large one.
+        precision: of products of float32 features on CUDA: "float32", "bfloat16", "float16", or "auto", which rounds them under
+            autocast alone; sums and logits are float32.
 
     Returns:
         (), float32 for half-precision inputs. Over ranks its mean is the loss of the concatenated batch.
@@ -59,7 +63,10 @@ def softmax_contrastive_loss(
     if isinstance(positives, tuple | list):
         options = {"image_weight": image_weight, "label_smoothing": label_smoothing}
         return matched_softmax_loss(image_features, text_features, scale, positives, exchange, tile_size=tile_size, **options)
-    loss: Tensor = SoftmaxTiles.apply(image_features, text_features, scale, exchange, image_weight, tile_size)  # type: ignore[no-untyped-call]
+    loss = cuda_softmax(image_features, text_features, scale, exchange, image_weight, precision) if tile_size is None else None
+    if loss is None:
+        loss = SoftmaxTiles.apply(image_features, text_features, scale, exchange, image_weight, tile_size)  # type: ignore[no-untyped-call]
+    assert loss is not None
     if positives is None and not label_smoothing:
         return loss
     with full_precision(image_features.device):
@@ -151,4 +158,5 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
                 check_finite=self.check_finite,
             ),
             tile_size=self.tile_size,
+            precision=self.precision,
         )

@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lightning_clip.losses.exchange import Exchange
-from lightning_clip.losses.fused import add_product
 from lightning_clip.losses.matched_tiles import MatchedTile, MatchedTiles, Placed, entry_logits
 from lightning_clip.losses.matches import Matches, Own
 from lightning_clip.losses.softmax_sums import Operands
 from lightning_clip.losses.softmax_tiles import LogitGradient, choose_tiles, tile_gradient
-from lightning_clip.losses.tiling import Tile, Tiles, full_precision, refuse_double_backward, row_products, wide
+from lightning_clip.losses.tiling import Tile, Tiles, add_product, full_precision, refuse_double_backward, row_products, wide
 
 __all__ = ["MatchedSoftmaxTiles"]
 
@@ -141,7 +140,7 @@ class MatchedSoftmaxTiles(torch.autograd.Function):
         dtype = torch.promote_types(images.dtype, torch.float32)
         logits = images.new_empty(len(matches.row), dtype=wide(images.device))
         s = scale.detach().to(dtype).view(())
-        operands = _Operands(images.contiguous(), texts.contiguous(), s, Placed(exchange), 0.5, False, logits)
+        operands = _Operands(images.contiguous(), texts.contiguous(), s, Placed(exchange), 0.5, logits)
         tiles = choose_tiles(operands, tile_size, partial(MatchedTiles, matches.row, matches.column))
         row_log, column_log, shift = operands.log_sums(tiles)
         every = exchange.over(matches.sizes).all_rows(logits)  # of all ranks

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lightning_clip.losses.exchange import Exchange
-from lightning_clip.losses.fused import exponential_sums
 from lightning_clip.losses.tiling import Tile, Tiles, row_products, wide
 
 __all__ = ["Operands", "Sums"]
@@ -46,7 +45,6 @@ class Operands:
     scale: Tensor
     exchange: Exchange
     image_weight: float
-    fused: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,8 +103,6 @@ class Operands:
         return rows, columns
 
     def _tile_sums(self, texts: Tensor, tile: Tile, tiles: Tiles, shift: Tensor) -> tuple[Tensor, Tensor]:
-        if self.fused:
-            return exponential_sums(self.images[tile.rows], texts[tile.columns], self.scale, shift, tile.diagonal)
         values = self.exponentials(texts, tile, tiles.buffer(tile), shift)
         return values.sum(dim=1), values.sum(dim=0)
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lightning_clip.losses.exchange import Exchange
-from lightning_clip.losses.fused import add_product, fused_wins, softmax_gradient
 from lightning_clip.losses.softmax_sums import Operands, Sums
 from lightning_clip.losses.tiling import (
     DENSE_BYTES,
     Tile,
     Tiles,
+    add_product,
     default_tile_size,
     full_precision,
     refuse_double_backward,
@@ -83,11 +83,6 @@ def tile_gradient(
         tiles: the memory in which it is written.
         kept: whether that memory holds the exponentials already.
     """
-    if operands.fused and fill.shift is not None:
-        weights = fill.rows[0][tile.rows], columns[0][tile.columns]
-        return softmax_gradient(
-            operands.images[tile.rows], texts[tile.columns], operands.scale, fill.shift, *weights, tile.diagonal
-        )
     values = tiles.buffer(tile)
     if fill.shift is None:
         operands.others(texts, tile, values)
@@ -138,9 +133,8 @@ class SoftmaxTiles(torch.autograd.Function):
         """Features (B, D) of both towers and scale (1,) -> loss ()."""
         dtype = torch.promote_types(images.dtype, torch.float32)
         with full_precision(images.device):
-            fused = fused_wins(images)
             s = scale.detach().to(dtype).view(())
-            operands = Operands(images.contiguous(), texts.contiguous(), s, exchange, image_weight, fused)
+            operands = Operands(images.contiguous(), texts.contiguous(), s, exchange, image_weight)
             tiles = choose_tiles(operands, tile_size)
             sums = operands.sums(tiles)
             ctx.operands, ctx.sums, ctx.tiles, ctx.shape = operands, sums, tiles, scale.shape
@@ -175,6 +169,6 @@ def choose_tiles(operands: Operands, tile_size: int | None, make: Callable[..., 
     """
     rows, blocks = len(operands.images), operands.exchange.block_sizes()
     fits = rows * blocks[0] * operands.dtype.itemsize <= DENSE_BYTES
-    dense = tile_size is None and len(blocks) == 1 and fits and not operands.fused
+    dense = tile_size is None and len(blocks) == 1 and fits
     like = operands.images.new_empty(0, dtype=operands.dtype)
     return make(rows, like, tile_size or default_tile_size(like.device), kept=blocks[0] if dense else None)

@@ -21,6 +21,7 @@ __all__ = [
     "TILE_SIZE",
     "Tile",
     "Tiles",
+    "add_product",
     "check_tile_size",
     "default_tile_size",
     "full_precision",
@@ -110,6 +111,11 @@ class Tiles:
         if flat is None or flat.numel() < height * width:
             flat = self._buffers[name] = self._like.new_empty(height * width)
         return flat[: height * width].view(height, width)
+
+
+def add_product(total: Tensor, values: Tensor, features: Tensor) -> None:
+    """Adds the product of `values` (M, N) and `features` (N, D) to `total` (M, D), in whose type it is summed up."""
+    total.addmm_(values.to(total.dtype), features.to(total.dtype))
 
 
 def check_tile_size(tile_size: int | None) -> None:
