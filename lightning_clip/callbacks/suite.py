@@ -21,7 +21,8 @@ from lightning_clip.evaluation.models import PredictorModel
 from lightning_clip.evaluation.run_suite import Outcome, run_suite
 from lightning_clip.evaluation.suite import Suite
 from lightning_clip.evaluation.summary import write_summary
-from lightning_clip.model.predictor import evaluating, predictor_of
+from lightning_clip.model.evaluating import evaluating
+from lightning_clip.model.predictor import predictor_of
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["EvaluationSuite"]

@@ -55,15 +55,13 @@ def run(arguments: argparse.Namespace) -> None:
         except (OSError, ValueError) as error:
             raise InputError(f"image {path!r} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
     module = open_module(arguments.checkpoint)
-    classifier = module.zero_shot_classifier(labels, templates)
-    scale = module.model.scale()
+    score = module.predictor.similarity(labels, templates)
     table = Table()
     table.add_column("image")
     table.add_column("label")
     table.add_column("probability", justify="right")
     for path, picture in zip(arguments.images, pictures, strict=True):
-        logits = scale * module.encode_image(picture.unsqueeze(0)) @ classifier
-        probabilities = torch.softmax(logits[0], dim=-1)
+        probabilities = torch.softmax(score(picture.unsqueeze(0))[0], dim=-1)
         order = probabilities.argsort(descending=True).tolist()
         for place, index in enumerate(order):
             name = Path(path).name if place == 0 else ""

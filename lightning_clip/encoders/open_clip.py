@@ -69,7 +69,8 @@ class OpenClipImageEncoder(ImageEncoder):
             return model.head(self._trunk.forward_head(hidden)), tokens_of(hidden)
         if not hasattr(model, "output_tokens"):  # open_clip's ResNets
             raise self._no_tokens()
-        return _with_tokens(model, image)
+        features, tokens = model(image)
+        return features, tokens
 
     def blocks(self) -> list[nn.Module]:
         """The Transformer's blocks, a ResNet's stages, or those of timm's model inside."""
@@ -145,7 +146,7 @@ class OpenClipTextEncoder(TextEncoder):
 
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
-        features, hidden = _with_tokens(self.model, self._padded(tokens, mask))
+        features, hidden = self.model(self._padded(tokens, mask))  # (B, context_length) -> (B, W), (B, context_length, W)
         hidden = text_in_front(hidden, mask, self.padding_side)
         return features, hidden[:, : tokens.shape[1]]  # (B, context_length, W) -> (B, L, W)
 
@@ -169,20 +170,13 @@ class OpenClipTextEncoder(TextEncoder):
         return filled(tokens, mask, self.context_length, self.pad_id, self.padding_side)  # (B, L) -> (B, context_length)
 
 
-def _with_tokens(model: Any, value: Tensor) -> tuple[Tensor, Tensor]:
-    """One pass of a tower of open_clip that hands out its tokens only when it is told to: (B, ...) -> (B, W), (B, L, W')."""
-    before, model.output_tokens = model.output_tokens, True
-    try:
-        features, tokens = model(value)
-    finally:
-        model.output_tokens = before
-    return features, tokens
-
-
 def _build(function: str, embed_dim: int, config: Mapping[str, Any], quick_gelu: bool) -> Any:
     from open_clip import model  # here: open_clip imports all of its models
 
     try:
-        return getattr(model, function)(embed_dim, dict(config), quick_gelu)
+        tower = getattr(model, function)(embed_dim, dict(config), quick_gelu)
     except (TypeError, AssertionError, RuntimeError) as error:
         raise InputError(f"open_clip does not build a tower from {dict(config)!r}: {error}") from error
+    if hasattr(tower, "output_tokens"):
+        tower.output_tokens = True  # always, as they cost nothing: a flag set for a call would be seen by other threads
+    return tower

@@ -18,7 +18,7 @@ from lightning_clip.export.card import Run, model_card
 from lightning_clip.export.formats import Format, formats, refusal
 from lightning_clip.export.interface import Exportable
 from lightning_clip.merging.merged import whole
-from lightning_clip.model.predictor import evaluating
+from lightning_clip.model.evaluating import evaluating
 from lightning_clip.weights.own import parts_of
 
 __all__ = ["Exported", "export", "push_to_hub"]
@@ -94,8 +94,11 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
             f"this {type(module).__name__} has weights beside its towers ({', '.join(others)}), which no format holds: "
             "export its towers alone (--towers, towers=True), or keep the checkpoint"
         )
-    if (kind := model.logit_scale.dtype) != torch.float32:
-        raise InputError(f"the weights of this module are {kind}, and exports are float32: call module.float() first")
+    kinds = {str(value.dtype) for value in model.state_dict().values() if value.is_floating_point()} - {"torch.float32"}
+    if kinds:
+        raise InputError(
+            f"weights of this module are {', '.join(sorted(kinds))}, and exports are float32: call module.float() first"
+        )
     with evaluating(model), _on_cpu(model):
         if (error := refusal(format, module)) is not None:
             raise error

@@ -1,7 +1,8 @@
 """Graphs without Python: one per tower, for any batch size, as ONNX or as torch.export.
 
 `image` takes uint8 pixels (B, 3, S, S), normalisation is inside; `text` takes token ids int64 (B, L) and a mask int64 (B, L), 1
-on text. Both give unit features (B, D) in float32.
+on text. Both give unit features (B, D) in float32. In ONNX the outputs are `image_features` and `text_features` and the axes
+`batch` and `length`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ from lightning_clip.weights.towers import TwoTowers
 __all__ = ["OnnxFormat", "TorchExportFormat", "exported_towers"]
 
 _SETTINGS = "inference.json"
+# Names of axes whose size is free, by input.
+_AXES = {"pixels": ("batch",), "tokens": ("batch", "length"), "mask": ("batch", "length")}
 _EXAMPLES = ["a dog", "a photo of two cats on the beach", "rain"]
 
 
@@ -124,9 +128,9 @@ class OnnxFormat(_Graphs):
     usage = """import onnxruntime
 
 image = onnxruntime.InferenceSession("{folder}/image.onnx")
-features = image.run(None, {{"pixels": pixels}})[0]  # uint8 (B, 3, S, S), resized as inference.json says
+features = image.run(["image_features"], {{"pixels": pixels}})[0]  # uint8 (B, 3, S, S), resized as inference.json says
 text = onnxruntime.InferenceSession("{folder}/text.onnx")
-features = text.run(None, {{"tokens": tokens, "mask": mask}})[0]  # int64 (B, L), mask 1 on text
+features = text.run(["text_features"], {{"tokens": tokens, "mask": mask}})[0]  # int64 (B, L), mask 1 on text
 """
 
     def _write(self, program: ExportedProgram, folder: Path, name: str) -> None:
@@ -134,7 +138,8 @@ features = text.run(None, {{"tokens": tokens, "mask": mask}})[0]  # int64 (B, L)
             _needed(package)
         with _quiet():
             try:
-                graph: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+                graph: Any = torch.onnx.export(program, dynamo=True, verbose=False, output_names=[f"{name}_features"])
+                _name_axes(graph.model.graph)
             except Exception as error:  # torch.onnx raises many kinds, with advice to those who develop it
                 reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0].partition('. ')[0][:160]}"
                 raise InputError(f"torch.onnx cannot convert the {name} tower ({reason}): choose another format") from error
@@ -169,6 +174,24 @@ features = text(tokens, mask)  # int64 (B, L), mask 1 on text
         with torch.no_grad():
             features: Tensor = program(*inputs.values())
         return features
+
+
+def _name_axes(graph: Any) -> None:
+    """Gives the axes of any size their names, wherever the exporter has put signs of its own for them."""
+    import onnxscript.ir as ir  # here: an extra
+
+    signs = {
+        str(size.value): word
+        for value in graph.inputs
+        for size, word in zip(value.shape, _AXES[value.name], strict=False)
+        if not isinstance(size, int)
+    }
+    values = [*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)]
+    for value in {id(value): value for value in values if value.shape is not None}.values():
+        for place, size in enumerate(value.shape):
+            if not isinstance(size, int) and size.value is not None:
+                said = re.sub(r"\w+", lambda sign: signs.get(sign[0], sign[0]), str(size.value))
+                value.shape[place] = ir.SymbolicDim(said)
 
 
 def _needed(package: str) -> Any:

@@ -13,8 +13,9 @@ from torch.nn.functional import normalize
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer
 from lightning_clip.encoders import ClipTextTransformer
-from lightning_clip.export.formats import Format, formats, reason_not
+from lightning_clip.export.formats import Format, formats, largest_difference, reason_not
 from lightning_clip.export.interface import Exportable
+from lightning_clip.weights.from_transformers import quiet_loading
 from lightning_clip.weights.rules import to_theirs
 from lightning_clip.weights.tokenizer_files import swapped, transformers_tokenizer, with_cleaning
 from lightning_clip.weights.tokens import end_token
@@ -24,6 +25,19 @@ from lightning_clip.weights.transformers_models import ForeignModel, write_model
 from lightning_clip.weights.transformers_towers import LEGACY_END
 
 __all__ = ["TransformersFormat"]
+
+# Family -> column -> class of that tower alone with its projection, and the output that holds the features.
+_OF_ONE_TOWER = {
+    "clip": {
+        "image": ("CLIPVisionModelWithProjection", "image_embeds"),
+        "text": ("CLIPTextModelWithProjection", "text_embeds"),
+    },
+    "metaclip_2": {
+        "image": ("MetaClip2VisionModelWithProjection", "image_embeds"),
+        "text": ("MetaClip2TextModelWithProjection", "text_embeds"),
+    },
+    "siglip": {"image": ("SiglipVisionModel", "pooler_output"), "text": ("SiglipTextModel", "pooler_output")},
+}
 
 
 @formats.register("huggingface")
@@ -50,6 +64,9 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         found = _model(module)
         tokenizer, weights = _ending_last(module, found)
         config: Any = AutoConfig.for_model(found.family, **found.config)
+        for part in (config.text_config, config.vision_config):
+            if hasattr(part, "projection_dim"):  # read by the classes of one tower, such as CLIPTextModelWithProjection
+                part.projection_dim = module.embed_dim
         model: Any = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         theirs = to_theirs(found.rules, weights)
         for key in ("logit_scale", "logit_bias"):
@@ -63,17 +80,27 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         transformers_tokenizer(with_cleaning(tokenizer), masked=found.family != "siglip").save_pretrained(folder)
         write_processor(module.transform_settings, module.image_size).save_pretrained(folder)
 
+    def differences(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, float]:
+        """By column, how far transformers' features are from the module's at most, by its model and its classes of one tower.
+
+        Args:
+            module: what was written.
+            folder: where it was written.
+            pixels: uint8 (B, 3, S, S).
+            texts: any.
+        """
+        found = super().differences(module, folder, pixels, texts)
+        expected = {"image": module.predictor.encode_image(pixels), "text": module.predictor.encode_text(texts)}
+        for column, features in _features_of_one_tower(module, folder, pixels, texts).items():
+            found[column] = max(found[column], largest_difference(features, expected[column]))
+        return found
+
     def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by transformers, from the folder alone."""
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         model: Any = AutoModel.from_pretrained(folder).eval()
-        processor: Any = AutoImageProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        pictures = processor(list(pixels), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
-        padding = "max_length" if model.config.model_type == "siglip" else True
-        length = module.tokenizer.context_length
-        ids = tokenizer(list(texts), truncation=True, max_length=length, padding=padding, return_tensors="pt")
+        pictures, ids = _inputs(module, folder, pixels, texts)
         with torch.no_grad():
             outputs = model.get_image_features(pixel_values=pictures), model.get_text_features(**ids)
         image, text = (value if isinstance(value, Tensor) else value.pooler_output for value in outputs)
@@ -91,6 +118,35 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         if isinstance(module.model.text_encoder, ClipTextTransformer) and end_token(module.tokenizer) == LEGACY_END:
             found.append("The id that ends a text was exchanged with the largest one: transformers gives id 2 another meaning.")
         return found
+
+
+def _inputs(module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Any]:
+    """What transformers makes of pixels (B, 3, S, S) and texts: pixel values, and token ids with their mask by name."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+    processor: Any = AutoImageProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    pictures = processor(list(pixels), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    padding = "max_length" if AutoConfig.from_pretrained(folder).model_type == "siglip" else True
+    length = module.tokenizer.context_length
+    return pictures, tokenizer(list(texts), truncation=True, max_length=length, padding=padding, return_tensors="pt")
+
+
+def _features_of_one_tower(module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Unit features by transformers' classes of one tower, for the families that have such; they read the same folder."""
+    import transformers
+
+    family = transformers.AutoConfig.from_pretrained(folder).model_type
+    if family not in _OF_ONE_TOWER:
+        return {}
+    pictures, ids = _inputs(module, folder, pixels, texts)
+    found = {}
+    for column, inputs in (("image", {"pixel_values": pictures}), ("text", ids)):
+        name, output = _OF_ONE_TOWER[family][column]
+        with torch.no_grad(), quiet_loading():
+            values = getattr(transformers, name).from_pretrained(folder).eval()(**inputs)
+        found[column] = normalize(getattr(values, output), dim=-1)
+    return found
 
 
 def _model(module: Exportable) -> ForeignModel:

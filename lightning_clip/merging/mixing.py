@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
-from lightning_clip.model.predictor import evaluating
+from lightning_clip.model.evaluating import evaluating
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.tasks.supervised import classes_of

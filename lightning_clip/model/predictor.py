@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.functional import normalize
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.columns import collate_column
 from lightning_clip.data.tokenizers import Tokenizer
+from lightning_clip.model.evaluating import evaluating
 from lightning_clip.model.inputs import ImageInput, encode_texts, image_parts, pixel_batches, token_batches
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames, zero_shot_classifier
@@ -22,7 +22,6 @@ __all__ = [
     "HasPredictor",
     "ImageInput",
     "Predictor",
-    "evaluating",
     "predictor_of",
 ]
 
@@ -232,7 +231,12 @@ class Predictor:
             Images as for `encode_image` -> logits (B, C).
         """
         classifier, scale = self.zero_shot_classifier(class_names, templates), self.scale()
-        return lambda images: scale * self.encode_image(images, batch_size) @ classifier  # (B, D) @ (D, C) -> (B, C)
+
+        def scores(images: ImageInput) -> Tensor:
+            scaled = scale * self.encode_image(images, batch_size)  # (B, D); float32 from a model in half precision
+            return scaled @ classifier.to(scaled.dtype)  # (B, D) @ (D, C) -> (B, C)
+
+        return scores
 
     def text_settings(self) -> dict[str, Any]:
         """What besides the weights decides about text features: the tokenizer, as a mapping; empty without one."""
@@ -277,21 +281,3 @@ def predictor_of(source: Any) -> Predictor:
             "that returns a lightning_clip Predictor"
         )
     return found
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each submodule is in the mode in which it was.
-
-    Args:
-        model: of any kind.
-    """
-    training = [layer for layer in model.modules() if layer.training]
-    if training:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for layer in training:
-            layer.training = True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import normalize
+from typing_extensions import Self
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import ClipOutput, KeptFeatures, Tokens
@@ -67,6 +68,7 @@ class SharedSpace(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
+        self.keeps_precision = True  # a strategy may keep precise copies itself
         self.pad_id = 0  # of token ids without a mask: CLIP's, until a tokenizer is known
         self.text_chunks = 4
         self.channels_last = False
@@ -78,12 +80,14 @@ class SharedSpace(nn.Module):
             self.add_module(f"{column}_encoder", tower)
         for column in towers:
             self.add_module(f"{column}_projection", heads[column])
+        # Where half precision is the default, as under "bf16-true", a step of the temperature would be lost in its rounding.
+        precise = {"dtype": torch.promote_types(torch.get_default_dtype(), torch.float32)}
         # Shape (1,) because sharding strategies cannot split a 0-d parameter.
-        self.logit_scale = nn.Parameter(torch.full((1,), math.log(initial_scale)))
-        self.logit_bias = None if initial_bias is None else nn.Parameter(torch.full((1,), float(initial_bias)))
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(initial_scale), **precise))
+        self.logit_bias = None if initial_bias is None else nn.Parameter(torch.full((1,), float(initial_bias), **precise))
         if any(isinstance(tower, ImageEncoder) for tower in towers.values()):
-            self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-            self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+            self.register_buffer("mean", torch.tensor(mean, **precise).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(std, **precise).view(1, -1, 1, 1))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -183,6 +187,18 @@ class SharedSpace(nn.Module):
                 features[column] = self.encode(column, value)
         return ClipOutput(features, scale, bias, tokens=of_tokens)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As everywhere, but `half()` and `bfloat16()` leave mean, std and temperature in the precision that they have."""
+        own = [*self.parameters(recurse=False), *self.buffers(recurse=False)] if self.keeps_precision else []
+        precise = {id(value) for value in own} | {id(value.grad) for value in own if value.is_leaf and value.grad is not None}
+
+        def apply(value: Tensor) -> Tensor:
+            new = fn(value)
+            half = new.dtype in (torch.bfloat16, torch.float16)
+            return value.to(new.device) if half and id(value) in precise else new
+
+        return super()._apply(apply, recurse)  # type: ignore[no-any-return, no-untyped-call]
+
     def _backbone(self, tower: Any, value: Any) -> Tensor:
         """Values of a column -> features of its tower (B, W)."""
         inputs = self._read(tower, value)
@@ -200,5 +216,7 @@ class SharedSpace(nn.Module):
             return value if isinstance(value, tuple) else (value,)
         if value.dtype == torch.uint8:
             value = (value.to(self.mean.dtype) / 255 - self.mean) / self.std
+        dtype = next((weight.dtype for weight in tower.parameters() if weight.is_floating_point()), value.dtype)
+        value = value.to(dtype)  # rounded once, after normalisation, in a model in half precision
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return (value.contiguous(memory_format=layout),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,8 @@ from lightning_clip.weights.opening import start_from
 from lightning_clip.weights.source import Pretrained
 
 __all__ = ["BuiltOnUse"]
+
+_BUILDING = threading.RLock()  # a second thread waits for the whole model
 
 
 class BuiltOnUse(pl.LightningModule):
@@ -148,7 +151,7 @@ class BuiltOnUse(pl.LightningModule):
     @property
     def model(self) -> SharedSpace:
         """Towers, heads and temperature; built now if they are not."""
-        if not self.is_built:
+        if not self.is_built or self._building:
             self.configure_model()
         built: Any = self._modules["model"]
         return built  # type: ignore[no-any-return]
@@ -177,14 +180,15 @@ class BuiltOnUse(pl.LightningModule):
         """Builds the towers, once, where the strategy wants them."""
         if self._trainer is not None:
             check_strategy(self.trainer.strategy)
-        if self._building:
-            return
-        if not self.is_built:
-            self._building = True
-            try:
-                self._build()
-            finally:
-                self._building = False
+        with _BUILDING:
+            if self._building:  # by this very thread
+                return
+            if not self.is_built:
+                self._building = True
+                try:
+                    self._build()
+                finally:
+                    self._building = False
         if self._trainer is not None:
             self.objective.check_strategy(self.trainer.strategy, self.model)
 

@@ -145,7 +145,8 @@ def measure_image_tower(fake: FakeClip, image_size: int) -> TowerCost:
     model = fake.model
 
     def encode(size: int) -> Tensor:
-        image = torch.empty(size, 3, image_size, image_size, dtype=model.logit_scale.dtype)
+        dtype = next(weight.dtype for weight in model.tower("image").parameters())
+        image = torch.empty(size, 3, image_size, image_size, dtype=dtype)
         features: Tensor = model.head("image")(model.tower("image")(image))
         return features
 

@@ -78,6 +78,8 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
 
     def setup(self, trainer: pl.Trainer) -> None:
         self._check_module()
+        # The engine wants all weights of one type; the optimizer's copies are float32.
+        self.lightning_module.model.keeps_precision = False  # type: ignore[union-attr]
         super().setup(trainer)
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> Any:

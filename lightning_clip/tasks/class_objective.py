@@ -16,7 +16,8 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.metrics import ZeroShotAccuracy
-from lightning_clip.model.predictor import ImageInput, Predictor, evaluating
+from lightning_clip.model.evaluating import evaluating
+from lightning_clip.model.predictor import ImageInput, Predictor
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives import Objective
 from lightning_clip.prompts.classifier import ClassNames

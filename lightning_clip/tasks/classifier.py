@@ -72,7 +72,8 @@ class Head(nn.Module):
 
     def forward(self, image_features: Tensor, scale: Tensor) -> Tensor:
         """Unit features (B, D) and the inverse temperature (1,) -> logits (B, C)."""
-        return scale * image_features @ self.weight.T
+        scaled = scale * image_features  # (B, D); float32 from a model in half precision
+        return scaled @ self.weight.T.to(scaled.dtype)  # -> (B, C)
 
 
 class ClassifierModule(SupervisedModule):

@@ -16,7 +16,7 @@ from lightning_clip.weights.transformers_families import FAMILIES
 from lightning_clip.weights.transformers_inputs import read_tokenizer, read_transform
 from lightning_clip.weights.transformers_towers import read_image, read_text
 
-__all__ = ["open_transformers"]
+__all__ = ["open_transformers", "quiet_loading"]
 
 
 def open_transformers(name: str, source: Source) -> Pretrained:
@@ -54,7 +54,7 @@ def _load(name: str, label: str, allow_pickle: bool) -> tuple[Any, dict[str, Any
             options = {"trust_remote_code": False, "weights_only": not allow_pickle}
             # What does not fit is told by `_check`, in one line.
             options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-            with _quiet():
+            with quiet_loading():
                 model, loading = AutoModel.from_pretrained(name, config=config, **options)
             return model.float().eval(), loading
     except pickle.UnpicklingError as error:
@@ -77,7 +77,7 @@ def _load(name: str, label: str, allow_pickle: bool) -> tuple[Any, dict[str, Any
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without transformers' table of weights that do not fit."""
     from transformers import logging
 

@@ -99,6 +99,73 @@ def test_transformers_in_and_out(kind: str, tmp_path: Path) -> None:
     assert type(again) is type(model)
     for key, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
+    for part in (again.config.text_config, again.config.vision_config):
+        assert getattr(part, "projection_dim", module.embed_dim) == module.embed_dim
+
+
+@pytest.mark.parametrize("kind", ["native", "clip", "clip_legacy", "clip_odd", "metaclip_2", "siglip"])
+def test_classes_of_one_tower(kind: str, tmp_path: Path) -> None:
+    """transformers' classes with a projection read the folder, whatever its width: 48 and 16 here, not CLIP's 512."""
+    import transformers
+
+    if kind == "native":
+        module = clip_module()
+    else:
+        transformers_folder(tmp_path / "in", *config(kind))
+        module = ClipModule.from_pretrained(tmp_path / "in")
+    export(module, "huggingface", tmp_path / "out")
+    name = {"metaclip_2": "MetaClip2", "siglip": "Siglip"}.get(kind, "CLIP")
+    end, outputs = ("", ["pooler_output"] * 2) if kind == "siglip" else ("WithProjection", ["image_embeds", "text_embeds"])
+    vision, text = (
+        getattr(transformers, f"{name}{tower}Model{end}").from_pretrained(tmp_path / "out").eval()
+        for tower in ("Vision", "Text")
+    )
+    pixels = (pictures().float() / 255 - module.model.mean) / module.model.std
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    padding = {"padding": "max_length", "max_length": 16} if kind == "siglip" else {"padding": True}
+    ids = tokenizer(CAPTIONS, truncation=True, return_tensors="pt", **padding)
+    with torch.no_grad():
+        found = getattr(vision(pixels), outputs[0]), getattr(text(**ids), outputs[1])
+    torch.testing.assert_close(normalize(found[0], dim=-1), module.encode_image(pictures()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalize(found[1], dim=-1), module.encode_text(CAPTIONS), rtol=0, atol=1e-5)
+
+
+def test_the_check_reads_through_classes_of_one_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only they get wrong leaves nothing behind."""
+    import transformers
+
+    read = transformers.CLIPTextModelWithProjection.from_pretrained
+
+    def other(*arguments: Any, **options: Any) -> Any:
+        model = read(*arguments, **options)
+        torch.nn.init.normal_(model.text_projection.weight)
+        return model
+
+    monkeypatch.setattr(transformers.CLIPTextModelWithProjection, "from_pretrained", other)
+    with pytest.raises(InputError, match="read back by transformers, features differ by"):
+        export(clip_module(), "huggingface", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_in_onnx(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    module = clip_module()
+    export(module, "onnx", tmp_path / "out")
+    said = {}
+    for tower in ("image", "text"):
+        graph = onnx.load(tmp_path / f"out/{tower}.onnx").graph
+        for value in (*graph.input, *graph.output):
+            said[value.name] = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        inner = {axis.dim_param for value in graph.value_info for axis in value.type.tensor_type.shape.dim if axis.dim_param}
+        assert not [sign for sign in inner if sign.startswith("s") and sign[1:].isdigit()]
+    size = module.image_size
+    assert said == {
+        "pixels": ["batch", 3, size, size],
+        "image_features": ["batch", module.embed_dim],
+        "tokens": ["batch", "length"],
+        "mask": ["batch", "length"],
+        "text_features": ["batch", module.embed_dim],
+    }
 
 
 def test_chinese_clip_through_open_clip_and_back(tmp_path: Path) -> None:
