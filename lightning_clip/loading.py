@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_clip.checkpoints.fit import check_finite_weights
 from lightning_clip.checkpoints.reading import is_ours
-from lightning_clip.core.errors import existing_path
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights.names import existing_source
 
 __all__ = ["is_name", "open_module", "open_predictor"]
 
@@ -33,12 +34,18 @@ def open_module(source: str | Path, *, allow_pickle: bool = False) -> ClipModule
         allow_pickle: read files that may run code; only if you trust the author.
 
     Raises:
-        InputError: nothing of that name, weights that do not fit, or weights that would have to be downloaded without network.
+        InputError: nothing of that name, weights that do not fit or are not finite, or weights that would have to be
+            downloaded without network.
     """
-    source = str(source)
+    module = _opened(str(source), allow_pickle)
+    check_finite_weights(str(source), module.model.state_dict())
+    return module
+
+
+def _opened(source: str, allow_pickle: bool) -> ClipModule:
     if not is_name(source):
         kind = "checkpoint" if source.endswith(".ckpt") else "model (a checkpoint, open_clip:NAME/WEIGHTS, hf:NAME or a folder)"
-        path = existing_path(source, kind)
+        path = existing_source(source, kind)
         if path.is_file() and (path.suffix == ".ckpt" or is_ours(path)):
             return ClipModule.load_from_checkpoint(path, weights_only=not allow_pickle)
     return ClipModule.from_pretrained(source, allow_pickle=allow_pickle)

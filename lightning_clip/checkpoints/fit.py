@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["check_fit", "groups"]
+__all__ = ["check_finite_weights", "check_fit", "groups"]
 
 _SHOWN = 6
 
@@ -44,6 +44,24 @@ def check_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tenso
         parts.append(f"{len(unexpected)} unexpected: {groups(unexpected)}")
     if parts:
         raise InputError(f"the weights of {name!r} do not fit: {'; '.join(parts)}. {remedy}")
+
+
+def check_finite_weights(name: str, weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights that would make every feature NaN.
+
+    Args:
+        name: of their source, for the message.
+        weights: of a model.
+
+    Raises:
+        InputError: some are NaN or infinite.
+    """
+    broken = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"weights of {name!r} are NaN or infinite: {groups(broken)}. The run that wrote them has diverged: take an earlier "
+            "checkpoint, or train with a lower learning rate"
+        )
 
 
 def groups(keys: Iterable[str]) -> str:

@@ -16,8 +16,10 @@ from lightning_clip.core.plugins import PLUGINS_KEY, import_flags, missing_plugi
 
 __all__ = [
     "CLASS_KEY",
+    "check_location",
     "class_of_checkpoint",
     "class_path",
+    "content_of",
     "explain_loading",
     "is_deepspeed_checkpoint",
     "is_in_parts",
@@ -41,6 +43,47 @@ def class_path(cls: type) -> str:
     return f"{next(short, cls.__module__)}.{cls.__qualname__}"
 
 
+def content_of(source: Any, weights_only: bool) -> Any:
+    """What a checkpoint holds, on the CPU.
+
+    Args:
+        source: a path, an address, or an open file, which is left where it was.
+        weights_only: read nothing that may run code.
+    """
+    import torch
+
+    if not isinstance(source, str | Path):
+        place = source.tell()
+        try:
+            return torch.load(source, map_location="cpu", weights_only=weights_only)
+        finally:
+            source.seek(place)
+    if "://" in str(source):
+        from lightning.fabric.utilities.cloud_io import _load
+
+        return _load(source, map_location="cpu", weights_only=weights_only)
+    return torch.load(Path(source).expanduser(), map_location="cpu", weights_only=weights_only, mmap=True)
+
+
+def check_location(location: Any) -> None:
+    """Whether tensors can be put where a user wants them.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    if not isinstance(location, str | torch.device):
+        return
+    try:
+        torch.empty(0, device=location)
+    except Exception as error:  # of torch's backends
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(
+            f"map_location {str(location)!r} is no device of this machine ({reason}): omit it, or use 'cpu'"
+        ) from error
+
+
 def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
     """The class that wrote `path`, if it is `asked` or one of its subclasses.
 
@@ -49,9 +92,7 @@ def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
     Raises:
         InputError: another class wrote it, or one that is not imported.
     """
-    import torch
-
-    content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+    content = content_of(path, weights_only)
     written = content.get(CLASS_KEY)
     if written is None or written == class_path(asked):
         if written is None:
@@ -97,6 +138,8 @@ def is_deepspeed_checkpoint(path: Path) -> bool:
 @contextmanager
 def explain_loading(path: Any, wanted: type) -> Iterator[None]:
     """Turns the errors of loading `path` as `wanted` into an `InputError` with the remedy."""
+    if not isinstance(path, str | Path) and not hasattr(path, "read"):
+        raise InputError(f"checkpoint {path!r} is no path and no open file: give the .ckpt that `lightning-clip fit` wrote")
     local = isinstance(path, str | Path) and "://" not in str(path)
     if local and existing_path(path, "checkpoint").is_dir():
         if is_in_parts(Path(path).expanduser()):
@@ -117,9 +160,7 @@ def explain_loading(path: Any, wanted: type) -> Iterator[None]:
 
 def _for_plugins(path: Any, error: UnknownName) -> InputError:
     """The error of an unknown name, with the plug-ins that the checkpoint was written with and that are not here."""
-    import torch
-
-    missing = missing_plugins(torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(PLUGINS_KEY, ()))
+    missing = missing_plugins(content_of(path, weights_only=True).get(PLUGINS_KEY, ()))
     if not missing:
         return error
     return InputError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lightning_clip.checkpoints.reading import content_of
 from lightning_clip.core.errors import InputError
 
 __all__ = ["BASE_KEY", "TrainedOnly", "complete", "fingerprint", "options_with_base"]
@@ -76,7 +77,7 @@ def options_with_base(path: Any, options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: the weights that the run began with are not where they were, or are given for a checkpoint that is whole.
     """
-    content = torch.load(path, map_location="cpu", weights_only=options["weights_only"], mmap=True)
+    content = content_of(path, options["weights_only"])
     noted = content.get(BASE_KEY)
     if options.get("pretrained") is None:
         if noted is not None:

@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints the probability of each label for each picture, best first.
 
     Raises:
-        InputError: a missing file, a picture that does not decode, fewer than two labels, a wrong checkpoint.
+        InputError: a missing file, a picture that does not decode, fewer than two labels or one twice, a wrong checkpoint, or
+            weights that are not finite.
     """
     import torch  # here and below: --help must not wait for torch
     from rich.console import Console
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
     if len(labels) < 2:
         raise InputError(f"--labels {arguments.labels!r} names {len(labels)} class: give at least two, separated by commas")
+    if repeated := next((label for label in labels if labels.count(label) > 1), None):
+        raise InputError(f"--labels {arguments.labels!r} names {repeated!r} twice: give each label once")
     given = arguments.templates or ["simple"]
     templates = resolve_templates(given[0] if len(given) == 1 else given)
     pictures = []

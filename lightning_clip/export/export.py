@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_clip.checkpoints.fit import check_finite_weights
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
@@ -99,6 +100,7 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
         raise InputError(
             f"weights of this module are {', '.join(sorted(kinds))}, and exports are float32: call module.float() first"
         )
+    check_finite_weights("the module", model.state_dict())
     with evaluating(model), _on_cpu(model):
         if (error := refusal(format, module)) is not None:
             raise error

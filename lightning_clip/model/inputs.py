@@ -2,76 +2,183 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lightning_clip.core.errors import InputError
-from lightning_clip.data.decoding import from_pil
+from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.settings import in_range
+from lightning_clip.data.decoding import decode, from_pil
 from lightning_clip.data.tokenizers import Tokenizer, checked
 from lightning_clip.encoders.padding import right_padded
 
-__all__ = ["ImageInput", "encode_texts", "image_parts", "pixel_batches", "token_batches"]
+__all__ = ["ImageInput", "encode_texts", "image_parts", "pixel_batches", "text_list", "token_batches"]
 
-ImageInput = Tensor | Image.Image | Sequence[Image.Image]
+# One image, or several in a list, a generator or one tensor or array.
+OneImage = Tensor | np.ndarray[Any, Any] | Image.Image | bytes | str | Path
+ImageInput = OneImage | Iterable[OneImage]
+_PIXELS = "give pixels of 0 to 255 as they were decoded; the model normalises them"
 
 
-def image_parts(images: ImageInput, batch_size: int) -> Iterator[Tensor | Sequence[Image.Image]]:
-    """Images as they are, so many at a time.
+def image_parts(images: ImageInput, batch_size: int) -> Iterator[Tensor | list[Any]]:
+    """Images so many at a time: parts of one tensor, or lists of single images.
 
     Args:
-        images: uint8 (B, 3, H, W), one PIL image or a list of them.
+        images: uint8 tensor (B, 3, H, W) or array (B, H, W, 3), one image or several: PIL images, tensors (3, H, W), arrays
+            (H, W, 3), paths and encoded bytes.
         batch_size: images in a part, at least 1.
 
     Raises:
-        InputError: an empty list.
+        InputError: no image, something else than images, or a tensor of another shape or type.
     """
-    if isinstance(images, Tensor):
-        yield from torch.split(images, batch_size)
+    in_range("batch_size", batch_size, 1, whole=True)
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        several = _channels_first(images, "images")
+        if not len(several):
+            raise InputError(f"images are empty, {tuple(images.shape)}: give at least one image")
+        yield from torch.split(several, batch_size)
         return
-    several = [images] if isinstance(images, Image.Image) else images
-    if not len(several):
+    if isinstance(images, Tensor | np.ndarray | Image.Image | bytes | str | Path):
+        yield [images]
+        return
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise InputError(f"images of type {type(images).__name__} are no images: give PIL images, paths, or uint8 (B, 3, H, W)")
+    waiting, first = iter(images), True
+    while part := list(islice(waiting, batch_size)):
+        yield part
+        first = False
+    if first:
         raise InputError("images is an empty list: give at least one image")
-    for start in range(0, len(several), batch_size):
-        yield several[start : start + batch_size]
 
 
 def pixel_batches(images: ImageInput, transform: nn.Module, size: int, batch_size: int) -> Iterator[Tensor]:
     """Images as uint8 (B, 3, size, size) in batches.
 
     Args:
-        images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
+        images: as for `image_parts`, of any size.
         transform: brings other sizes to `size`.
         size: side in pixels; tensors of that size are taken as they are.
         batch_size: the largest B, at least 1.
 
     Raises:
-        InputError: a tensor of another shape or type, or an empty list.
+        InputError: as `image_parts`, or an image that cannot be read.
     """
-    if isinstance(images, Tensor) and (images.ndim != 4 or images.dtype != torch.uint8):
-        raise InputError(
-            f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}: give pixels of 0 to 255 as they "
-            "were decoded; the model normalises them"
-        )
     for part in image_parts(images, batch_size):
         if isinstance(part, Tensor):
             yield part if part.shape[-2:] == (size, size) else transform(part)  # (B, 3, H, W) -> (B, 3, S, S)
-        else:
-            yield torch.stack([transform(from_pil(picture)) for picture in part])
+            continue
+        yield torch.stack([_sized(image, transform, size) for image in part])
 
 
-def token_batches(tokens: Tensor, pad_id: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids with their mask bool (B, L), in batches.
+def _sized(image: Any, transform: nn.Module, size: int) -> Tensor:
+    """One image -> uint8 (3, size, size)."""
+    pixels = _pixels(image)
+    ready = isinstance(image, Tensor | np.ndarray) and pixels.shape[-2:] == (size, size)
+    sized: Tensor = pixels if ready else transform(pixels)
+    return sized
+
+
+def _pixels(image: Any) -> Tensor:
+    """One image -> uint8 (3, H, W)."""
+    if isinstance(image, Image.Image):
+        return from_pil(image)
+    if isinstance(image, Tensor | np.ndarray):
+        return _channels_first(image, "image")
+    if not isinstance(image, bytes | str | Path):
+        raise InputError(f"image {str(image)[:60]!r} of type {type(image).__name__} is no image: give a PIL image or a path")
+    name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(str(image))
+    try:
+        return decode(image if isinstance(image, bytes) else existing_path(image, "image").read_bytes())
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"image {name} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
+
+
+def _channels_first(values: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+    """uint8 (..., 3, H, W) of a tensor of that shape or of an array (..., H, W, 3), as each library has them."""
+    many, shape = what == "images", tuple(values.shape)
+    first, last, axes = ("B, ", "(B, H, W, 3)", "0, 3, 1, 2") if many else ("", "(H, W, 3)", "2, 0, 1")
+    kind = str(values.dtype)
+    if values.ndim != 3 + many or kind.removeprefix("torch.") != "uint8":
+        raise InputError(f"{what} must be uint8 ({first}3, H, W), got {kind} {shape}: {_PIXELS}")
+    if isinstance(values, np.ndarray):
+        if values.shape[-1] == 3:  # also where the first axis is 3: arrays have their colours last
+            return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, -3)))
+        values = torch.from_numpy(np.ascontiguousarray(values))
+    if values.shape[-3] == 3:
+        return values
+    if values.shape[-1] == 3:
+        raise InputError(f"{what} of shape {shape} are {last}, with the colours last: give images.permute({axes})")
+    raise InputError(f"{what} of shape {shape} have {values.shape[-3]} channels, not 3: convert them to RGB first")
+
+
+def token_batches(
+    tokens: Tensor, pad_id: int, batch_size: int, vocab_size: int, context_length: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids int64 with their mask bool (B, L), in batches.
 
     Args:
-        tokens: int64 (N, L), padded on either side.
+        tokens: integers (N, L), padded on either side.
         pad_id: of padding; it may also occur inside a text.
         batch_size: the largest B, at least 1.
+        vocab_size: ids count below it.
+        context_length: the most ids of a text.
+
+    Raises:
+        InputError: no text, another shape or type, ids out of range, or a text that is too long.
     """
-    for part in torch.split(tokens, batch_size):
-        yield right_padded(part, pad_id)
+    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        remedy = "give tokens[None] for one text" if tokens.ndim == 1 else "give what the tokenizer returns, or strings"
+        raise InputError(f"token ids must be integers (B, L), got {tokens.dtype} {tuple(tokens.shape)}: {remedy}")
+    if not tokens.numel():
+        raise InputError(f"token ids are empty, {tuple(tokens.shape)}: give at least one text")
+    low, high = tokens.amin(), tokens.amax()
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"token id {int(low if low < 0 else high)} is out of range: the text tower embeds ids 0 to {vocab_size - 1}. Are "
+            "these ids of another tokenizer?"
+        )
+    for part in torch.split(tokens.long(), batch_size):
+        rows, mask = right_padded(part, pad_id)  # (B, L)
+        if (longest := int(mask.sum(dim=1).amax())) > context_length:
+            raise InputError(
+                f"a text of {longest} token ids is longer than the context_length {context_length}: cut it, and keep "
+                "its end token"
+            )
+        width = max(longest, 1)
+        yield rows[:, :width], mask[:, :width]
+
+
+def text_list(texts: Any) -> list[str] | Tensor:
+    """Texts as a list of strings, or token ids as a tensor.
+
+    Args:
+        texts: one string, strings in a list, a generator or an array, or token ids as a tensor or an array.
+
+    Raises:
+        InputError: something else, or no text.
+    """
+    if isinstance(texts, str | Tensor):
+        return [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, np.ndarray):
+        if texts.dtype.kind in "iufb":
+            return torch.from_numpy(np.ascontiguousarray(texts))
+        texts = texts.tolist()
+    if isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
+        raise InputError(f"texts {str(texts)[:60]!r} of type {type(texts).__name__} are no texts: give ['a dog', 'a cat']")
+    found = list(texts)
+    if found and all(isinstance(text, Tensor) for text in found):
+        raise InputError("texts is a list of tensors: give token ids as one tensor (B, L), torch.stack(rows), or strings")
+    if not found:
+        raise InputError("texts is an empty list: give at least one text")
+    return list(checked(found))
 
 
 def encode_texts(
@@ -80,17 +187,12 @@ def encode_texts(
     """Features (B, D) in the order of the texts: each distinct one once, among others of its length and cut to it.
 
     Args:
-        texts: strings.
+        texts: strings, at least one.
         tokenizer: of the text tower.
         batch_size: texts encoded at a time, at least 1.
         encode: tokens int64 (B, L) and mask bool (B, L) -> features (B, D).
-
-    Raises:
-        InputError: what is no string, or no text at all.
     """
-    distinct = list(dict.fromkeys(checked(texts)))
-    if not distinct:
-        raise InputError("texts is an empty list: give at least one text")
+    distinct = list(dict.fromkeys(texts))
     rows = dict(zip(distinct, tokenizer.encode(distinct), strict=True))
     order = sorted(distinct, key=lambda text: len(rows[text]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import in_range
 from lightning_clip.data.columns import collate_column
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.evaluating import evaluating
-from lightning_clip.model.inputs import ImageInput, encode_texts, image_parts, pixel_batches, token_batches
+from lightning_clip.model.inputs import ImageInput, encode_texts, image_parts, pixel_batches, text_list, token_batches
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames, zero_shot_classifier
 
@@ -87,11 +89,12 @@ class Predictor:
         """Unit features (B, D) of images.
 
         Args:
-            images: uint8 (B, 3, H, W) of any size, one PIL image or a list of them.
+            images: of any size: uint8 tensor (B, 3, H, W) or array (B, H, W, 3), one image or several in a list or a
+                generator: PIL images, tensors (3, H, W), arrays (H, W, 3), paths, encoded bytes.
             batch_size: images encoded at a time, at least 1.
 
         Raises:
-            InputError: a tensor of another shape or type, or no image in a list.
+            InputError: no image, one that cannot be read, or a tensor of another shape or type.
         """
         with evaluating(self.model):
             return torch.cat([self.model.encode_image(pixels) for pixels in self._pixels(images, batch_size)])
@@ -113,15 +116,16 @@ class Predictor:
                 features.append(normalize(self.model.head("image")(backbones[-1]), dim=-1))  # -> (B, D)
         return torch.cat(features), torch.cat(backbones)
 
-    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
+    def encode_text(self, texts: str | Iterable[str] | Tensor | np.ndarray[Any, Any], batch_size: int = 256) -> Tensor:
         """Unit features (B, D) of texts.
 
         Args:
-            texts: one string, strings, or token ids int64 (B, L) padded with the tokenizer's `pad_id` on either side.
+            texts: one string, strings in a list or a generator, or token ids (B, L) as a tensor or an array, padded with the
+                tokenizer's `pad_id` on either side.
             batch_size: texts encoded at a time, at least 1.
 
         Raises:
-            InputError: what is no string, no text in a list, or no tower reads texts.
+            InputError: what is no string, no text, ids of another shape or type or out of range, or no tower reads texts.
         """
         tokenizer = self._tokenizer()
 
@@ -129,9 +133,13 @@ class Predictor:
             return self.model.encode_text(tokens.to(self.device), mask.to(self.device))  # (B, L) -> (B, D)
 
         with evaluating(self.model):
-            if isinstance(texts, Tensor):
-                return torch.cat([encode(*batch) for batch in token_batches(texts, tokenizer.pad_id, batch_size)])
-            return encode_texts([texts] if isinstance(texts, str) else texts, tokenizer, batch_size, encode)
+            in_range("batch_size", batch_size, 1, whole=True)
+            given = text_list(texts)
+            if isinstance(given, Tensor):
+                tower = self.model.tower("text")
+                limits = tower.vocab_size or tokenizer.vocab_size, tower.context_length
+                return torch.cat([encode(*batch) for batch in token_batches(given, tokenizer.pad_id, batch_size, *limits)])
+            return encode_texts(given, tokenizer, batch_size, encode)
 
     def encode(self, column: str, values: Any, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) of any column's values, such as coordinates or waveforms.

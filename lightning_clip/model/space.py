@@ -81,13 +81,13 @@ class SharedSpace(nn.Module):
         for column in towers:
             self.add_module(f"{column}_projection", heads[column])
         # Where half precision is the default, as under "bf16-true", a step of the temperature would be lost in its rounding.
-        precise = {"dtype": torch.promote_types(torch.get_default_dtype(), torch.float32)}
+        precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
         # Shape (1,) because sharding strategies cannot split a 0-d parameter.
-        self.logit_scale = nn.Parameter(torch.full((1,), math.log(initial_scale), **precise))
-        self.logit_bias = None if initial_bias is None else nn.Parameter(torch.full((1,), float(initial_bias), **precise))
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(initial_scale), dtype=precise))
+        self.logit_bias = None if initial_bias is None else nn.Parameter(torch.full((1,), float(initial_bias), dtype=precise))
         if any(isinstance(tower, ImageEncoder) for tower in towers.values()):
-            self.register_buffer("mean", torch.tensor(mean, **precise).view(1, -1, 1, 1))
-            self.register_buffer("std", torch.tensor(std, **precise).view(1, -1, 1, 1))
+            self.register_buffer("mean", torch.tensor(mean, dtype=precise).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(std, dtype=precise).view(1, -1, 1, 1))
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
-from PIL import Image
+import numpy as np
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -17,7 +17,7 @@ from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
 from lightning_clip.model.build import build_model, tokenizer_of
-from lightning_clip.model.predictor import Predictor
+from lightning_clip.model.predictor import ImageInput, Predictor
 from lightning_clip.model.presets import preset
 from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.model.space import SharedSpace
@@ -279,11 +279,11 @@ class BuiltOnUse(pl.LightningModule):
         """uint8 (3, H, W) of any size -> uint8 (3, S, S)."""
         raise NotImplementedError
 
-    def encode_image(self, images: Tensor | Image.Image | Sequence[Image.Image], batch_size: int = 256) -> Tensor:
+    def encode_image(self, images: ImageInput, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) in evaluation mode, without gradients; see `Predictor.encode_image`."""
         return self.predictor.encode_image(images, batch_size)
 
-    def encode_text(self, texts: str | Sequence[str] | Tensor, batch_size: int = 256) -> Tensor:
+    def encode_text(self, texts: str | Iterable[str] | Tensor | np.ndarray[Any, Any], batch_size: int = 256) -> Tensor:
         """Unit features (B, D) in evaluation mode, without gradients; see `Predictor.encode_text`."""
         return self.predictor.encode_text(texts, batch_size)
 

@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lightning_clip.checkpoints import complete, options_with_base
 from lightning_clip.checkpoints.fit import check_fit
-from lightning_clip.checkpoints.reading import CLASS_KEY, class_of_checkpoint, class_path, explain_loading
+from lightning_clip.checkpoints.reading import (
+    CLASS_KEY,
+    check_location,
+    class_of_checkpoint,
+    class_path,
+    content_of,
+    explain_loading,
+)
 from lightning_clip.core.plugins import PLUGINS_KEY, loaded_plugins
 from lightning_clip.model.recipe import TowerSpec
 
@@ -77,6 +82,7 @@ def load_module(asked: type, path: Any, options: Mapping[str, Any], load: Callab
         InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
     """
     given = {"weights_only": True, "map_location": "cpu", **options}
+    check_location(given["map_location"])
     with explain_loading(path, asked):
         writer = class_of_checkpoint(path, asked, given["weights_only"])
         return load(writer, options_with_base(path, _with_stored_towers(path, given)))
@@ -86,7 +92,7 @@ def _with_stored_towers(path: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options in which `towers`, if it is given, says again what is stored of columns and settings that it does not name."""
     if not isinstance(options.get("towers"), Mapping) or options.get("pretrained") is not None:
         return options
-    content = torch.load(path, map_location="cpu", weights_only=options["weights_only"], mmap=True)
+    content = content_of(path, options["weights_only"])
     stored = {column: TowerSpec.of(spec, column) for column, spec in content[_HPARAMS]["towers"].items()}
     given = {column: TowerSpec.of(spec, column) for column, spec in options["towers"].items()}
     towers = {**stored, **{column: spec.over(stored.get(column, TowerSpec())) for column, spec in given.items()}}

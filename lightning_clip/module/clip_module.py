@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -275,13 +276,15 @@ class ClipModule(BuiltOnUse):
         """As Lightning's, but safe by default (`weights_only=True`), in evaluation mode, as the class that wrote it.
 
         Args:
-            checkpoint_path: a .ckpt of this class or a subclass.
+            checkpoint_path: a .ckpt of this class or a subclass, or an open file of one.
             *arguments: Lightning's.
             **options: Lightning's, and constructor arguments, which replace the stored ones.
 
         Raises:
-            InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
+            InputError: missing, broken or foreign checkpoint, a map_location that is not there, or arguments that do not fit.
         """
+        if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
+            checkpoint_path = Path(checkpoint_path).expanduser()
 
         def load(writer: type, given: Mapping[str, Any]) -> Any:
             reader = super(ClipModule, cls).load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import expanded
 from lightning_clip.data.tokenizers import tokenizers
 from lightning_clip.encoders.padding import side_mapping
 from lightning_clip.model.recipe import DEFAULT_EMBED_DIM, NO_TOWER, Recipe, TowerSpec
 from lightning_clip.objectives import build_objective
+from lightning_clip.weights.names import existing_source
 from lightning_clip.weights.source import Pretrained, Source
 
 __all__ = ["open_pretrained", "start_from"]
@@ -35,7 +36,7 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
         return open_open_clip(source.source.removeprefix("open_clip:"), source)
     if source.source.startswith("hf:"):
         return open_transformers(expanded(source.source.removeprefix("hf:")), source)
-    path = existing_path(source.source, "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)")
+    path = existing_source(source.source, "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)")
     if (path / SETTINGS_FILE).is_file():
         return open_folder(path, source)
     if (path / "open_clip_config.json").is_file():
