@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.locks import only_writer
 from lightning_clip.data.parallel import over_ranges
 from lightning_clip.data.sources.base import PairSource
 from lightning_clip.data.write_shard import Packer, PackOptions, ShardReport
@@ -54,7 +55,7 @@ def pack_shards(
         workers: processes, at least 1.
 
     Raises:
-        InputError: a pattern without a number, shards of other settings, or nothing to write.
+        InputError: a pattern without a number, shards of other settings, nothing to write, or another process at the same work.
     """
     try:
         first = Path(pattern % 0)
@@ -67,13 +68,20 @@ def pack_shards(
     if not len(source):
         raise InputError("no pair could be packed: the source is empty")
     settings = {**asdict(options), "pairs_per_shard": pairs_per_shard, "samples": len(source), "first": _name(source)}
-    packer = Packer(source, pattern, options, settings)
-    done = dict(_finished(pattern, -(-len(source) // pairs_per_shard), settings))
-    if options.dedupe and len(done) * pairs_per_shard < len(source):
+    with only_writer(first, "shard"):
+        return _packed(Packer(source, pattern, options, settings), pairs_per_shard, workers)
+
+
+def _packed(packer: Packer, pairs_per_shard: int, workers: int) -> PackSummary:
+    """Writes what an earlier run has not, and counts all of it."""
+    source, pattern = packer.source, packer.pattern
+    numbers = range(-(-len(source) // pairs_per_shard))
+    done = dict(_finished(pattern, len(numbers), packer.settings))
+    if packer.options.dedupe and len(done) * pairs_per_shard < len(source):
         hashes = np.concatenate([part for _, part in over_ranges(packer.hashes, len(source), 1000, workers, "hashing images")])
         packer.repeats = _repeats(hashes)
     summary = PackSummary(kept=len(done))
-    todo = [number for number in range(-(-len(source) // pairs_per_shard)) if number not in done]
+    todo = [number for number in numbers if number not in done]
     for number, report in over_ranges(packer.write, len(source), pairs_per_shard, workers, "packing", todo):
         done[number] = report
     for number in sorted(done):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -48,7 +51,7 @@ def over_ranges(
                 progress.advance(task, stop - start)
             return
         context = get_context("fork")  # the source, with all it has read, is simply there
-        pool = ProcessPoolExecutor(min(workers, len(ranges)), context, initializer=_begin, initargs=(work,))
+        pool = ProcessPoolExecutor(min(workers, len(ranges)), context, initializer=_begin, initargs=(work, os.getpid()))
         try:
             futures = [pool.submit(_do, *entry) for entry in ranges]
             for (number, start, stop), future in zip(ranges, futures, strict=True):
@@ -58,10 +61,18 @@ def over_ranges(
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(work: Callable[..., Any]) -> None:
+def _begin(work: Callable[..., Any], parent: int) -> None:
     global _work
     _work = work
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends a worker whose parent was killed: it would wait for work for ever, and keep its memory."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _do(*arguments: int) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_clip.checkpoints.fit import check_finite_weights
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.locks import only_writer
 from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
 from lightning_clip.export.card import Run, model_card
 from lightning_clip.export.formats import Format, formats, refusal
@@ -72,18 +73,19 @@ def export(module: Exportable, format: str, output: str | Path, run: Run | None 
 
     Raises:
         InputError: unknown format, one that cannot hold the model exactly, weights in half precision, an output that exists,
-            or no space.
+            no space, or another process that writes there.
     """
     formats.build(format)  # an unknown one is said first
     target = Path(output).expanduser()
-    if target.exists():
-        raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
     if not target.resolve().parent.is_dir():
         raise InputError(f"--output {str(target)!r}: there is no folder {str(target.parent)!r}, make it first")
-    made: Any = module
-    made = whole(made)
-    with _without(made.model, list(made.model.parts()) if towers else made.training_parts):
-        return _exported(made, format, target, run or Run("a live module"))
+    with only_writer(target, "--output"):
+        if target.exists():
+            raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
+        made: Any = module
+        made = whole(made)
+        with _without(made.model, list(made.model.parts()) if towers else made.training_parts):
+            return _exported(made, format, target, run or Run("a live module"))
 
 
 def _exported(module: Exportable, format: str, target: Path, run: Run) -> Exported:
