@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["beside", "safe_name"]
+__all__ = ["beside", "place_beside", "remove_leftovers", "safe_name", "sync", "sync_entry"]
 
+_ABANDONED = 3600  # seconds in which nothing was written
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
+def beside(path: str | Path, *, folder: bool = False, durable: bool = False) -> Iterator[Path]:
     """A place to write to, which takes the name `path` when the block ends, and of which nothing is left if it fails.
 
     Whoever reads `path` meanwhile finds what was there before. The place has the same ending, since many writers go by it.
@@ -27,6 +31,7 @@ def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     Args:
         path: of the file or folder to be.
         folder: make a folder instead of leaving the place empty; `path` must not exist then.
+        durable: have it on the disk before the name is given, and remove what killed writers of `path` left beside it.
 
     Raises:
         InputError: no room on the disk, no right to write there, or a name that is too long.
@@ -42,13 +47,19 @@ def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         'a,b'
     """
     target = Path(path).expanduser()
-    place = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    place = place_beside(target, f"{os.getpid()}@{safe_name(socket.gethostname())}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if durable:
+            remove_leftovers(target)
         if folder:
             place.mkdir()
         yield place
+        if durable:
+            sync(place)
         place.replace(target)
+        if durable:
+            sync_entry(target.parent)
     except BaseException as error:
         shutil.rmtree(place, ignore_errors=True)
         with suppress(OSError):  # what could not be made cannot be removed
@@ -56,6 +67,54 @@ def beside(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         if isinstance(error, Exception) and not isinstance(error, InputError) and (reason := _reason(error, target)):
             raise InputError(f"{str(path)!r} cannot be written: {reason}") from error
         raise
+
+
+def place_beside(target: Path, writer: str) -> Path:
+    """Where a writer (process@machine, or any other word) builds what will be called `target`."""
+    return target.with_name(f".{target.stem}.{writer}.partial{target.suffix}")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder with all its files, is on the disk."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file():
+            sync_entry(file)
+    if path.is_dir():
+        sync_entry(path)
+
+
+def sync_entry(path: Path) -> None:
+    """Waits until a file, or the list of names in a folder, is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # filesystems that do not sync folders
+            raise
+    finally:
+        os.close(number)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Removes what writers of `target` left that were killed: of this machine if they are gone, of others after an hour."""
+    machine = safe_name(socket.gethostname())
+    for left in target.parent.glob(f".{glob.escape(target.stem)}.*.partial{glob.escape(target.suffix)}"):
+        writer = left.name[len(target.stem) + 2 : -len(f".partial{target.suffix}")]
+        process, _, where = writer.partition("@")
+        with suppress(OSError):  # another process of the run may be faster
+            gone = not _is_alive(int(process)) if where == machine and process.isdigit() else False
+            if gone or time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but there
+        return True
+    return True
 
 
 def safe_name(name: str) -> str:
@@ -73,7 +132,8 @@ def _reason(error: Exception, target: Path) -> str | None:
     if _number(error) in _NO_ROOM or "No space left" in str(error):
         above = next(parent for parent in target.absolute().parents if parent.is_dir())
         free = shutil.disk_usage(above).free / 1e9
-        return f"the disk is full ({free:.1f} GB free). Nothing was left there: make room or choose another place"
+        kept = "What was there before is kept" if target.exists() else "Nothing was left there"
+        return f"the disk is full ({free:.1f} GB free). {kept}: make room or choose another place"
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return f"{error.strerror}. Choose another place"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

@@ -21,7 +21,7 @@ from lightning_clip.data.column_check import check_columns, without_missing_view
 from lightning_clip.data.columns import Collate
 from lightning_clip.data.loader import PairLoader, start_worker
 from lightning_clip.data.order import Sequential
-from lightning_clip.data.sampler import PairSampler, world
+from lightning_clip.data.sampler import InOrderSampler, PairSampler, world
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.data.sources.dataset import as_source
 from lightning_clip.data.streaming import StreamSource
@@ -146,8 +146,9 @@ class ClipDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         source = self.source("train")
-        sampler = PairSampler(
-            source.order(self.seed),
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # the same few batches in every epoch
+        sampler = (InOrderSampler if overfits else PairSampler)(
+            Sequential(len(source)) if overfits else source.order(self.seed),
             batch_size=self.local_batch_size,
             batches_done=self._batches_done if self.trainer is not None else None,
             limit=self.trainer.limit_train_batches if self.trainer is not None else 1.0,
@@ -178,7 +179,7 @@ class ClipDataModule(pl.LightningDataModule):
         """
         if not getattr(source, "random_access", True):
             raise InputError("a stream is for training only: give shards on a disk or a URL for evaluation")
-        return self._loader(source, PairSampler(Sequential(len(source))), train=False, only=columns)
+        return self._loader(source, InOrderSampler(Sequential(len(source))), train=False, only=columns)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Counts what the workers skipped."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,8 +23,15 @@ class PairLoader(DataLoader[Any]):
     The place itself is asked of the Trainer's progress (`PairSampler.batches_done`). The rest of the state says what the
     checkpoint was written with, so that a run which goes on with other data or another batch is told what that means.
 
+    In training that place is asked when the first batch is drawn, not when the iteration is made: whoever asks a Trainer for
+    `estimated_stepping_batches` makes it before the progress of a checkpoint is restored.
+
     Its arguments are those of a `DataLoader`, with a `PairSampler` as sampler.
     """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # callers ask no more of it than to be iterated
+        begin = super().__iter__
+        return _OnFirstDraw(begin) if self._pairs().batches_done is not None else begin()
 
     def state_dict(self) -> dict[str, int]:
         """What the order depends on, and the batches done."""
@@ -49,6 +57,19 @@ class PairLoader(DataLoader[Any]):
     def _pairs(self) -> PairSampler:
         assert isinstance(self.sampler, PairSampler)
         return self.sampler
+
+
+class _OnFirstDraw(Iterator[Any]):
+    """An iteration that begins, workers and all, when its first batch is asked for."""
+
+    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
+        self._begin = begin
+        self._batches: Iterator[Any] | None = None
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            self._batches = self._begin()
+        return next(self._batches)
 
 
 def start_worker(worker: int) -> None:

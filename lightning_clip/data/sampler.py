@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch.distributed as dist
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.order import Order
 from lightning_clip.data.permutation import mix
 
-__all__ = ["PairSampler", "Visit", "visit_seed", "world"]
+__all__ = ["InOrderSampler", "PairSampler", "Visit", "visit_seed", "world"]
 
 _AT_ONCE = 4096  # places asked of the order at a time, so that an epoch of any length needs no memory
 
@@ -112,6 +112,13 @@ class PairSampler(DistributedSampler[Visit]):
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, in the main process."""
         self.epoch = epoch
+
+
+class InOrderSampler(PairSampler, SequentialSampler):
+    """A `PairSampler` whose order is the same in every epoch, by which `Trainer(overfit_batches=...)` knows it as unshuffled.
+
+    Any other sampler would be replaced there by one that knows nothing of ranks, epochs and where a run goes on.
+    """
 
 
 def visit_seed(seed: int, epoch: int, index: int) -> int:

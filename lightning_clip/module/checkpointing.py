@@ -16,6 +16,7 @@ from lightning_clip.checkpoints.reading import (
     content_of,
     explain_loading,
 )
+from lightning_clip.checkpoints.writing import write_whole
 from lightning_clip.core.plugins import PLUGINS_KEY, loaded_plugins
 from lightning_clip.model.recipe import TowerSpec
 
@@ -47,7 +48,9 @@ def stored_arguments(module: BuiltOnUse) -> dict[str, Any]:
 
 
 def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
-    """Completes a checkpoint that is about to be written."""
+    """Completes a checkpoint that is about to be written, and sees to it that it is written whole."""
+    if module._trainer is not None:
+        write_whole(module._trainer.strategy)
     checkpoint[_HPARAMS] = module.to_mapping()
     for note in _NOTES:
         checkpoint.pop(note, None)

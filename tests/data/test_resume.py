@@ -10,39 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.killed import MOMENTS, Plan, Record, records, train
-from small import TEXT, small_module, small_trainer, write_folder
+from distributed.killed import MOMENTS, Record, records, train
+from distributed.small_runs import SAMPLES, STEPS, runs
+from small import small_module, small_trainer, write_folder
 
-from lightning_clip import ClipDataModule, ClipModule, InputError, SaveOnSignal
-from lightning_clip.data.tokenizers import train_tokenizer
-
-# 50 samples in global batches of 8: epochs of 6 steps, so that steps 6, 12 and 18 end one.
-SAMPLES, GLOBAL_BATCH, STEPS = 50, 8, 20
-IMAGE = {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16, "depth": 1, "embed_dim": 32, "num_heads": 2}
+from lightning_clip import ClipDataModule, InputError, SaveOnSignal
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_folder(tmp_path_factory.mktemp("pairs"), count=SAMPLES))
-
-
-def runs(table: str, ranks: int, workers: int, **options: Any) -> Plan:
-    """A training with everything that draws: two captions, random crops and flips, dropout."""
-    tokenizer = train_tokenizer(["picture 1", "image number 2"], 300).to_mapping()
-
-    def make() -> tuple[ClipModule, ClipDataModule]:
-        module = small_module(
-            transform={"crop_scale": [0.1, 1.0], "flip": 0.5},
-            tokenizer=tokenizer,
-            image_encoder={**IMAGE, "drop_rate": 0.1},
-            text_encoder=TEXT,
-        )
-        validates = options.get("val_check_interval") is not None
-        batch = GLOBAL_BATCH // ranks // options.get("accumulate_grad_batches", 1)
-        data = ClipDataModule(table, table if validates else None, local_batch_size=batch, num_workers=workers)
-        return module, data
-
-    return Plan(make, ranks, STEPS, options=options)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_clip import ClipDataModule, SaveOnSignal
 from lightning_clip.core.types import PairBatch
 
-__all__ = ["MOMENTS", "Plan", "Record", "records", "train"]
+__all__ = ["MOMENTS", "Plan", "Record", "final_weights", "records", "train"]
 
 MOMENTS = ("batch_start", "before_step", "saving", "batch_end")
 Record = Mapping[str, Any]
@@ -39,6 +39,7 @@ class Plan:
         steps: at which the run ends.
         save_every: steps between checkpoints.
         options: of the Trainer.
+        before: called with trainer, module and data before the fit, as a search for the batch size is.
     """
 
     make: Callable[[], tuple[Any, ClipDataModule]]
@@ -46,6 +47,7 @@ class Plan:
     steps: int = 20
     save_every: int = 3
     options: Mapping[str, Any] | None = None
+    before: Callable[[pl.Trainer, Any, ClipDataModule], None] | None = None
 
 
 class _Recorder(pl.Callback):
@@ -78,6 +80,12 @@ class _Recorder(pl.Callback):
         with (self.folder / f"rank{trainer.global_rank}.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
         self._maybe(trainer, "batch_end", done=1)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        digest = hashlib.sha256()
+        for name, value in pl_module.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+        (self.folder / f"weights{trainer.global_rank}.txt").write_text(digest.hexdigest())
 
     def _maybe(self, trainer: Any, moment: str, done: int = 0) -> None:
         if self.kill != (trainer.global_step - done, moment) or trainer.global_rank:
@@ -137,6 +145,11 @@ def records(folder: Path, ranks: int) -> list[dict[int, Record]]:
     return found
 
 
+def final_weights(folder: Path, rank: int = 0) -> str:
+    """A digest of the weights with which a run ended."""
+    return (folder / f"weights{rank}.txt").read_text()
+
+
 def _lines(path: Path) -> Iterable[str]:
     return [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
@@ -165,6 +178,8 @@ def _run(plan: Plan, folder: Path, resume: bool, kill: tuple[int, str] | None, k
     }
     module, data = plan.make()
     trainer = pl.Trainer(callbacks=[recorder, SaveOnSignal(every_n_batches=1), saving], **settings)
+    if plan.before is not None:
+        plan.before(trainer, module, data)
     trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)
 
 
