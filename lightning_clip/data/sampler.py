@@ -114,7 +114,7 @@ class PairSampler(DistributedSampler[Visit]):
         self.epoch = epoch
 
 
-class InOrderSampler(PairSampler, SequentialSampler):
+class InOrderSampler(PairSampler, SequentialSampler):  # type: ignore[misc]  # what it iterates over are visits
     """A `PairSampler` whose order is the same in every epoch, by which `Trainer(overfit_batches=...)` knows it as unshuffled.
 
     Any other sampler would be replaced there by one that knows nothing of ranks, epochs and where a run goes on.

@@ -28,6 +28,7 @@ from lightning_clip.objectives.weighted import builders
 from lightning_clip.strategies import check_strategy
 from lightning_clip.training.execution import prepare as apply_execution
 from lightning_clip.training.optim import undecayed_names
+from lightning_clip.training.windows import Window
 from lightning_clip.weights.opening import start_from
 from lightning_clip.weights.source import Pretrained
 
@@ -53,6 +54,7 @@ class BuiltOnUse(pl.LightningModule):
     training_settings: TrainingSettings
     undecayed: set[str]
     _adaptation: Adaptation
+    _window: Window
 
     def _begin(self, given: Recipe, pretrained: Any) -> None:
         """Completes what the constructor was given; builds no tower."""

@@ -51,6 +51,7 @@ def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
     """Completes a checkpoint that is about to be written, and sees to it that it is written whole."""
     if module._trainer is not None:
         write_whole(module._trainer.strategy)
+        module._window.rewind(module._trainer, checkpoint)
     checkpoint[_HPARAMS] = module.to_mapping()
     for note in _NOTES:
         checkpoint.pop(note, None)
@@ -66,6 +67,7 @@ def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
 def on_load(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
     """Puts weights in place that a checkpoint left out, checks that it fits, sets the locks of its step."""
     adaptation = module.adaptation
+    module._window.load(checkpoint)
     complete(checkpoint, module)
     if module._trainer is not None and module.strict_loading and "state_dict" in checkpoint:  # else said while it is loaded
         check_fit(str(module.trainer.ckpt_path), module.state_dict(), checkpoint["state_dict"], _GO_ON)

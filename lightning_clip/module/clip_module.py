@@ -33,6 +33,7 @@ from lightning_clip.training.micro_batches import encode_in_slices
 from lightning_clip.training.optim import build_optimizer, build_scheduler
 from lightning_clip.training.seeding import seed_batch
 from lightning_clip.training.throughput import Throughput
+from lightning_clip.training.windows import Window
 
 __all__ = ["ClipModule"]
 
@@ -92,7 +93,7 @@ class ClipModule(BuiltOnUse):
         self._begin(given, pretrained)
         self._guard = FiniteGuard(self.training_settings.execution.non_finite)
         self._skip_step = False
-        self._throughput = Throughput()
+        self._throughput, self._window = Throughput(), Window()
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
 
@@ -195,12 +196,14 @@ class ClipModule(BuiltOnUse):
     def on_train_start(self) -> None:
         check_slices(self)
         self._throughput.restart()
+        self._window.start(self.trainer, self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.adaptation.proceed(self.trainer, self.model)
         seed_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._window.proceed(self.trainer, self)
         log_progress(self, self._throughput)
 
     def on_train_epoch_end(self) -> None:

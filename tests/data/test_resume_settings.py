@@ -60,6 +60,17 @@ def test_stopped_twice(name: str, table: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("save_every", [0, 2])
+@pytest.mark.parametrize("batches", [2, 4])
+def test_checkpoints_inside_a_window(save_every: int, batches: int, table: str, tmp_path: Path) -> None:
+    """After a resume ModelCheckpoint writes again in the middle of a window, and one that goes by time does so at any time."""
+    options = {**EPOCHS, "accumulate_grad_batches": batches, "limit_train_batches": 10}
+    whole, stopped = (runs(table, 1, workers, save_every=save_every, **options) for workers in (0, 2))
+    same_after_two_stops(whole, stopped, tmp_path, ((3, "before_step"), (3 if save_every == 0 else 2, "before_step")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kills", [((2, "batch_end"), (3, "before_step")), ((5, "batch_end"), (11, "batch_start"))], ids=str)
 def test_epochs_on_two_ranks(kills: Any, table: str, tmp_path: Path) -> None:
     whole, stopped = (runs(table, 2, workers, save_every=2, **EPOCHS) for workers in (0, 2))
@@ -82,5 +93,6 @@ def _finds_rate(trainer: pl.Trainer, module: Any, data: Any) -> None:
 @pytest.mark.parametrize("search", [_finds_batch_size, _finds_rate], ids=lambda search: search.__name__)
 def test_tuner(search: Any, table: str, tmp_path: Path) -> None:
     """A search trains and puts everything back: what follows begins at the first sample, or at the checkpoint's."""
-    plain, searches = runs(table, 1, 0, save_every=2, **EPOCHS), runs(table, 1, 2, save_every=2, before=search, **EPOCHS)
+    options = {**EPOCHS, "val_check_interval": 1.0}  # Lightning's search for a batch size wants validation data
+    plain, searches = runs(table, 1, 0, save_every=2, **options), runs(table, 1, 2, save_every=2, before=search, **options)
     same_after_two_stops(plain, searches, tmp_path, ((3, "before_step"), (7, "batch_start")))

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Plan:
         make: data and module of a run; called in the forked process.
         ranks: DDP over gloo where more than one.
         steps: at which the run ends.
-        save_every: steps between checkpoints.
+        save_every: optimizer steps between checkpoints; 0 writes one after every batch, as a trigger by time may.
         options: of the Trainer.
         before: called with trainer, module and data before the fit, as a search for the batch size is.
     """
@@ -161,9 +162,10 @@ def _run(plan: Plan, folder: Path, resume: bool, kill: tuple[int, str] | None, k
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     recorder = _Recorder(folder, kill, kill_signal)
-    saving = ModelCheckpoint(
-        folder, filename="last", every_n_train_steps=plan.save_every, save_top_k=1, enable_version_counter=False
+    when: dict[str, Any] = (
+        {"every_n_train_steps": plan.save_every} if plan.save_every else {"train_time_interval": timedelta(0)}
     )
+    saving = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False, **when)
     settings: dict[str, Any] = {
         "max_steps": plan.steps,
         "accelerator": "cpu",
