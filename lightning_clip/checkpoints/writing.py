@@ -41,7 +41,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         with beside(str(path).removeprefix("file://"), durable=True) as place, place.open("wb", buffering=1 << 20) as stream:
             remembered = _Stream(stream.write)
             try:
-                torch.save(checkpoint, remembered)
+                torch.save(checkpoint, remembered)  # type: ignore[arg-type]  # it only writes
                 stream.flush()
             except RuntimeError as error:  # torch hides the system's own word
                 raise remembered.error or error from error

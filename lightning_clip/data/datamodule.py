@@ -146,7 +146,7 @@ class ClipDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         source = self.source("train")
-        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # the same few batches in every epoch
+        overfits = getattr(self.trainer, "overfit_batches", 0) > 0  # the same few batches in every epoch
         sampler = (InOrderSampler if overfits else PairSampler)(
             Sequential(len(source)) if overfits else source.order(self.seed),
             batch_size=self.local_batch_size,

@@ -62,7 +62,7 @@ def _may_accumulate(trainer: pl.Trainer) -> bool:
 def _is_open(trainer: pl.Trainer) -> bool:
     """Whether gradients are being summed: batches were done, or one is at work, that no step has used."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
-    current = progress.current
+    current: Any = progress.current
     if current.ready > current.processed:
         return True
     return current.ready % trainer.accumulate_grad_batches != 0 and not progress.is_last_batch
@@ -70,7 +70,7 @@ def _is_open(trainer: pl.Trainer) -> bool:
 
 def _running(module: nn.Module) -> dict[str, Tensor]:
     """Running statistics of batch norms, which change with each batch."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, part in module.named_modules():
         if isinstance(part, _NormBase):
             found |= {f"{name}.{key}": value for key, value in part.named_buffers(recurse=False)}
