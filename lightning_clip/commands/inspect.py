@@ -43,15 +43,17 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(table)
     if found.languages is None and found.captions:
         console.print('for languages: pip install "lightning-clip\\[curate]"')
-    for index, reason in found.broken_samples[:10]:
-        console.print(f"sample {index}: {reason}", highlight=False)
+    for place, reason in found.to_look_at()[:10]:
+        console.print(f"{place}: {reason}", highlight=False, markup=False, soft_wrap=True)
     figures = []
     if found.samples:
         sheet = contact_sheet([image for image, _ in found.samples], [_short(caption) for _, caption in found.samples])
         figures = [("samples", sheet)]
     if arguments.output.endswith(".html"):
         broken = (
-            [report.Section("Broken samples", table=report.Table(("sample", "reason"), _broken(found)))] if found.broken else []
+            [report.Section("Samples to look at", table=report.Table(("place", "reason"), found.to_look_at()))]
+            if found.broken or found.one_tone
+            else []
         )
         sections = [
             report.Section("Counts", table=report.Table(("measure", "value"), rows)),
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:
     rows = [
+        *([("read as", found.layout)] if found.layout else []),
         ("pairs", f"{found.pairs:,}"),
         ("captions", f"{found.captions:,}"),
         ("captions per image", "{} to {}".format(*found.captions_per_image)),
@@ -89,13 +92,14 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     rows.append(("images with the bytes of another", f"{found.duplicate_images:,}"))
     if found.labels:
         rows.append(("images with a label", f"{found.labels:,}"))
+        rows += [(f"  {name}", f"{count:,}") for name, count in found.classes.most_common(12)]
+        if len(found.classes) > 12:
+            rows.append((f"  and {len(found.classes) - 12} more classes", f"{sum(found.classes.values()):,} in all"))
     rows += [(f"  {width} x {height} pixels", f"{count:,}") for (width, height), count in found.sizes.most_common(3)]
+    if found.one_tone:
+        rows.append(("images of nearly one tone", f"{len(found.one_tone):,}"))
     rows += [(f"  broken: {reason}", f"{count:,}") for reason, count in found.broken.most_common()]
     return rows
-
-
-def _broken(found: Inspection) -> list[tuple[str, str]]:
-    return [(str(index), reason) for index, reason in found.broken_samples]
 
 
 def _short(caption: str, width: int = 26, lines: int = 3) -> str:

@@ -11,7 +11,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as pixels
 
-__all__ = ["decode", "from_pil"]
+__all__ = ["ONE_TONE", "decode", "from_pil", "is_one_tone"]
+
+ONE_TONE = "nearly one tone"  # a finding; the image can be used
 
 # torchvision 0.29 points to TorchCodec, which older versions of torch in our range do not have.
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
@@ -85,6 +87,16 @@ def from_pil(image: Image.Image, value_range: tuple[float, float] | None = None)
         image = Image.alpha_composite(white, image)
     tensor: Tensor = pixels.pil_to_tensor(image.convert("RGB"))
     return tensor
+
+
+def is_one_tone(image: Tensor) -> bool:
+    """Whether nothing can be seen in an image: an empty scan, or more than 8 bits read in a wrong range.
+
+    Args:
+        image: uint8 (3, H, W).
+    """
+    spread = image.flatten(1).float().std(dim=1, correction=0)  # (3, H, W) -> (3,)
+    return bool(spread.max() < 1.0)
 
 
 def _brightest(mode: str, values: Tensor) -> float:

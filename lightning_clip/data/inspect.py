@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_clip.core.errors import reason_of
 from lightning_clip.core.types import Pair
-from lightning_clip.data.decoding import decode
+from lightning_clip.data.decoding import ONE_TONE, decode, is_one_tone
 from lightning_clip.data.parallel import over_ranges
 from lightning_clip.data.sources.base import PairSource, readable_captions
 from lightning_clip.data.write_shard import image_hash
@@ -37,6 +37,9 @@ class Inspection:
         duplicate_images: images with the very bytes of another one, of those looked at.
         broken: reason -> count, of the samples looked at.
         broken_samples: (place in the source, reason) of these.
+        one_tone: places of images in which nothing can be seen, of those looked at.
+        layout: what the source was read as.
+        classes: class name or number -> count, of the samples looked at.
         columns: further column -> kind and shape ("float64 (2,)") -> count, of the samples looked at.
         looked_at: samples whose images and columns were decoded.
         samples: a few (pixels, caption) for the contact sheet.
@@ -53,10 +56,17 @@ class Inspection:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     duplicate_images: int = 0
     broken: Counter[str] = field(default_factory=Counter)
-    broken_samples: list[tuple[int, str]] = field(default_factory=list)
+    broken_samples: list[tuple[str, str]] = field(default_factory=list)
+    one_tone: list[str] = field(default_factory=list)
+    layout: str = ""
+    classes: Counter[str] = field(default_factory=Counter)
     columns: dict[str, Counter[str]] = field(default_factory=dict)
     looked_at: int = 0
     samples: list[tuple[Tensor, str]] = field(default_factory=list)
+
+    def to_look_at(self) -> list[tuple[str, str]]:
+        """(place, reason) of the samples that a person should look at: the broken ones, then those of nearly one tone."""
+        return [*self.broken_samples, *((place, ONE_TONE) for place in self.one_tone)]
 
 
 def inspect_pairs(source: PairSource, images: int = 1000, shown: int = 32, workers: int = 1) -> Inspection:
@@ -68,7 +78,7 @@ def inspect_pairs(source: PairSource, images: int = 1000, shown: int = 32, worke
         shown: how many of them to keep for a contact sheet.
         workers: processes that read.
     """
-    result = Inspection(pairs=len(source))
+    result = Inspection(pairs=len(source), layout=source.layout)
     _count_texts(source, result, images, workers)
     step = max(1, len(source) // max(1, images))
     chosen = list(range(0, len(source), step))
@@ -83,9 +93,13 @@ def inspect_pairs(source: PairSource, images: int = 1000, shown: int = 32, worke
             result.looked_at += 1
             if look.reason:
                 result.broken[look.reason] += 1
-                result.broken_samples.append((look.place, look.reason))
+                result.broken_samples.append((source.place(look.place), look.reason))
                 continue
-            result.labels += look.labelled
+            if look.one_tone:
+                result.one_tone.append(source.place(look.place))
+            if look.label is not None:
+                result.labels += 1
+                result.classes[_class_name(source, look.label)] += 1
             for name, shape in look.columns.items():
                 result.columns.setdefault(name, Counter())[shape] += 1
             if look.size is not None:
@@ -104,7 +118,8 @@ class _Look(NamedTuple):
     reason: str = ""
     size: tuple[int, int] | None = None
     digest: bytes = b""
-    labelled: bool = False
+    label: int | None = None
+    one_tone: bool = False
     columns: Mapping[str, str] = {}
     sample: tuple[Tensor, str] | None = None
 
@@ -114,14 +129,18 @@ def _look(source: PairSource, index: int, *, shown: bool) -> _Look:
         pair = source[index]
         columns = {name: _shape(name, value, pair.metadata) for name, value in pair.columns.items() if value is not None}
         if pair.image is None and columns:
-            return _Look(index, labelled=pair.label is not None, columns=columns)
+            return _Look(index, label=pair.label, columns=columns)
         pixels = decode(pair.image)
     except (OSError, ValueError, KeyError) as error:
         return _Look(index, reason_of(error))
     text = pair.captions[0] if pair.captions else _name(pair)
     size = (pixels.shape[2], pixels.shape[1])
     sample = (pixels, text) if shown else None
-    return _Look(index, "", size, image_hash(pair.image), pair.label is not None, columns, sample)
+    return _Look(index, "", size, image_hash(pair.image), pair.label, is_one_tone(pixels), columns, sample)
+
+
+def _class_name(source: PairSource, label: int) -> str:
+    return source.class_names[label] if label < len(source.class_names) else f"class {label}"
 
 
 def _name(pair: Pair) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lightning_clip.core.errors import reason_of
-from lightning_clip.data.decoding import decode
+from lightning_clip.data.decoding import ONE_TONE, decode, is_one_tone
 from lightning_clip.data.parallel import over_ranges
 from lightning_clip.data.sources.base import PairSource
 from lightning_clip.data.sources.shards import ShardSource
@@ -20,7 +20,7 @@ class Fault(NamedTuple):
     """What cannot be used, and why.
 
     Attributes:
-        place: "sample 17", or a shard's path.
+        place: "line 17 of captions.csv", "sample 17 of train-000000.tar", a file's path, or a shard's.
         key: the sample's name, if it could be read.
         reason: in a few words.
     """
@@ -37,10 +37,12 @@ class Verification:
     Attributes:
         pairs: samples that were read and decoded.
         faults: all that cannot be used.
+        findings: what can be used and should be looked at: images of nearly one tone.
     """
 
     pairs: int = 0
     faults: list[Fault] = field(default_factory=list)
+    findings: list[Fault] = field(default_factory=list)
 
     @property
     def reasons(self) -> Counter[str]:
@@ -71,23 +73,23 @@ def verify_pairs(source: PairSource, workers: int = 1) -> Verification:
                 if keys[key] == 2:
                     result.faults.append(Fault("several samples", key, "key occurs more than once"))
             if fault is not None:
-                result.faults.append(fault)
+                (result.findings if fault.reason == ONE_TONE else result.faults).append(fault)
     return result
 
 
 def _check(source: PairSource, index: int) -> tuple[str, Fault | None]:
-    key = ""
+    key, one_tone = "", False
     try:
         pair = source[index]
         key = pair.key
         columns = dict(pair.columns)  # decodes those that are files
         if pair.image is not None or not columns:
-            decode(pair.image)
+            one_tone = is_one_tone(decode(pair.image))
     except (OSError, ValueError, KeyError) as error:
-        return key, Fault(f"sample {index}", key, reason_of(error))
+        return key, Fault(source.place(index), key, reason_of(error))
     if not pair.captions and pair.label is None and not columns:
-        return key, Fault(f"sample {index}", key, "no caption")
-    return key, None
+        return key, Fault(source.place(index), key, "no caption")
+    return key, Fault(source.place(index), key, ONE_TONE) if one_tone else None
 
 
 def _shard_faults(source: PairSource) -> Iterator[Fault]:

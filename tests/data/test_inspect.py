@@ -7,15 +7,17 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data.test_pack import Made, made
 from data.test_shards import jpeg, pairs, tar_bytes
 from pictures import encoded, gradient
+from PIL import Image
 from small import write_folder
 
 from lightning_clip.cli import main
 from lightning_clip.core.types import Pair
-from lightning_clip.data import ShardSource, TableSource
+from lightning_clip.data import ShardSource, TableSource, pair_sources
 from lightning_clip.data.inspect import inspect_pairs
 from lightning_clip.data.sources import Subset
 from lightning_clip.data.verify import verify_pairs
@@ -31,7 +33,7 @@ class TestInspect:
         found = inspect_pairs(source, images=1000, shown=10, workers=workers)
         assert (found.pairs, found.captions, found.captions_per_image) == (250, 251, (1, 2))
         assert found.words == (2, 3) and found.duplicate_captions == 3 and found.labels == 1
-        assert found.broken == Counter({"not an image": 1}) and found.broken_samples == [(3, "not an image")]
+        assert found.broken == Counter({"not an image": 1}) and found.broken_samples == [("sample 3", "not an image")]
         assert found.looked_at == 250 and found.sizes[9, 5] == 1 and found.duplicate_images == 1 and len(found.samples) == 10
 
     def test_languages(self) -> None:
@@ -84,8 +86,8 @@ class TestCommands:
         (tmp_path / "3.jpg").write_bytes(b"spoilt")
         assert main(["data", "inspect", "--data", table, "--output", str(tmp_path / "sheet.html"), "--workers", "2"]) == 0
         printed, page = capsys.readouterr().out, (tmp_path / "sheet.html").read_text()
-        assert "broken: not an image" in printed and "sample 3: not an image" in printed
-        assert "<img" in page and "Broken samples" in page and "http" not in page.partition("<body")[2]
+        assert "broken: not an image" in printed and "line 4 of " in printed and "captions.jsonl: not an image" in printed
+        assert "<img" in page and "Samples to look at" in page and "http" not in page.partition("<body")[2]
         assert main(["data", "inspect", "--data", table, "--output", str(tmp_path / "sheet.png")]) == 0
         assert (tmp_path / "sheet.png").stat().st_size > 5000
 
@@ -94,7 +96,7 @@ class TestCommands:
         shard = tmp_path / "s.tar"
         shard.write_bytes(tar_bytes(dict(sorted({**members, "000003.json": b'{"cap', "000013.txt": b"a dog"}.items()))))
         assert main(["data", "inspect", "--data", str(shard), "--output", str(tmp_path / "sheet.png")]) == 0
-        assert "sample 3: caption file is no JSON" in capsys.readouterr().out
+        assert "s.tar: caption file is no JSON" in capsys.readouterr().out
         vocabulary = ["--vocab-size", "300", "--output", str(tmp_path / "t.json")]
         assert main(["tokenizer", "train", "--data", str(shard), *vocabulary]) == 0
         assert "from 19 captions" in capsys.readouterr().out
@@ -106,8 +108,9 @@ class TestCommands:
         os.truncate(tmp_path / "3.jpg", 300)
         with pytest.raises(SystemExit) as stop:
             main(["data", "verify", "--data", table, "--output", str(tmp_path / "broken.jsonl")])
-        assert stop.value.code == 1 and "sample 3" in capsys.readouterr().out
-        assert json.loads((tmp_path / "broken.jsonl").read_text())["place"] == "sample 3"
+        assert stop.value.code == 1 and "line 4 of" in capsys.readouterr().out
+        first, *_ = (tmp_path / "broken.jsonl").read_text().splitlines()
+        assert json.loads(first)["place"].startswith("line 4 of ")
 
     def test_pack(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         table = str(write_folder(tmp_path / "f", count=20))
@@ -131,3 +134,67 @@ class TestCommands:
         table = str(write_folder(tmp_path))
         assert main(["data", "verify", "--data", table, *more]) == 2
         assert message in capsys.readouterr().err
+
+
+class TestPlaces:
+    def test_line_of_a_table(self, tmp_path: Path) -> None:
+        write_folder(tmp_path)
+        (tmp_path / "1.jpg").write_bytes(b"no image")
+        (tmp_path / "t.csv").write_text('image,caption\n0.jpg,"two\nlines"\n\n1.jpg,broken\n2.jpg,b\n')
+        source = TableSource(str(tmp_path / "t.csv"))
+        (fault,) = verify_pairs(source).faults
+        assert fault == (f"line 5 of {tmp_path / 't.csv'}", "1.jpg", "not an image")
+        assert inspect_pairs(source).to_look_at()[0] == (fault.place, "not an image")
+
+    def test_row_of_parquet_files(self, tmp_path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        write_folder(tmp_path)
+        for number in range(2):
+            rows = [{"image": f"{number}.jpg", "caption": "a"}, {"image": f"gone{number}.jpg", "caption": "b"}]
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"part-{number}.parquet")
+        source = TableSource(str(tmp_path / "part-*.parquet"))
+        assert [fault.place for fault in verify_pairs(source).faults] == [
+            f"row 2 of {tmp_path / 'part-0.parquet'}",
+            f"row 2 of {tmp_path / 'part-1.parquet'}",
+        ]
+
+    def test_sample_of_a_shard(self, tmp_path: Path) -> None:
+        members = pairs(0, 5)
+        members["000003.jpg"] = b"no image"
+        (tmp_path / "a.tar").write_bytes(tar_bytes(pairs(10, 13)))
+        (tmp_path / "b.tar").write_bytes(tar_bytes(members))
+        (fault,) = verify_pairs(ShardSource(str(tmp_path / "*.tar"))).faults
+        assert fault.place == f"sample 3 of {tmp_path / 'b.tar'}" and fault.key == "000003"
+
+
+def test_images_in_which_nothing_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """12 bits in a 16-bit PNG are black where nobody says the range."""
+    write_folder(tmp_path)
+    dark = np.random.default_rng(0).integers(0, 200, (20, 20), dtype=np.uint16)
+    Image.fromarray(dark).save(tmp_path / "0.png")
+    (tmp_path / "1.jpg").write_bytes(encoded(gradient(32, 24), "JPEG"))
+    (tmp_path / "t.csv").write_text("image,caption\n0.png,a scan\n1.jpg,b\n")
+    found = inspect_pairs(TableSource(str(tmp_path / "t.csv")))
+    assert found.one_tone == [f"line 2 of {tmp_path / 't.csv'}"] and not found.broken
+    verified = verify_pairs(TableSource(str(tmp_path / "t.csv")))
+    assert not verified.faults and [finding.reason for finding in verified.findings] == ["nearly one tone"]
+    assert main(["data", "verify", "--data", str(tmp_path / "t.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert "all 2 pairs can be used" in shown and "nearly one tone" in shown
+    assert main(["data", "inspect", "--data", str(tmp_path / "t.csv"), "--output", str(tmp_path / "sheet.html")]) == 0
+    shown = capsys.readouterr().out
+    assert "images of nearly one tone" in shown and "read as" in shown
+    assert "nearly one tone" in (tmp_path / "sheet.html").read_text()
+
+
+def test_classes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in (("cat", 3), ("dog", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.jpg").write_bytes(jpeg(number))
+    found = inspect_pairs(pair_sources.build(str(tmp_path)))
+    assert found.classes == {"cat": 3, "dog": 2} and found.layout == "one folder for each of 2 classes (cat 3, dog 2)"
+    assert main(["data", "inspect", "--data", str(tmp_path), "--output", str(tmp_path / "sheet.png")]) == 0
+    assert "one folder for each of 2 classes" in " ".join(capsys.readouterr().out.split())

@@ -146,7 +146,7 @@ class TestRows:
         rows = Rows([{"n": number, "list": [number, None], "bytes": b"x"} for number in range(1000)])
         assert rows[999] == rows[-1] == {"n": 999, "list": [999, None], "bytes": b"x"} and len(rows[10:20]) == 10
         again = pickle.loads(pickle.dumps(rows))
-        assert list(again) == list(rows) and sum(isinstance(value, np.ndarray) for value in vars(rows).values()) == 2
+        assert list(again) == list(rows) and sum(isinstance(value, np.ndarray) for value in vars(rows).values()) == 3
         with pytest.raises(IndexError):
             rows[1000]
 

@@ -45,6 +45,10 @@ class PairSource(ABC):
         """Only the class of a pair; sources override this where it saves reading the image."""
         return self[index].label
 
+    def place(self, index: int) -> str:
+        """Where a pair stands, for people who look for it: a file and line, a shard and key, or its number."""
+        return f"sample {index}"
+
     def visited(self, epoch: int, index: int) -> Pair:
         """The pair for a visit; the epoch matters to sources that can only be read forward."""
         return self[index]
@@ -129,3 +133,6 @@ class Subset(PairSource):
 
     def label(self, index: int) -> int | None:
         return self.source.label(int(self.indices[index]))
+
+    def place(self, index: int) -> str:
+        return self.source.place(int(self.indices[index]))

@@ -62,6 +62,9 @@ class FilePairs(PairSource):
             raise ValueError("caption file is no JSON") from error
         return texts(record.get(self.caption_key), self.caption_key) if isinstance(record, dict) else ()
 
+    def place(self, index: int) -> str:
+        return str(self._tree.path / self._rows[index]["image"])
+
     def __getitem__(self, index: int) -> Pair:
         name = self._rows[index]["image"]
         return Pair(self._tree.read(name), self.captions(index), str(PurePosixPath(name).with_suffix("")))

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.data.sources.json_tables import Bad
-
 __all__ = ["flickr_rows"]
 
 _LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)")
 
 
-def flickr_rows(path: Path) -> Iterator[dict[str, Any] | Bad] | None:
-    """A row per caption of Flickr8k.token.txt and its like; None where the first line is none of theirs.
+def flickr_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]] | None:
+    """Lines of Flickr8k.token.txt and its like, a row per caption, or why one is none; None where the first is none of theirs.
 
     Args:
         path: the file.
@@ -25,11 +23,11 @@ def flickr_rows(path: Path) -> Iterator[dict[str, Any] | Bad] | None:
     return _rows(path) if _LINE.match(first) else None
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any] | Bad]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     with path.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             found = _LINE.match(line.rstrip("\r\n"))
             if found is not None:
-                yield {"image": found[1], "caption": found[3]}
+                yield number, {"image": found[1], "caption": found[3]}
             elif line.strip():
-                yield Bad(number, "is not NAME.jpg#0, a tab and a caption")
+                yield number, "is not NAME.jpg#0, a tab and a caption"

@@ -71,6 +71,9 @@ class ClassFolders(PairSource):
         label: int = self._rows[index]["label"]
         return label
 
+    def place(self, index: int) -> str:
+        return str(self._tree.path / self._rows[index]["image"])
+
     def __getitem__(self, index: int) -> Pair:
         row = self._rows[index]
         name, label = row["image"], row["label"]

@@ -5,29 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["Bad", "read_json"]
+__all__ = ["read_json"]
 
 Row = dict[str, Any]
 
 
-class Bad(NamedTuple):
-    """A line or entry that is no row.
-
-    Attributes:
-        line: its number, from 1.
-        reason: what is wrong with it.
-    """
-
-    line: int
-    reason: str
-
-
-def read_json(path: Path) -> Iterator[Row | Bad]:
-    """Rows of a JSON file: a list of objects, or a mapping as COCO or Karpathy have it.
+def read_json(path: Path) -> Iterator[tuple[int, Row | str]]:
+    """Entries of a JSON file by number, or why one is no row: a list of objects, or a mapping as COCO or Karpathy have it.
 
     COCO: "images" with "id" and "file_name", "annotations" with "image_id" and "caption": a row per image, its captions a list.
     Karpathy: "images" with "filename" (in the folder "filepath", if there is one), "split" and "sentences" with "raw".
@@ -53,7 +41,7 @@ def read_json(path: Path) -> Iterator[Row | Bad]:
             "Karpathy's splits (images with sentences)"
         )
     for number, row in enumerate(rows, start=1):
-        yield row if isinstance(row, dict) else Bad(number, "is no JSON object: it needs an image name and a caption")
+        yield number, row if isinstance(row, dict) else "is no JSON object: it needs an image name and a caption"
 
 
 def _coco(content: Mapping[str, Any], path: Path) -> Iterator[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources.flickr_tables import flickr_rows
-from lightning_clip.data.sources.json_tables import Bad, read_json
+from lightning_clip.data.sources.json_tables import read_json
 from lightning_clip.data.sources.separated import SeparatedValues, delimiter_of
 
 __all__ = ["TABLE_EXTENSIONS", "Rows", "TableForm", "read_tables"]
@@ -30,6 +30,10 @@ class Rows(Sequence[Row]):
     Args:
         rows: mappings of plain types.
 
+    Attributes:
+        lines: numbers of the lines or entries (N,) they stand on, from 1; empty for rows that were made.
+        files: the files they come from, and how many rows there are up to the end of each.
+
     Examples:
         >>> Rows([{"image": "a.jpg"}, {"image": "b.jpg"}])[1]
         {'image': 'b.jpg'}
@@ -41,6 +45,16 @@ class Rows(Sequence[Row]):
             content += pickle.dumps(row, protocol=5)
             ends.append(len(content))
         self._content, self._ends = np.frombuffer(bytes(content), dtype=np.uint8), np.array(ends, dtype=np.int64)
+
+        self.lines = np.empty(0, dtype=np.int64)
+        self.files: tuple[tuple[str, int], ...] = ()
+
+    def place(self, index: int) -> str:
+        """Where a row stands, such as "line 17 of captions.csv"."""
+        if index >= len(self.lines):
+            return f"row {index}"
+        file = next(name for name, end in self.files if index < end)
+        return f"{'row' if file.endswith('.parquet') else 'line'} {self.lines[index]} of {file}"
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -86,33 +100,37 @@ def read_tables(paths: Sequence[Path], form: TableForm) -> Rows:
     Raises:
         InputError: unknown extension, too many bad lines, or no row.
     """
-    bad: list[tuple[Path, Bad]] = []
+    bad: list[tuple[Path, int, str]] = []
+    lines = array("q")
+    counts: list[int] = []
 
     def good() -> Iterator[Row]:
         for path in paths:
-            for row in _found(path, form):
-                if isinstance(row, Bad):
-                    bad.append((path, row))
+            for line, row in _found(path, form):
+                if isinstance(row, str):
+                    bad.append((path, line, row))
                 else:
+                    lines.append(line)
                     yield row
+            counts.append(len(lines))
 
     rows = Rows(good())
+    rows.lines, rows.files = np.array(lines, dtype=np.int64), tuple(zip(map(str, paths), counts, strict=True))
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    if len(bad) > form.max_bad_rows * (len(rows) + len(bad)):
-        path, first = bad[0]
-        raise InputError(
-            f"line {first.line} of {str(path)!r} {first.reason}, and {len(bad)} of {len(rows) + len(bad)} lines are bad, "
-            f"more than max_bad_rows {form.max_bad_rows:g} allows: fix or remove them"
-        )
     if bad:
-        path, first = bad[0]
-        log.warning("%s: omitted %d bad lines, the first is line %d: it %s", path, len(bad), first.line, first.reason)
+        path, line, reason = bad[0]
+        if len(bad) > form.max_bad_rows * (len(rows) + len(bad)):
+            raise InputError(
+                f"line {line} of {str(path)!r} {reason}, and {len(bad)} of {len(rows) + len(bad)} lines are bad, more than "
+                f"max_bad_rows {form.max_bad_rows:g} allows: fix or remove them"
+            )
+        log.warning("%s: omitted %d bad lines, the first is line %d: it %s", path, len(bad), line, reason)
     if not rows:
         raise InputError(f"caption table {shown!r} is empty: it needs one row per image")
     return rows
 
 
-def _found(path: Path, form: TableForm) -> Iterator[Row | Bad]:
+def _found(path: Path, form: TableForm) -> Iterator[tuple[int, Row | str]]:
     """Rows and bad lines of one file, by its ending."""
     if path.suffix not in TABLE_EXTENSIONS:
         raise InputError(f"table {str(path)!r} must end in one of {', '.join(TABLE_EXTENSIONS)}")
@@ -125,7 +143,7 @@ def _found(path: Path, form: TableForm) -> Iterator[Row | Bad]:
     return _read_separated(path, form.delimiter, form.header)
 
 
-def _read_jsonl(path: Path) -> Iterator[Row | Bad]:
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | str]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -133,26 +151,26 @@ def _read_jsonl(path: Path) -> Iterator[Row | Bad]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                yield Bad(number, f"is no JSON ({error.msg})")
+                yield number, f"is no JSON ({error.msg})"
                 continue
             if not isinstance(row, dict):
-                yield Bad(number, "is no JSON object: it needs an image name and a caption")
+                yield number, "is no JSON object: it needs an image name and a caption"
             else:
-                yield Bad(number, _NO_UTF8) if _foreign(line) else row
+                yield number, _NO_UTF8 if _foreign(line) else row
 
 
-def _read_separated(path: Path, delimiter: str | None, header: Sequence[str] | None) -> Iterator[Row | Bad]:
+def _read_separated(path: Path, delimiter: str | None, header: Sequence[str] | None) -> Iterator[tuple[int, Row | str]]:
     names = None if header is None else list(header)
     for record in SeparatedValues(path, delimiter or _delimiter(path)):
         if record.fault is not None:
-            yield Bad(record.line, record.fault)
+            yield record.line, record.fault
         elif names is None:
             names = [name.strip() for name in record.fields] or None
         elif record.fields and len(record.fields) != len(names):
-            yield Bad(record.line, f"has {len(record.fields)} fields, the header {len(names)}")
+            yield record.line, f"has {len(record.fields)} fields, the header {len(names)}"
         elif record.fields:
             foreign = any(map(_foreign, record.fields))
-            yield Bad(record.line, _NO_UTF8) if foreign else dict(zip(names, record.fields, strict=True))
+            yield record.line, _NO_UTF8 if foreign else dict(zip(names, record.fields, strict=True))
 
 
 def _delimiter(path: Path) -> str:
@@ -167,17 +185,17 @@ def _delimiter(path: Path) -> str:
     return found
 
 
-def _read_parquet(path: Path) -> Iterator[Row | Bad]:
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row | str]]:
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(f'{str(path)!r} needs pyarrow: pip install "lightning-clip[parquet]"') from error
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
+    batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+    yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
 
 
 _NO_UTF8 = "is not UTF-8 text: save the table as UTF-8"
-_READERS: dict[str, Callable[[Path], Iterator[Row | Bad]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row | str]]]] = {
     ".jsonl": _read_jsonl,
     ".json": read_json,
     ".parquet": _read_parquet,

@@ -96,6 +96,10 @@ class ShardSource(PairSource):
         members = self.shards.read(shard, lambda reader: reader.text(number, ("cls",)))
         return int(members["cls"]) if "cls" in members else None
 
+    def place(self, index: int) -> str:
+        shard, number = self._place(index)
+        return f"sample {number} of {self.shards.names[shard]}"
+
     def __getitem__(self, index: int) -> Pair:
         shard, number = self._place(index)
         key, members = self.shards.read(shard, lambda reader: reader.sample(number))

@@ -91,6 +91,9 @@ class TableSource(PairSource):
     def label(self, index: int) -> int | None:
         return self._labels[str(cell(self._row(index), self.label_column))] if self.label_column else None
 
+    def place(self, index: int) -> str:
+        return self.rows.place(int(self._groups[index][0]))
+
     def __getitem__(self, index: int) -> Pair:
         row = self._row(index)
         image = None if self.image_column is None else image_of(cell(row, self.image_column))
