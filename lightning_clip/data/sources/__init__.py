@@ -2,6 +2,7 @@
 
 from lightning_clip.data.sources.base import PairSource, Subset, pair_sources, readable_captions, recognises
 from lightning_clip.data.sources.chinese_clip import ChineseClipSource
+from lightning_clip.data.sources.class_in_name import ClassInName
 from lightning_clip.data.sources.file_pairs import FilePairs
 from lightning_clip.data.sources.folders import ClassFolders
 from lightning_clip.data.sources.huggingface import HuggingFaceSource
@@ -12,6 +13,7 @@ from lightning_clip.data.sources.tables import TableSource
 __all__ = [
     "ChineseClipSource",
     "ClassFolders",
+    "ClassInName",
     "FilePairs",
     "HuggingFaceSource",
     "MixedSource",

@@ -18,6 +18,7 @@ from lightning_clip.data.column_files import ColumnFile, Columns, column_name, s
 from lightning_clip.data.order import Order, Windowed
 from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand_shards, is_url, missing_part
 from lightning_clip.data.shards.collection import LocalShards, RemoteShards, Shards
+from lightning_clip.data.shards.unpacked import COMPRESSED, unpacked
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.data.sources.columns import cell, texts
 from lightning_clip.data.text_files import decode_text, lines_of
@@ -64,7 +65,7 @@ class ShardSource(PairSource):
         if window < 1:
             raise InputError(f"window {window} must be at least 1 shard")
         self.path, self.caption_key, self.window = path, caption_key, window
-        names = expand_shards(path)
+        names = [unpacked(name) if name.endswith(COMPRESSED) and not is_url(name) else name for name in expand_shards(path)]
         remote = [is_url(name) for name in names]
         if any(remote) and not all(remote):
             raise InputError(f"shards {path!r} are local and remote ones: name them as two sources of a mix")
@@ -178,7 +179,7 @@ def _weights(record: Mapping[str, Any], captions: tuple[str, ...]) -> tuple[floa
 
 @recognises(10)
 def _shards(name: str) -> Callable[..., PairSource] | None:
-    tar = Path(name.partition("?")[0]).suffix == ".tar"
+    tar = name.partition("?")[0].endswith((".tar", *COMPRESSED))
     pattern = ("{" in name or "*" in name) and not name.endswith((".parquet", ".csv", ".tsv", ".jsonl", ".json"))
     return partial(ShardSource, name) if tar or pattern else None
 
