@@ -130,6 +130,10 @@ def run(arguments: Sequence[str]) -> None:
             f"checkpoint {error.filename!r} is a folder, which only the strategy that wrote it reads: make one file of "
             f"it with lightning-clip checkpoint consolidate {error.filename} --output FILE.ckpt"
         ) from error
+    except SystemExit as stop:
+        if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's, before or after the training
+            raise KeyboardInterrupt from None
+        raise
     except (MisconfigurationException, FileNotFoundError) as error:
         raise InputError(str(error)) from error
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -75,4 +76,5 @@ class _OnFirstDraw(Iterator[Any]):
 def start_worker(worker: int) -> None:
     """What each loader worker does first."""
     torch.set_num_threads(1)  # workers are the parallelism: threads inside them would fight over the same cores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches them too: the run may need their batches to end well
     gc.freeze()  # or the garbage collector would touch, and so copy, every page that a forked worker shares

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from distributed.killed import MOMENTS, Record, records, train
 from distributed.small_runs import SAMPLES, STEPS, runs
+from lightning.pytorch.callbacks import ModelCheckpoint
 from small import small_module, small_trainer, write_folder
 
 from lightning_clip import ClipDataModule, InputError, SaveOnSignal
@@ -115,6 +120,48 @@ class TestSignals:
         assert train(runs(table, ranks, 0), tmp_path, resume=True) == 0
         assert records(tmp_path, ranks) == unbroken(ranks)
 
+    def test_ctrl_c_does_the_same(self, table: str, unbroken: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """With workers, which the terminal interrupts too."""
+        code = train(runs(table, 1, 2), tmp_path, kill=(7, "before_step"), kill_signal=signal.SIGINT)
+        assert code == 130
+        assert "interrupted: saving after this step" in capfd.readouterr().err
+        assert train(runs(table, 1, 0), tmp_path, resume=True) == 0
+        assert records(tmp_path, 1) == unbroken(1)
+
+    def test_a_second_ctrl_c_stops_at_once(self) -> None:
+        def press_twice() -> None:
+            callback = SaveOnSignal()
+            callback._note(signal.SIGINT, None)
+            callback._note(signal.SIGINT, None)
+            os._exit(0)
+
+        process = multiprocessing.get_context("fork").Process(target=press_twice)
+        process.start()
+        process.join(30)
+        assert process.exitcode == 130
+
+    def test_a_notebook_keeps_its_ctrl_c(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert signal.SIGINT in SaveOnSignal()._numbers()
+        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+        assert signal.SIGINT not in SaveOnSignal()._numbers()
+
+    @pytest.mark.parametrize(("save_last", "enable_checkpointing"), [(False, True), (True, True), (None, False)])
+    def test_no_checkpoint_is_older_than_that(self, save_last: bool | None, enable_checkpointing: bool, tmp_path: Path) -> None:
+        class Steps(pl.Callback):
+            found: list[int] = []
+
+            def on_train_batch_start(self, *arguments: Any) -> None:
+                path = tmp_path / "last.ckpt"
+                self.found = [*self.found, torch.load(path, weights_only=True)["global_step"] if path.exists() else 0]
+
+        steps = Steps()
+        saver = [ModelCheckpoint(tmp_path, save_last=save_last)] if enable_checkpointing else []
+        callbacks = [steps, SaveOnSignal(every_minutes=1e-9), *saver]
+        trainer = small_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=enable_checkpointing)
+        trainer.fit(small_module(), ClipDataModule({"name": "synthetic", "size": 32, "image_size": 32}, local_batch_size=8))
+        assert steps.found == ([0, 1, 2, 3] if enable_checkpointing else [0, 0, 0, 0])
+        assert not list(tmp_path.glob("last-v*.ckpt"))
+
     def test_between_steps_only(self, table: str, tmp_path: Path) -> None:
         """Gradients that are being accumulated are in no checkpoint."""
         plan = runs(table, 1, 0, accumulate_grad_batches=2)
@@ -135,7 +182,7 @@ class TestSignals:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
         callback = SaveOnSignal(["SIGUSR1"], str(tmp_path), requeue=True)
-        monkeypatch.setattr(callback, "_agreed", lambda trainer, batch_idx: signal.SIGUSR1)
+        monkeypatch.setattr(callback, "_agreed", lambda trainer: signal.SIGUSR1)
         data = ClipDataModule({"name": "synthetic", "size": 32, "image_size": 32}, local_batch_size=8)
         monkeypatch.delenv("SLURM_NTASKS", raising=False)
         with pytest.raises(SystemExit) as stop:
@@ -153,6 +200,8 @@ class TestSignals:
     def test_errors(self) -> None:
         with pytest.raises(InputError, match="signals has 'SIGTREM': did you mean 'SIGTERM'"):
             SaveOnSignal(["SIGTREM"])
+        with pytest.raises(InputError, match="every_minutes 0 must be above 0, or None"):
+            SaveOnSignal(every_minutes=0)
         with pytest.raises(InputError, match="every_n_batches 0 must be at least 1"):
             SaveOnSignal(every_n_batches=0)
 
