@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["chunk_sizes", "encode_in_chunks", "text_lengths"]
+__all__ = ["chunk_sizes", "encode_in_chunks", "places_on", "text_lengths"]
 
 # Lengths are rounded up to a multiple of this, which matrix products like and which keeps the shapes few.
 _MULTIPLE = 8
@@ -25,6 +25,11 @@ def text_lengths(mask: Tensor) -> list[int]:
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths: list[int] = (mask * places).amax(dim=1).tolist()  # (B, L) -> B
     return lengths
+
+
+def places_on(rows: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers of rows as int64 (R,) on a device, for whose copy nothing waits."""
+    return torch.tensor(rows, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def chunk_sizes(lengths: Sequence[int], chunks: int) -> list[int]:
@@ -84,7 +89,7 @@ def encode_in_chunks(
     sizes = chunk_sizes([lengths[row] for row in order], chunks)
     if len(sizes) == 1:
         return encode(*_trimmed(tokens, mask, lengths[order[-1]] if order else 0))
-    place = torch.tensor(order, device=tokens.device)
+    place = places_on(order, tokens.device)
     parts, start = [], 0
     for size in sizes:
         rows = place[start : start + size]

@@ -11,6 +11,7 @@ import torch
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import built, mapping
 from lightning_clip.model.space import SharedSpace
+from lightning_clip.training.compiling import compile_tower
 
 __all__ = ["ExecutionSettings", "prepare"]
 
@@ -22,7 +23,7 @@ class ExecutionSettings:
     """How a `ClipModule` is run.
 
     Args:
-        compile: compile all towers with torch.compile; names in checkpoints stay as they are.
+        compile: compile all towers with torch.compile, block by block where they have blocks; names in checkpoints stay.
         checkpoint: columns ("image", "text", ...) whose towers' blocks keep no activations and compute them again in backward.
         channels_last: lay images out as (B, H, W, C), which convolutions of many devices like.
         text_chunks: the most chunks that captions of a batch are sorted into by length; 1 pads all to the longest.
@@ -71,4 +72,4 @@ def prepare(model: SharedSpace, settings: ExecutionSettings) -> None:
         model.channels_last = True
     if settings.compile:
         for tower in towers.values():
-            tower.compile(dynamic=None)
+            compile_tower(tower)

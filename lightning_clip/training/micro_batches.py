@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import ClipOutput, PairBatch
-from lightning_clip.encoders.chunks import text_lengths
+from lightning_clip.encoders.chunks import places_on, text_lengths
 
 __all__ = ["check_micro_batches", "encode_in_slices", "take"]
 
@@ -31,7 +31,7 @@ def take(batch: PairBatch, rows: Tensor) -> PairBatch:
 def _rows(value: Any, rows: Tensor, places: list[int]) -> Any:
     """Rows of a tensor, a list, or of those inside mappings and tuples."""
     if isinstance(value, Tensor):
-        return value[rows]
+        return value[rows if rows.device == value.device else places_on(places, value.device)]
     if isinstance(value, Mapping):
         return {key: _rows(item, rows, places) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -59,7 +59,7 @@ def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch
     parts = [checkpoint(lambda rows: encode(take(batch, rows)), rows, use_reentrant=False) for rows in others]
     # Its gradient comes back first, before any slice is computed again: it may as well keep its activations.
     parts.append(encode(take(batch, last)))
-    back = order.argsort().to(batch.index.device)
+    back = places_on(order.argsort().tolist(), batch.index.device)
     features, rows = (_together([getattr(part, name) for part in parts], back) for name in ("features", "rows"))
     return parts[0]._replace(features=features, rows=rows)
 

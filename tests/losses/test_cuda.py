@@ -107,10 +107,13 @@ class TestOnADevice:
         loss.backward()
         expected, references = dense.gradients(name, *(value.detach().cpu() for value in inputs[:2]), 40.0, -12.0)
         assert (loss.detach().double().cpu() - expected).abs() <= 2e-6 * expected
-        for value, reference in zip(inputs, references, strict=True):
-            if reference is not None:
-                assert value.grad is not None
-                assert (value.grad.double().cpu() - reference).norm() <= limit * reference.norm()
+        for value, reference in zip(inputs[:3], references, strict=False):
+            assert value.grad is not None and reference is not None
+            assert (value.grad.double().cpu() - reference).norm() <= limit * reference.norm()
+        if name == "sigmoid":  # the bias gets a small difference of two large sums, of pairs and of others
+            logits = 40.0 * inputs[0].detach().double() @ inputs[1].detach().double().T - 12.0
+            sums = logits.sigmoid().sum() - logits.diagonal().sigmoid().sum() + (-logits.diagonal()).sigmoid().sum()
+            assert (inputs[3].grad.double() - references[3].cuda()).abs() <= limit * sums / count  # type: ignore[union-attr]
 
     def test_nothing_waits_for_the_device(self, name: str, no_waiting: None) -> None:
         inputs, loss = _inputs(1024, torch.float32), losses.build(name)
