@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from lightning_clip.commands.faults import said
 from lightning_clip.commands.imports import add_import_argument, import_plugins
-from lightning_clip.core.errors import InputError
 
 __all__ = ["build_parser", "main"]
 
@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        0, or 2 after a mistake of the user's, which is printed in one line. `LIGHTNING_CLIP_DEBUG=1` shows the traceback.
+        0, 2 after a mistake of the user's or of the machine (a full disk), or 70 after a fault of this package; all of them
+        are printed in one line. `LIGHTNING_CLIP_TRACEBACK=1` shows the traceback instead.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -96,17 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed.overrides = others
             import_plugins(parsed.imports)
             parsed.run(parsed)
-    except InputError as error:
-        if os.environ.get("LIGHTNING_CLIP_DEBUG"):
-            raise
-        print(f"lightning-clip: error: {_one_line(error)}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # what reads our lines has enough of them, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         print("lightning-clip: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        return said(error)
     return 0
 
 
@@ -115,10 +113,3 @@ def _lazily(module: str, function: str) -> Callable[[argparse.Namespace], None]:
         getattr(importlib.import_module(module), function)(arguments)
 
     return run
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error)
-    if "Original Traceback (most recent call last)" in text:  # raised in a loader's worker
-        text = text.rpartition(f"{type(error).__name__}: ")[2]
-    return " ".join(text.split()) or type(error).__name__

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_clip.commands.imports import CONFIG_FLAGS
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import declared
+from lightning_clip.core.yaml_files import unresolved
 
 __all__ = ["with_deep_settings"]
 
@@ -110,11 +111,8 @@ def _joined(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
 
 
 def _content(path: Path) -> Mapping[str, Any]:
-    """A recipe as it stands; what cannot be read is left to the parser to explain."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError):
-        return {}
+    """A recipe as it stands, references not resolved."""
+    content = unresolved(path, "recipe")
     return {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.plugins import listed_imports, load_installed, load_plugin, require_plugins
+from lightning_clip.core.yaml_files import unresolved
 
 __all__ = ["CONFIG_FLAGS", "IMPORT_HELP", "add_import_argument", "import_plugins", "recipes_of", "with_plugins"]
 
@@ -92,14 +93,16 @@ def _taken(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _imports_of(path: Path) -> Any:
-    """The value of `imports` in a recipe; what is no recipe is left to the parser to explain."""
-    import yaml
-    from omegaconf import DictConfig, OmegaConf
+    """The value of `imports` in a recipe, which is checked to be one."""
+    content = unresolved(path, "recipe")
+    if not isinstance(content, dict):
+        raise InputError(f"recipe {str(path)!r} must be a mapping of settings, with model, data and trainer")
+    if "${" not in str(content.get("imports")):
+        return content.get("imports")
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        content = OmegaConf.load(path)
-        found = content.get("imports") if isinstance(content, DictConfig) else None
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError):
-        return None
-    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+        return OmegaConf.to_container(OmegaConf.create(content).imports, resolve=True)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"recipe {str(path)!r}: imports cannot be read: {str(error).splitlines()[0]}") from error

@@ -14,16 +14,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_clip.callbacks import SaveOnSignal, WriteFeatures
+from lightning_clip.checkpoints.checking import check_checkpoint
 from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.deep_settings import with_deep_settings
 from lightning_clip.commands.imports import IMPORT_HELP, with_plugins
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
+from lightning_clip.commands.trainer_errors import explained
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["ClipCLI", "quiet", "run"]
 
+_CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 # `${model.embed_dim}` in a recipe, instead of `${fit.model.embed_dim}`.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
@@ -74,12 +77,25 @@ class ClipCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for flag, path in pairwise(args):
-            if flag == "--ckpt_path" and path not in ("last", "best", "hpc", "registry", "null"):
+            if flag == "--ckpt_path" and path not in (*_CHECKPOINT_WORDS, "null"):
                 existing_path(path, "checkpoint")
         try:
             self.config = parser.parse_args(args)
         except OmegaConfBaseException as error:
             raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        except InputError:
+            raise
+        except Exception as error:  # the parser's, on values and keys of kinds that it did not expect
+            raise InputError(f"the recipe cannot be read ({type(error).__name__}: {str(error)[:300]})") from error
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        """What --ckpt_path names is looked at before anything is built."""
+        path = self._get(self.config, "ckpt_path")
+        if path in (None, *_CHECKPOINT_WORDS) or "://" in str(path) or not self._get(self.config, "weights_only"):
+            return
+        if (found := existing_path(path, "checkpoint")).is_file():
+            check_checkpoint(found)
 
     def instantiate_classes(self) -> None:
         try:
@@ -134,15 +150,28 @@ def run(arguments: Sequence[str]) -> None:
         if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's, before or after the training
             raise KeyboardInterrupt from None
         raise
+    except InputError:
+        raise
     except (MisconfigurationException, FileNotFoundError) as error:
-        raise InputError(str(error)) from error
-    except ValueError as error:
+        raise explained(error) or InputError(str(error)) from error
+    except Exception as error:
         if "loaded state dict" not in str(error):  # torch's, of an optimizer
-            raise
+            if (line := explained(error, _checkpoint_of(arguments))) is None:
+                raise
+            raise line from error
         raise InputError(
             f"the optimizer's state in the checkpoint does not fit ({error}): it was written under other rates or locks "
             "(adapt, optimizer). Go on with those, or let a new run begin with its weights (pretrained: FILE.ckpt)"
         ) from error
+
+
+def _checkpoint_of(arguments: Sequence[str]) -> str | None:
+    """What --ckpt_path says."""
+    for argument, following in pairwise([*arguments, ""]):
+        flag, sign, value = argument.partition("=")
+        if flag == "--ckpt_path":
+            return value if sign else following
+    return None
 
 
 def _constructor_error(error: BaseException) -> BaseException:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import re
 import shutil
 import socket
 import time
@@ -14,11 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.system_errors import reason_of_writing
 
 __all__ = ["beside", "place_beside", "remove_leftovers", "safe_name", "sync", "sync_entry"]
 
 _ABANDONED = 3600  # seconds in which nothing was written
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -64,7 +63,7 @@ def beside(path: str | Path, *, folder: bool = False, durable: bool = False) -> 
         shutil.rmtree(place, ignore_errors=True)
         with suppress(OSError):  # what could not be made cannot be removed
             place.unlink()
-        if isinstance(error, Exception) and not isinstance(error, InputError) and (reason := _reason(error, target)):
+        if isinstance(error, Exception) and not isinstance(error, InputError) and (reason := reason_of_writing(error, target)):
             raise InputError(f"{str(path)!r} cannot be written: {reason}") from error
         raise
 
@@ -125,25 +124,3 @@ def safe_name(name: str) -> str:
         'open_clip_ViT-B_32__v1.5'
     """
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-
-
-def _reason(error: Exception, target: Path) -> str | None:
-    """What a user can do about an error of writing; torch and safetensors put the system's word into errors of their own."""
-    if _number(error) in _NO_ROOM or "No space left" in str(error):
-        above = next(parent for parent in target.absolute().parents if parent.is_dir())
-        free = shutil.disk_usage(above).free / 1e9
-        kept = "What was there before is kept" if target.exists() else "Nothing was left there"
-        return f"the disk is full ({free:.1f} GB free). {kept}: make room or choose another place"
-    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-        return f"{error.strerror}. Choose another place"
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return "the name is too long. Choose a shorter one"
-    return None
-
-
-def _number(error: Exception) -> int | None:
-    """The system's number of an error; safetensors has it in its text."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None

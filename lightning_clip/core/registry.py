@@ -115,6 +115,8 @@ class Registry(Generic[T]):
                 if key not in accepted:
                     raise InputError(f"{self.kind} {name!r} has no setting {key!r}: {nearest(key, accepted)}")
         check_kinds(settings, declared(factory), f"{self.kind} {name!r}")
+        if missing := [key for key in _needed(factory) if key not in settings and key not in defaults]:
+            raise InputError(f"{self.kind} {name!r} needs {' and '.join(missing)}: add it to its settings")
         return factory(**{**defaults, **settings})  # type: ignore[no-any-return]
 
     def _known(self, name: str) -> Factory | None:
@@ -135,6 +137,13 @@ class Registry(Generic[T]):
 def _defined(factory: Factory) -> str:
     """Where a class or function is defined."""
     return f"{factory.__module__}.{getattr(factory, '__qualname__', '')}"
+
+
+def _needed(factory: Factory) -> list[str]:
+    """Names of parameters without a default."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = inspect.signature(factory).parameters.values()
+    return [entry.name for entry in found if entry.kind in kinds and entry.default is entry.empty]
 
 
 def _parameters(factory: Factory) -> list[str] | None:

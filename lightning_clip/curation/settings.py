@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from lightning_clip.core.errors import InputError, nearest
-from lightning_clip.core.settings import check_known
+from lightning_clip.core.settings import check_kinds, check_known, mapping
+from lightning_clip.curation.filters.base import Filter
 
 __all__ = ["Balance", "CurationSettings", "Duplicates", "FrequentEntries"]
 
@@ -55,6 +56,10 @@ class Balance:
             raise InputError(f"balance.most {self.most} must be at least 1")
         if self.method not in ("queries", "chance"):
             raise InputError(f"unknown balance.method {self.method!r}: {nearest(self.method, ('queries', 'chance'))}")
+        if not isinstance(self.entries, str | FrequentEntries | Mapping):
+            for entry in several(self.entries, "balance.entries"):
+                if not isinstance(entry, str):
+                    raise InputError(f"balance.entries has {entry!r}, which is no text: put it in quotes")
         if isinstance(self.entries, Mapping):
             object.__setattr__(self, "entries", from_mapping(FrequentEntries, self.entries, "balance.entries"))
 
@@ -75,6 +80,7 @@ class Duplicates:
     against: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
+        several(self.against, "duplicates.against")
         if self.perceptual is not None and not 0 <= self.perceptual <= 31:
             raise InputError(f"duplicates.perceptual {self.perceptual} must be in 0..31 differing bits, or null")
         if self.against and not self.exact and self.perceptual is None:
@@ -108,6 +114,9 @@ class CurationSettings:
     unit: int = 2_000
 
     def __post_init__(self) -> None:
+        for entry in several(self.filters, "filters"):
+            if not isinstance(entry, str | Mapping | Filter):
+                raise InputError(f"filters has {entry!r}: give the name of a filter, or a mapping with 'name' and its settings")
         if self.best_scores is not None and not 0 < self.best_scores <= 1:
             raise InputError(f"best_scores {self.best_scores} must be a share in (0, 1]")
         if self.unit < 1 or self.pairs_per_shard < 0:
@@ -124,12 +133,22 @@ class CurationSettings:
         if "data" not in settings:
             raise InputError("the curation has no 'data': give the source of pairs")
         for key, kind in (("duplicates", Duplicates), ("balance", Balance)):
-            if isinstance(settings.get(key), Mapping):
-                settings[key] = from_mapping(kind, settings[key], key)
+            if settings.get(key) is not None:
+                settings[key] = from_mapping(kind, mapping(settings[key], key), key)
+        if not isinstance(settings["data"], str | Mapping):
+            raise InputError(f"data {settings['data']!r} must be a path, a name, or a mapping with 'name'")
         return from_mapping(cls, settings, "the curation")
+
+
+def several(given: Any, name: str) -> Sequence[Any]:
+    """A list of settings as it is; an InputError for anything else."""
+    if not isinstance(given, list | tuple):
+        raise InputError(f"{name} {given!r} must be a list")
+    return given
 
 
 def from_mapping(kind: type[T], given: Mapping[str, Any], name: str) -> T:
     """A dataclass from a mapping; an unknown key names the nearest."""
     check_known(given, [entry.name for entry in fields(kind)], name)  # type: ignore[arg-type]
+    check_kinds(given, get_type_hints(kind), name)
     return kind(**given)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.core.settings import check_known
+from lightning_clip.core.settings import check_kinds, check_known, in_range, mapping
 from lightning_clip.core.yaml_files import read_mapping
 from lightning_clip.evaluation.protocols import Protocol, protocols
 
@@ -40,11 +40,12 @@ class Suite:
     def __post_init__(self) -> None:
         if not self.sets:
             raise InputError("the suite has no sets: give at least one, with its protocols")
+        if not isinstance(self.sets, Mapping):
+            raise InputError(f"the suite's sets {self.sets!r} must be a mapping: the name of a set, then what it is")
+        in_range("the suite's batch_size", self.batch_size, 1, whole=True)
+        in_range("the suite's num_workers", self.num_workers, 0, whole=True)
         for name, spec in self.sets.items():
-            if not isinstance(spec, Mapping) or not spec.get("protocols"):
-                raise InputError(f"set {name!r} of the suite has no protocols: give a list of {', '.join(protocols.names())}")
-            for entry in spec["protocols"]:
-                protocols.factory(entry if isinstance(entry, str) else entry.get("name", ""))
+            _check_set(name, spec)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Suite:
@@ -59,7 +60,8 @@ class Suite:
         check_known(given, cls.__dataclass_fields__, "the suite")
         if "sets" not in given:
             raise InputError("the suite has no sets: give at least one, with its protocols")
-        return cls(**given)
+        check_kinds(given, get_type_hints(cls), "the suite")
+        return cls(**{**given, "trainer": mapping(given.get("trainer"), "the suite's trainer")})
 
     @classmethod
     def read(cls, path: str, **changes: Any) -> Suite:
@@ -73,6 +75,28 @@ class Suite:
             InputError: no such file, no YAML, a setting that does not exist, or a plug-in that `--import` has to name.
         """
         return cls.parse({**read_mapping(path, "suite"), **changes})
+
+
+def _check_set(name: Any, spec: Any) -> None:
+    """Refuses a set whose name, protocols or splits are of another kind than they must be."""
+    where = f"set {name!r} of the suite"
+    if not isinstance(name, str):
+        raise InputError(f"{where} must have a name that is text: put it in quotes")
+    if not isinstance(spec, Mapping) or not spec.get("protocols"):
+        raise InputError(f"{where} has no protocols: give a list of {', '.join(protocols.names())}")
+    if not all(isinstance(key, str) for key in spec):
+        raise InputError(f"{where} has settings {list(spec)!r}, of which all must be text")
+    if not isinstance(spec["protocols"], list | tuple):
+        raise InputError(f"{where} has protocols {spec['protocols']!r}: give a list of {', '.join(protocols.names())}")
+    for entry in spec["protocols"]:
+        if isinstance(entry, str):
+            protocols.factory(entry)
+            continue
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise InputError(f"{where} has protocol {entry!r}: give a name, or a mapping with 'name' and its settings")
+        if not isinstance(entry.get("label", ""), str):
+            raise InputError(f"{where} has protocol {entry['name']!r} with label {entry['label']!r}, which must be text")
+        protocols.factory(entry["name"])
 
 
 def built_protocols(entries: Sequence[Any]) -> Iterator[tuple[str, Protocol]]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.yaml_bounds import check_growth
 from lightning_clip.encoders import ImageEncoder, Tower
 from lightning_clip.export.interface import Exportable
 from lightning_clip.planning.formatting import accelerator_time
@@ -178,7 +179,8 @@ def _compute(run: Run) -> str:
 def _parsed(recipe: str | None) -> dict[str, Any]:
     """A recipe as far as it can be read: a card is no place to reject one."""
     try:
+        check_growth(recipe or "", "recipe")
         found = yaml.safe_load(recipe or "")
-    except yaml.YAMLError:
+    except (InputError, yaml.YAMLError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
+from lightning_clip.core.settings import check_kinds, mapping
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.prompts.templates import resolve_templates
 
@@ -56,12 +57,14 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     """
     if isinstance(spec, EvaluationSet):
         return spec
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    settings = {"name": spec} if isinstance(spec, str) else mapping(spec, "evaluation set")
     if settings.get("name") in evaluation_sets.names():
         return evaluation_sets.build(settings)
     class_names, templates = _words(settings)
     splits = {split: settings.pop(split) for split in ("train", "val") if settings.get(split) is not None}
-    multilabel, retrieval = bool(settings.pop("multilabel", False)), settings.pop("retrieval", False)
+    flags = {name: settings.pop(name, False) for name in ("multilabel", "retrieval")}
+    check_kinds(flags, {"multilabel": bool, "retrieval": bool}, f"evaluation set {settings.get('name')!r}")
+    multilabel, retrieval = flags["multilabel"], flags["retrieval"]
     source = pair_sources.build(settings)
     others: dict[str, Any] = {split: pair_sources.build(_split(settings, given)) for split, given in splits.items()}
     if retrieval:
@@ -82,7 +85,14 @@ def _words(settings: dict[str, Any]) -> tuple[list[Any] | None, list[str]]:
 
         of_file, patterns = read_prompt_file(path)
         names, templates = names or of_file or None, templates or patterns or None
+    if names is not None and not (isinstance(names, list | tuple) and all(map(_is_class, names))):
+        raise InputError(f"class_names {names!r} must be a list of names, or of lists of names of a class: put them in quotes")
     return names, resolve_templates(templates or "simple")
+
+
+def _is_class(entry: Any) -> bool:
+    several = entry if isinstance(entry, list | tuple) else [entry]
+    return bool(several) and all(isinstance(name, str) for name in several)
 
 
 def _split(settings: Mapping[str, Any], given: Any) -> Any:

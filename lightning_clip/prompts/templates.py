@@ -77,6 +77,8 @@ def resolve_templates(spec: str | Sequence[str]) -> list[str]:
     """
     if isinstance(spec, str):
         return resolve_templates([spec]) if "{" in spec else templates(spec)
+    if not isinstance(spec, Sequence):
+        raise InputError(f"templates {spec!r} must be a set's name, one template such as 'a photo of a {{}}.', or a list")
     if len(spec) == 0:
         raise InputError("templates is an empty list: give at least one, such as 'a photo of a {}.'")
     for template in spec:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_clip.core.errors import InputError, existing_path, nearest
+from lightning_clip.core.yaml_bounds import check_growth
 from lightning_clip.prompts.templates import resolve_templates
 
 __all__ = ["chosen_prompts", "read_prompt_file"]
@@ -108,10 +109,11 @@ def _parsed(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
             return json.loads(text, object_pairs_hook=_unique)
+        check_growth(text, f"prompt file {str(path)!r}")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _check_keys(node, yaml)
         return yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError, TypeError) as error:
         if isinstance(error, InputError):
             raise InputError(f"prompt file {str(path)!r}: {error}") from error
         kind = "JSON" if path.suffix.lower() == ".json" else "YAML"

@@ -1,0 +1,64 @@
+"""Errors of Lightning's own parts on the Trainer's commands, in one line each with the remedy."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Any
+
+from lightning_clip.core.errors import InputError, nearest
+
+__all__ = ["explained"]
+
+
+def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
+    """What a user can do about an error of the Trainer, its strategies, loggers and callbacks.
+
+    Args:
+        error: that ended the command.
+        checkpoint: what --ckpt_path says, if anything.
+
+    Returns:
+        The error to raise in its place, None where nothing better is known.
+    """
+    text = " ".join(str(error).split())
+    if found := re.search(r"invalid strategy name: `strategy='?([^`']*)'?`", text):
+        return InputError(f"unknown strategy {found[1]!r}: {_nearest_strategy(found[1])}")
+    if found := re.search(r"[Ee]arly stopping conditioned on metric `([^`]*)` which is not available", text):
+        return InputError(
+            f"EarlyStopping asks for {found[1]!r}, which is not measured yet or has another name: let a validation come before "
+            f"(trainer.val_check_interval, trainer.limit_val_batches), or set its strict: false{_known_metrics(text)}"
+        )
+    if found := re.search(r"ModelCheckpoint\(monitor='([^']*)'\) could not find the monitored key", text):
+        return InputError(f"ModelCheckpoint monitors {found[1]!r}, which is not measured{_known_metrics(text)}")
+    if isinstance(error, ModuleNotFoundError) and _passed(error, "/loggers/", "/profilers/"):
+        name = error.name or "a package of it"
+        return InputError(f"the logger or profiler of the recipe needs a package that is not installed ({text}): pip install {name}")
+    if checkpoint is not None and _passed(error, "checkpoint_connector.py", "/checkpointing.py", "strategies/strategy.py"):
+        if isinstance(error, OSError | MemoryError) or "state_dict" in text:
+            return None
+        return InputError(
+            f"checkpoint {str(checkpoint)!r} cannot be gone on with ({type(error).__name__}: {text[:200]}): it is broken, or "
+            "was written under other settings"
+        )
+    return None
+
+
+def _nearest_strategy(name: str) -> str:
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    plain = [known for known in StrategyRegistry.available_strategies() if "deepspeed" not in known or "clip" in known]
+    return nearest(name, [known for known in plain if not known.startswith("fsdp")])
+
+
+def _known_metrics(text: str) -> str:
+    """The metrics that there are, as Lightning lists them."""
+    listed = re.search(r"(?:any of the following: |among metrics: |HINT: Did you call .*?)[`\[](.*?)[`\]]", text)
+    names = listed[1].replace("`", "").strip() if listed else ""
+    return f". There are: {names}" if names else ""
+
+
+def _passed(error: BaseException, *files: str) -> bool:
+    """Whether an error came through a file, told by a part of its path."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(part in frame.filename for frame in frames for part in files)
