@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.checkpoints.reading import CLASS_KEY
 from lightning_clip.core.errors import InputError
 
-__all__ = ["check_checkpoint", "check_content"]
+__all__ = ["CLASS_KEY", "check_checkpoint", "check_content"]
 
+CLASS_KEY = "lightning_clip_class"
 _KINDS: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
     "global_step": (int,),

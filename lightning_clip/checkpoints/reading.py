@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning_clip.checkpoints.checking import CLASS_KEY, check_content
 from lightning_clip.core.errors import InputError, UnknownName, existing_path
 from lightning_clip.core.plugins import PLUGINS_KEY, import_flags, missing_plugins
 
@@ -25,9 +26,6 @@ __all__ = [
     "is_in_parts",
     "is_ours",
 ]
-
-CLASS_KEY = "lightning_clip_class"
-
 
 def class_path(cls: type) -> str:
     """The shortest dotted name under which a class can be imported: checkpoints keep it when files move.
@@ -93,7 +91,9 @@ def class_of_checkpoint(path: Any, asked: type, weights_only: bool) -> type:
         InputError: another class wrote it, or one that is not imported.
     """
     content = content_of(path, weights_only)
-    written = content.get(CLASS_KEY)
+    written = content.get(CLASS_KEY) if isinstance(content, Mapping) else None
+    if written is not None:
+        check_content(content, f"checkpoint {str(path)!r}")
     if written is None or written == class_path(asked):
         if written is None:
             raise InputError(
@@ -154,7 +154,7 @@ def explain_loading(path: Any, wanted: type) -> Iterator[None]:
         raise _for_plugins(path, error) from error
     except InputError:
         raise
-    except (EOFError, OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever a file of another kind, or other settings in it, lead to
         raise InputError(f"checkpoint {str(path)!r} {_explanation(error, wanted)}") from error
 
 
@@ -189,7 +189,7 @@ def _explanation(error: Exception, wanted: type) -> str:
         return "is no complete checkpoint (truncated, or another kind of file): give one written by `lightning-clip fit`"
     if isinstance(error, pickle.UnpicklingError):
         return (
-            "holds Python objects that cannot be loaded safely, or is no checkpoint: if you trust its author, "
-            "load it in Python with weights_only=False"
+            "holds Python objects, or is no checkpoint: reading them may run code, so they are refused. Give one written by "
+            "`lightning-clip fit`"
         )
     return f"does not fit {wanted.__name__} ({type(error).__name__}: {text[:120]})"

@@ -87,7 +87,6 @@ class ClipCLI(LightningCLI):
             raise
         except Exception as error:  # the parser's, on values and keys of kinds that it did not expect
             raise InputError(f"the recipe cannot be read ({type(error).__name__}: {str(error)[:300]})") from error
-        self._check_checkpoint()
 
     def _check_checkpoint(self) -> None:
         """What --ckpt_path names is looked at before anything is built."""
@@ -98,6 +97,7 @@ class ClipCLI(LightningCLI):
             check_checkpoint(found)
 
     def instantiate_classes(self) -> None:
+        self._check_checkpoint()
         try:
             super().instantiate_classes()
         except ValueError as error:  # jsonargparse wraps what a constructor raised

@@ -31,9 +31,11 @@ def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
         )
     if found := re.search(r"ModelCheckpoint\(monitor='([^']*)'\) could not find the monitored key", text):
         return InputError(f"ModelCheckpoint monitors {found[1]!r}, which is not measured{_known_metrics(text)}")
-    if isinstance(error, ModuleNotFoundError) and _passed(error, "/loggers/", "/profilers/"):
-        name = error.name or "a package of it"
-        return InputError(f"the logger or profiler of the recipe needs a package that is not installed ({text}): pip install {name}")
+    absent = isinstance(error, ModuleNotFoundError) or "DistributionNotFound" in text or "RequirementNotFound" in text
+    if absent and (_passed(error, "/loggers/") or re.search(r"class_path '[\w.]*[lL]ogger\w*'", text)):
+        found = re.search(r"The '([\w-]+)' distribution|Requirement '([\w-]+)|No module named '(\w+)|`([\w-]+)`", text)
+        name = getattr(error, "name", None) or (next(filter(None, found.groups())) if found else "PACKAGE")
+        return InputError(f"the recipe's logger needs a package that is not installed: pip install {name}, or set trainer.logger")
     if checkpoint is not None and _passed(error, "checkpoint_connector.py", "/checkpointing.py", "strategies/strategy.py"):
         if isinstance(error, OSError | MemoryError) or "state_dict" in text:
             return None

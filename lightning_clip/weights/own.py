@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from lightning_clip.adapt.lora import has_parts
-from lightning_clip.checkpoints.reading import CLASS_KEY, is_in_parts
+from lightning_clip.checkpoints.checking import CLASS_KEY, check_content
+from lightning_clip.checkpoints.reading import is_in_parts
 from lightning_clip.checkpoints.trained_only import BASE_KEY
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.model.recipe import Recipe, TowerSpec
@@ -41,13 +42,17 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
     content = read_file(path, source.allow_pickle)
     if CLASS_KEY not in content:
         return _foreign(path, source)
-    settings = content["hyper_parameters"]
+    check_content(content, f"pretrained {str(path)!r}")
+    settings = content.get("hyper_parameters", {})
     if BASE_KEY in content or has_parts(content["state_dict"]):
         raise InputError(
             f"pretrained {str(path)!r} holds adapters, separate embeddings for new tokens, or only what was trained: make "
             f"whole weights of it with lightning-clip checkpoint merge {path} WHOLE.ckpt"
         )
-    recipe = Recipe.from_mapping(settings)
+    try:
+        recipe = Recipe.from_mapping(settings)
+    except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
+        raise InputError(f"pretrained {str(path)!r} has settings that build no model ({error}): write it again") from error
     weights = _of_every_model(content["state_dict"], parts_of(recipe), path)
     return _resized(Pretrained(str(path), recipe, weights), source)
 
