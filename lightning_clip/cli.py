@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from lightning_clip.commands.faults import said
 from lightning_clip.commands.imports import add_import_argument, import_plugins
+from lightning_clip.core.trust import restricted, typed
 
 __all__ = ["build_parser", "main"]
 
@@ -72,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         suffix = f"_{function}" if function else ""
         getattr(importlib.import_module(path), f"add{suffix}_arguments")(leaf)
         add_import_argument(leaf)
-        leaf.set_defaults(run=_lazily(path, f"run{suffix}"))
+        leaf.set_defaults(command=command, run=_lazily(path, f"run{suffix}"))
     return parser
 
 
@@ -96,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.error(f"unrecognized arguments: {' '.join(others)}")
             parsed.overrides = others
             import_plugins(parsed.imports)
-            parsed.run(parsed)
+            with typed() if parsed.trust else restricted(parsed.command):
+                parsed.run(parsed)
     except BrokenPipeError:  # what reads our lines has enough of them, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

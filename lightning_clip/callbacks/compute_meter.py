@@ -12,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
@@ -20,6 +19,7 @@ from lightning_clip.planning.devices import device_name, known_device, peak_flop
 from lightning_clip.planning.flops import FlopCounter, Flops
 from lightning_clip.planning.ledger import AcceleratorClock, Span, Stopwatch
 from lightning_clip.planning.tables import compute_table
+from lightning_clip.reporting.terminal import PlainConsole
 
 __all__ = ["ComputeMeter"]
 
@@ -132,7 +132,7 @@ class ComputeMeter(pl.Callback):
         self._clock.stop()
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             peak = None if self._peak is None else self._peak * trainer.world_size
-            Console().print(compute_table(self.run, self.earlier, self.accelerator_seconds, peak))
+            PlainConsole().print(compute_table(self.run, self.earlier, self.accelerator_seconds, peak))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if self._counting:

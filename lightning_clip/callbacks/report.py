@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from lightning_clip.callbacks.report_sections import (
@@ -24,6 +23,7 @@ from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 from lightning_clip.data import ClipDataModule
 from lightning_clip.model.predictor import predictor_of
 from lightning_clip.reporting.html import Section, Table, write_report
+from lightning_clip.reporting.terminal import PlainConsole
 
 __all__ = ["Report"]
 
@@ -117,7 +117,7 @@ class Report(pl.Callback):
 
 
 def _print(table: Table, path: Path, command: str, title: str) -> None:
-    console = Console()
+    console = PlainConsole()
     terminal = TerminalTable(title=title, title_style="bold")
     for number, name in enumerate(table.header):
         terminal.add_column(name, justify="left" if number == 0 else "right")

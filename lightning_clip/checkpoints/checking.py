@@ -69,7 +69,9 @@ def check_content(content: Any, where: str) -> None:
     state = content.get("state_dict")
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise InputError(f"{where} is broken: it holds no weights by name. {_GIVE.capitalize()}")
-    if other := next((name for name, value in state.items() if name.startswith("model.") and not isinstance(value, Tensor)), None):
+    if other := next(
+        (name for name, value in state.items() if name.startswith("model.") and not isinstance(value, Tensor)), None
+    ):
         raise InputError(f"{where} is broken: its {other} is no tensor. {_GIVE.capitalize()}")
 
 

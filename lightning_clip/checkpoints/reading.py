@@ -27,6 +27,7 @@ __all__ = [
     "is_ours",
 ]
 
+
 def class_path(cls: type) -> str:
     """The shortest dotted name under which a class can be imported: checkpoints keep it when files move.
 

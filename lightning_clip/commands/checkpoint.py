@@ -15,6 +15,11 @@ def add_consolidate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("folder", help="written by clip_fsdp2 with sharded_checkpoint, or by clip_deepspeed")
     parser.add_argument("--output", required=True, help="the .ckpt file to write; an existing one is never replaced")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read files that may run code, as DeepSpeed's do; only if you trust the author",
+    )
 
 
 def run_consolidate(arguments: argparse.Namespace) -> None:
@@ -28,7 +33,7 @@ def run_consolidate(arguments: argparse.Namespace) -> None:
 
     from lightning_clip.strategies.consolidate import consolidate
 
-    checkpoint = consolidate(folder)
+    checkpoint = consolidate(folder, allow_pickle=arguments.allow_pickle)
     _write(checkpoint, output)
     count = sum(value.numel() for value in checkpoint["state_dict"].values())
     resumable = "optimizer's state included" if checkpoint.get("optimizer_states") else "weights alone, without optimizer"

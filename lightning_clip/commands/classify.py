@@ -35,12 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
             weights that are not finite.
     """
     import torch  # here and below: --help must not wait for torch
-    from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.data.decoding import decode
     from lightning_clip.loading import open_module
     from lightning_clip.prompts import resolve_templates
+    from lightning_clip.reporting.terminal import PlainConsole
 
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
     if len(labels) < 2:
@@ -71,4 +71,4 @@ def run(arguments: argparse.Namespace) -> None:
             style = "bold" if place == 0 else None
             table.add_row(name, labels[index], f"{100 * probabilities[index]:.1f} %", style=style)
         table.add_section()
-    Console().print(table)
+    PlainConsole().print(table)

@@ -33,12 +33,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Curates, prints the steps and writes the report."""
     from pathlib import Path
 
-    from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.curation import OnRay, Processes, curate
     from lightning_clip.curation.curate import source_name
     from lightning_clip.curation.report import summary_rows, write_curation_report
+    from lightning_clip.reporting.terminal import PlainConsole
 
     settings = _settings(arguments)
     workers = arguments.workers
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         column.justify = "right"
     for row in summary_rows(result):
         table.add_row(*row)
-    Console().print(table)
+    PlainConsole().print(table)
     if result.units_kept:
         print(f"{result.units_kept} of {result.units} units had been looked at before")
     most = settings.balance.most if settings.balance else None

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_clip.commands.imports import CONFIG_FLAGS
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import declared
+from lightning_clip.core.trust import check_import
 from lightning_clip.core.yaml_files import unresolved
 
 __all__ = ["with_deep_settings"]
@@ -141,6 +142,7 @@ def _class_of(name: str, default: type) -> type:
     module, dot, attribute = name.rpartition(".")
     if not dot:
         return next((cls for cls in _subclasses(default) if cls.__name__ == name), default)
+    check_import(name)
     try:
         found = getattr(importlib.import_module(module), attribute, default)
     except Exception:  # of a user's own module, which the parser imports again and tells of

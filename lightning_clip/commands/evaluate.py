@@ -29,18 +29,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the headlines, writes the report; exits with 1 if something could not be measured."""
     from pathlib import Path
 
-    from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.commands.train import quiet
     from lightning_clip.evaluation.run_suite import run_suite
     from lightning_clip.evaluation.suite import Suite
     from lightning_clip.evaluation.summary import HEADER, headline_rows, write_summary
+    from lightning_clip.reporting.terminal import PlainConsole
 
     quiet()
     suite = Suite.read(arguments.suite, **({"output": arguments.output} if arguments.output else {}))
     models = [opened_model(text) for text in arguments.checkpoint]
-    console = Console()
+    console = PlainConsole()
     outcome = run_suite(suite, models, lambda text: console.print(text, highlight=False))
     table = Table(*HEADER)
     for row in headline_rows(outcome):

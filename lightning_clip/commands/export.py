@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import nullcontext
+
+from lightning_clip.core.trust import typed
 
 __all__ = ["add_arguments", "run"]
 
@@ -42,8 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.loading import open_module
 
     quiet()
-    module = open_module(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
-    known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation, arguments.allow_pickle)
+    with typed() if arguments.allow_pickle else nullcontext():
+        module = open_module(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
+        known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation, arguments.allow_pickle)
     done = export(module, arguments.format, arguments.output, known, towers=arguments.towers)
     size = sum(file.stat().st_size for file in done.folder.rglob("*") if file.is_file())
     print(f"wrote {done.folder} ({size / 1e6:,.1f} MB), with a model card in README.md")

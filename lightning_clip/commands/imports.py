@@ -13,14 +13,18 @@ from lightning_clip.core.yaml_files import unresolved
 
 __all__ = ["CONFIG_FLAGS", "IMPORT_HELP", "add_import_argument", "import_plugins", "recipes_of", "with_plugins"]
 
+TRUST_HELP = (
+    "import and run what the given files name: class_path, filters, pipe: commands, pickles; only for files of your own"
+)
 IMPORT_HELP = "a module of yours that registers towers, losses, sources, ...: my_package or my_file.py; may be repeated"
 CONFIG_FLAGS = ("--config", "-c")
 _FLAG, _HELP = "--import", ("--help", "-h", "--help-all")
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --import."""
+    """Adds --import and --trust."""
     parser.add_argument(_FLAG, action="append", default=[], dest="imports", metavar="MODULE|FILE.py", help=IMPORT_HELP)
+    parser.add_argument("--trust", action="store_true", help=TRUST_HELP)
 
 
 def import_plugins(names: Sequence[str]) -> list[str]:

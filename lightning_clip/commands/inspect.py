@@ -26,12 +26,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints counts and writes a contact sheet."""
     from pathlib import Path
 
-    from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.data.inspect import inspect_pairs
     from lightning_clip.reporting import html as report
     from lightning_clip.reporting.plots import contact_sheet, save_figure
+    from lightning_clip.reporting.terminal import PlainConsole
 
     found = inspect_pairs(open_source(arguments), images=arguments.decode, workers=arguments.workers)
     rows = _rows(found)
@@ -39,10 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
     table.columns[1].justify = "right"
     for measure, value in rows:
         table.add_row(measure, value)
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     if found.languages is None and found.captions:
-        console.print('for languages: pip install "lightning-clip\\[curate]"')
+        console.print('for languages: pip install "lightning-clip[curate]"')
     for place, reason in found.to_look_at()[:10]:
         console.print(f"{place}: {reason}", highlight=False, markup=False, soft_wrap=True)
     figures = []

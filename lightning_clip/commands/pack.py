@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes shards and says what was dropped and why."""
-    from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.data.pack_shards import PackOptions, pack_shards
+    from lightning_clip.reporting.terminal import PlainConsole
 
     names = ("check", "resize", "encode", "quality", "hash", "dedupe")
     options = PackOptions(**{name: getattr(arguments, name) for name in names})
@@ -44,4 +44,4 @@ def run(arguments: argparse.Namespace) -> None:
         table = Table("dropped", "pairs", title="each is named in the _stats.json beside its shard")
         for reason, count in summary.dropped.most_common():
             table.add_row(reason, f"{count:,}")
-        Console().print(table)
+        PlainConsole().print(table)

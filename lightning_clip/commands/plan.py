@@ -29,12 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints the plan."""
-    from rich.console import Console
+    from rich.table import Table
 
     from lightning_clip.commands.recipe import read_recipe
     from lightning_clip.commands.train import quiet
     from lightning_clip.planning import Machines, find_device, make_plan
     from lightning_clip.planning.tables import plan_mapping, plan_tables
+    from lightning_clip.reporting.terminal import PlainConsole
 
     quiet()
     recipe = read_recipe(arguments.config, arguments.overrides)
@@ -64,9 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(plan_mapping(plan), indent=2))
     else:
-        console = Console(highlight=False)
+        console = PlainConsole(highlight=False)
         for table in plan_tables(plan, "Plan of " + " + ".join(arguments.config)):
-            console.print(table, soft_wrap=isinstance(table, str))
+            console.print(table, soft_wrap=not isinstance(table, Table))
             console.print()
 
 

@@ -52,17 +52,16 @@ def run_search(arguments: argparse.Namespace) -> None:
     """
     from pathlib import Path
 
-    from rich.console import Console
-
     from lightning_clip.commands.train import quiet
     from lightning_clip.prompts.search import search_templates
+    from lightning_clip.reporting.terminal import PlainConsole
 
     if arguments.most is not None and arguments.most < 1:
         raise InputError(f"--most {arguments.most} must be at least 1 template")
     if not arguments.output.endswith((".yaml", ".yml")):
         raise InputError(f"--output {arguments.output!r} must end in .yaml")
     quiet()
-    console = Console()
+    console = PlainConsole()
     candidates = _candidates(arguments.templates or ["imagenet"])
     subject = _subject(arguments)
     features = _split(subject, arguments.split)

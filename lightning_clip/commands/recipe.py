@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from jsonargparse import set_parsing_settings
+from jsonargparse._common import parsing_settings
+
 from lightning_clip.commands.train import ClipCLI
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.trust import safe_modules
 from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
 
@@ -115,6 +120,21 @@ class _Reading(ClipCLI):
         """Nothing runs."""
 
 
+@contextmanager
+def _few_imports() -> Iterator[None]:
+    """Where the command under way imports nothing that files name, the parser does not either."""
+    allowed = safe_modules()
+    if allowed is None:
+        yield
+        return
+    before = dict(parsing_settings)  # the public setter can only add to what is denied
+    try:
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+        yield
+    finally:
+        parsing_settings.update(before)
+
+
 def read_recipe(configs: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
     """Reads recipes as `lightning-clip fit` does.
 
@@ -126,5 +146,6 @@ def read_recipe(configs: Sequence[str], overrides: Sequence[str] = ()) -> Recipe
         InputError: a wrong recipe, path or setting.
     """
     files = [argument for path in configs for argument in ("--config", path)]
-    read = _Reading(["fit", *files, *overrides])
+    with _few_imports():
+        read = _Reading(["fit", *files, *overrides])
     return Recipe(read.model, read.datamodule, read.trainer_settings)

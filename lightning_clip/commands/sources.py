@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.trust import typed
 
 if TYPE_CHECKING:
     from lightning_clip.data.sources import PairSource
@@ -62,7 +63,8 @@ def open_source(arguments: argparse.Namespace) -> PairSource:
     settings.update({key: _value(text) for key, text in _assignments(arguments.set, "--set").items()})
     if where := _assignments(arguments.where, "--where"):
         settings["where"] = where
-    return pair_sources.build({"name": arguments.data, **settings})
+    with typed():  # a command in --data "pipe:..." is the user's own
+        return pair_sources.build({"name": arguments.data, **settings})
 
 
 def _column(text: str) -> tuple[str, str | list[str]]:

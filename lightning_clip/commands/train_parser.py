@@ -14,6 +14,7 @@ from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.trust import check_import
 
 __all__ = ["FullHelp", "TrainerParser"]
 
@@ -86,6 +87,8 @@ class TrainerParser(LightningArgumentParser):
 
     def _explain(self, message: str) -> str:
         """Takes the cause out of jsonargparse's listing of a union's types, and names the nearest key."""
+        if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            check_import(denied[1])
         message = _cause_of_union(message)
         if re.search(r"arguments are required: \w+\.model$", message):
             return "no model: give a recipe, --config RECIPE.yaml (recipes/ has examples), or at least --model=ClipModule"

@@ -35,7 +35,9 @@ def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
     if absent and (_passed(error, "/loggers/") or re.search(r"class_path '[\w.]*[lL]ogger\w*'", text)):
         found = re.search(r"The '([\w-]+)' distribution|Requirement '([\w-]+)|No module named '(\w+)|`([\w-]+)`", text)
         name = getattr(error, "name", None) or (next(filter(None, found.groups())) if found else "PACKAGE")
-        return InputError(f"the recipe's logger needs a package that is not installed: pip install {name}, or set trainer.logger")
+        return InputError(
+            f"the recipe's logger needs a package that is not installed: pip install {name}, or set trainer.logger"
+        )
     if checkpoint is not None and _passed(error, "checkpoint_connector.py", "/checkpointing.py", "strategies/strategy.py"):
         if isinstance(error, OSError | MemoryError) or "state_dict" in text:
             return None

@@ -21,12 +21,11 @@ def run(arguments: argparse.Namespace) -> None:
     import json
     from collections import Counter
 
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from lightning_clip.core.atomic import beside
     from lightning_clip.data.verify import verify_pairs
+    from lightning_clip.reporting.terminal import PlainConsole
 
     found = verify_pairs(open_source(arguments), workers=arguments.workers)
     every = [*found.faults, *found.findings]
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     table = Table("fault", "count", "first", title=f"{arguments.data}: {found.pairs:,} pairs read")
     for reason, count in Counter(fault.reason for fault in every).most_common():
         first = next(fault for fault in every if fault.reason == reason)
-        table.add_row(reason, f"{count:,}", escape(f"{first.place} {first.key}".strip()))
-    Console().print(table)
+        table.add_row(reason, f"{count:,}", f"{first.place} {first.key}".strip())
+    PlainConsole().print(table)
     if found.faults:
         raise SystemExit(1)

@@ -52,12 +52,12 @@ def run_interpolate(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: models that do not fit each other, a wrong alpha or suite, or an output that exists.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.merging.interpolation import curve_figure, sweep
     from lightning_clip.merging.mixing import write_checkpoint
     from lightning_clip.reporting.plots import save_figure
+    from lightning_clip.reporting.terminal import PlainConsole
 
     alphas, output = _alphas(arguments.alpha), _free(arguments.output)
     if arguments.figure and not arguments.figure.endswith(".png"):
@@ -73,7 +73,7 @@ def run_interpolate(arguments: argparse.Namespace) -> None:
         for place, alpha in enumerate(curve.alphas):
             row = (f"{100 * curve.scores[name][place]:.2f} %" for name in sets)
             table.add_row(f"{alpha:g}", *row, style="bold" if place == curve.best else "")
-        Console().print(table)
+        PlainConsole().print(table)
     if arguments.figure:
         save_figure(curve_figure(curve), arguments.figure)
         print(f"figure: {arguments.figure}")
@@ -88,12 +88,12 @@ def run_soup(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: models that do not fit each other, a greedy soup without a suite, or an output that exists.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from lightning_clip.merging.mixing import write_checkpoint
     from lightning_clip.merging.model_score import measure
     from lightning_clip.merging.soups import greedy_soup, uniform_soup
+    from lightning_clip.reporting.terminal import PlainConsole
 
     output = _free(arguments.output)
     sets = _sets(arguments, arguments.method == "greedy", "--method greedy")
@@ -112,7 +112,7 @@ def run_soup(arguments: argparse.Namespace) -> None:
         for place, (path, value) in enumerate(zip(arguments.checkpoint, soup.scores, strict=True)):
             table.add_row(path, f"{100 * value:.2f} %", "yes" if place in soup.used else "no")
         table.add_row("soup", f"{100 * soup.score:.2f} %", str(len(soup.used)), style="bold")
-        Console().print(table)
+        PlainConsole().print(table)
     write_checkpoint(soup.module, output)
     print(f"wrote {output}: {len(soup.used)} of {len(modules)} models")
 

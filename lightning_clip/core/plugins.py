@@ -22,6 +22,7 @@ __all__ = [
     "load_plugin",
     "loaded_plugins",
     "missing_plugins",
+    "plugin_modules",
     "require_plugins",
 ]
 
@@ -78,6 +79,11 @@ def load_installed() -> None:
 def loaded_plugins() -> list[str]:
     """What was imported as a plug-in, in that order, as `--import` takes it; a checkpoint stores it under `PLUGINS_KEY`."""
     return list(_loaded.values())
+
+
+def plugin_modules() -> list[str]:
+    """Names of the modules that were imported as plug-ins."""
+    return list(_loaded)
 
 
 def missing_plugins(names: Iterable[str], folder: str | Path = ".") -> list[str]:

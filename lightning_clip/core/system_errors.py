@@ -71,7 +71,9 @@ def reason_of_system(error: BaseException) -> str | None:
     if error.errno == errno.ENAMETOOLONG:
         return f"{place[:100]}the name is too long: choose a shorter one"
     if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EIO, errno.EMFILE, errno.ESTALE):
-        return f"{place}{error.strerror}" + (": raise the limit of open files (ulimit -n)" if error.errno == errno.EMFILE else "")
+        return f"{place}{error.strerror}" + (
+            ": raise the limit of open files (ulimit -n)" if error.errno == errno.EMFILE else ""
+        )
     return None
 
 

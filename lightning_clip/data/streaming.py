@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.trust import check_trusted
 from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order, Sequential
 from lightning_clip.data.permutation import mix, permuted
@@ -50,6 +51,7 @@ class StreamSource(PairSource):
     ) -> None:
         from braceexpand import braceexpand
 
+        check_trusted(f"stream {path!r} runs a command")
         if samples is None:
             raise InputError(f"stream {path!r} does not know its length: give samples, the pairs that make an epoch")
         if min(samples, streams, buffer) < 1:

@@ -45,6 +45,7 @@ class TimmImageEncoder(ImageEncoder):
                 "image encoder",
                 architecture,
             )
+        _check_options(options)
         model: Any = _create(architecture, image_size, pretrained, options)
         size = image_size or int(model.pretrained_cfg["input_size"][-1])
         # Mobile networks have a hidden layer after their pooling, which widens the features.
@@ -99,6 +100,16 @@ class TimmImageEncoder(ImageEncoder):
 def tokens_of(hidden: Tensor) -> Tensor:
     """What comes before a tower's pooling as tokens: a map (B, W, rows, columns), or tokens (B, L, W) -> (B, L, W)."""
     return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden  # (B, W, r, c) -> (B, r c, W)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuses what makes timm read a file: it unpickles whatever stands in it."""
+    settings = [options.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay")]
+    if "checkpoint_path" in options or any(isinstance(given, dict) and "file" in given for given in settings):
+        raise InputError(
+            "image_encoder.checkpoint_path (or pretrained_cfg.file) is not read, as timm would run what is in the file: give "
+            "the weights of a whole model as pretrained"
+        )
 
 
 def _create(architecture: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:

@@ -17,7 +17,7 @@ from lightning_clip.evaluation.comparison import bootstrap_interval, paired_boot
 from lightning_clip.evaluation.protocols import Result
 from lightning_clip.evaluation.run_suite import Outcome
 from lightning_clip.reporting.html import Section, Table, write_report
-from lightning_clip.reporting.text import in_percent
+from lightning_clip.reporting.text import in_markdown, in_percent
 
 __all__ = ["headline_rows", "write_summary"]
 
@@ -139,7 +139,7 @@ def _measures(name: str, label: str, model: str, result: Result) -> list[tuple[o
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
+    return "\n".join([*lines, *("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows), ""])
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,11 @@ class Run:
         path = Path(source).expanduser()
         if path.suffix == ".ckpt" and path.is_file():
             content = read_file(path, allow_pickle)
-            run.steps, run.epochs = content.get("global_step"), _whole_passes(content)
-            if meter := content.get("callbacks", {}).get("ComputeMeter"):
-                run.accelerator_seconds = dict(meter["accelerator_seconds"])
-                run.samples = int(meter["span"].get("samples", 0)) or None
+            with suppress(KeyError, TypeError, ValueError, AttributeError):  # of another form: a card is no place to reject one
+                run.steps, run.epochs = content.get("global_step"), _whole_passes(content)
+                if meter := content.get("callbacks", {}).get("ComputeMeter"):
+                    run.accelerator_seconds = dict(meter["accelerator_seconds"])
+                    run.samples = int(meter["span"].get("samples", 0)) or None
             run.source = path.name
             beside = [folder / "config.yaml" for folder in (path.parent, path.parent.parent)]
             run.recipe = next((_text(file, "recipe") for file in beside if file.is_file()), None)

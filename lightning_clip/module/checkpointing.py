@@ -90,7 +90,17 @@ def load_module(asked: type, path: Any, options: Mapping[str, Any], load: Callab
     check_location(given["map_location"])
     with explain_loading(path, asked):
         writer = class_of_checkpoint(path, asked, given["weights_only"])
-        return load(writer, options_with_base(path, _with_stored_towers(path, given)))
+        return load(writer, _trusting_no_file(path, options_with_base(path, _with_stored_towers(path, given))))
+
+
+def _trusting_no_file(path: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options in which a checkpoint does not say itself that what it names may run code; only the caller may."""
+    if "pretrained" in options or not options["weights_only"]:
+        return options
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    stored = content.get(_HPARAMS, {}).get("pretrained")
+    trusting = isinstance(stored, Mapping) and stored.get("allow_pickle")
+    return {**options, "pretrained": {**stored, "allow_pickle": False}} if trusting else options
 
 
 def _with_stored_towers(path: Any, options: dict[str, Any]) -> dict[str, Any]:

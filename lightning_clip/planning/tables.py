@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from lightning_clip.planning.devices import peak_flops_of
 from lightning_clip.planning.flops import Flops
@@ -120,7 +121,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _remarks(plan: Plan) -> list[str]:
+def _remarks(plan: Plan) -> list[Text]:
     if plan.fits is not False:
         return []
     advice = []
@@ -131,7 +132,7 @@ def _remarks(plan: Plan) -> list[str]:
     if plan.fits_sharded():
         advice.append("--strategy clip_fsdp2")
     remedy = f"What would: {', or '.join(advice)}." if advice else "Take devices with more memory or a smaller model."
-    return [f"[bold red]This does not fit into a {plan.machines.device.name}.[/] {remedy}"]
+    return [Text.assemble((f"This does not fit into a {plan.machines.device.name}.", "bold red"), f" {remedy}")]
 
 
 def plan_mapping(plan: Plan) -> dict[str, Any]:

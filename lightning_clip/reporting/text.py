@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import re
 import textwrap
 
-__all__ = ["in_percent", "percent", "spaced", "wrapped"]
+__all__ = ["in_markdown", "in_percent", "percent", "spaced", "wrapped"]
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -33,6 +35,19 @@ def in_percent(share: float, digits: int = 1) -> str:
         '-12.49'
     """
     return f"{100 * share:.{digits}f}"
+
+
+def in_markdown(text: str) -> str:
+    """A text of others in a cell of a markdown table: shown as it is, be the page that it lands on HTML or not.
+
+    Args:
+        text: such as a set's name.
+
+    Examples:
+        >>> in_markdown("<b>a set")
+        '&lt;b&gt;a set'
+    """
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False)).replace("://", ":&#47;/")
 
 
 def spaced(name: str) -> str:

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from lightning_clip.checkpoints.reading import CLASS_KEY, is_deepspeed_checkpoint
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.strategies.optimizer_states import numbered_state
+from lightning_clip.strategies.safe_parts import ALLOW, check_index, without_code
 
 __all__ = ["consolidate"]
 
@@ -20,7 +21,7 @@ __all__ = ["consolidate"]
 _LIGHTNING = ("epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "lr_schedulers", "hyper_parameters")
 
 
-def consolidate(folder: str | Path) -> dict[str, Any]:
+def consolidate(folder: str | Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     """What one process would have saved, in the CPU's memory.
 
     From FSDP2 with the optimizer's state, so that training goes on under any strategy but DeepSpeed's; from DeepSpeed the
@@ -28,9 +29,11 @@ def consolidate(folder: str | Path) -> dict[str, Any]:
 
     Args:
         folder: written by `clip_fsdp2` with `sharded_checkpoint=True`, or by a `clip_deepspeed` strategy.
+        allow_pickle: read files that may run code, as all of DeepSpeed's do. Only for folders whose author you trust.
 
     Raises:
-        InputError: no such folder, a folder of something else, parts that are missing, or no DeepSpeed to read its own.
+        InputError: no such folder, a folder of something else, parts that are missing or that may run code, or no DeepSpeed to
+            read its own.
     """
     path = existing_path(folder, "checkpoint")
     if not path.is_dir():
@@ -45,7 +48,7 @@ def consolidate(folder: str | Path) -> dict[str, Any]:
             "or clip_deepspeed wrote, often named like epoch=0-step=100.ckpt"
         )
     try:
-        checkpoint = read(path)
+        checkpoint = read(path, allow_pickle)
     except InputError:
         raise
     except (Exception, CheckpointException) as error:  # torch and DeepSpeed raise of every kind where files are missing or cut
@@ -58,8 +61,18 @@ def consolidate(folder: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _read_fsdp2(path: Path) -> dict[str, Any]:
-    checkpoint = _load_distributed_checkpoint(path)
+def _read_fsdp2(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    if allow_pickle:
+        checkpoint = _load_distributed_checkpoint(path)
+    else:
+        check_index(path / ".metadata")  # torch's own, where Lightning's has another name
+        try:
+            with without_code():
+                checkpoint = _load_distributed_checkpoint(path)
+        except (Exception, CheckpointException) as error:
+            if "weights_only" not in str(error) and "WeightsUnpickler" not in str(error):
+                raise
+            raise InputError(f"checkpoint {str(path)!r}: reading its parts may run code: {ALLOW}") from error
     optimizers: list[dict[str, Any]] = []
     while (state := checkpoint.pop(f"optimizer_{len(optimizers)}", None)) is not None:
         names = [name for group in state["param_groups"] for name in group["params"]]
@@ -68,13 +81,14 @@ def _read_fsdp2(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _read_deepspeed(path: Path) -> dict[str, Any]:
+def _read_deepspeed(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    if not allow_pickle:  # its whole state is pickled, objects of its own among it
+        raise InputError(f"checkpoint {str(path)!r}: DeepSpeed's files may run code when they are read: {ALLOW}")
     if find_spec("deepspeed") is None:
         raise InputError(f"checkpoint {str(path)!r} needs DeepSpeed to be read: pip install 'lightning-clip[deepspeed]'")
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint, get_model_state_files
 
     tag = "checkpoint"
-    # DeepSpeed pickles its whole state: only a checkpoint of one's own is to be read.
     states = torch.load(get_model_state_files(str(path / tag))[0], map_location="cpu", weights_only=False)
     checkpoint = {key: states[key] for key in (*_LIGHTNING, CLASS_KEY) if key in states}
     weights = get_fp32_state_dict_from_zero_checkpoint(str(path), tag)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import built, in_range
+from lightning_clip.core.trust import check_trusted
 from lightning_clip.model.recipe import Recipe
 
 __all__ = ["Pretrained", "Source"]
@@ -48,6 +49,8 @@ class Source:
         found = built(cls, settings, "pretrained")
         if not found.source:
             raise InputError(f"pretrained {value!r} has no 'source': give a name, a folder or a file")
+        if found.allow_pickle:
+            check_trusted(f"pretrained {found.source!r} with allow_pickle reads files that may run code")
         for key in ("image_size", "context_length"):
             if (number := getattr(found, key)) is not None:
                 in_range(f"pretrained.{key}", number, 1, whole=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from small import IMAGE, TEXT
 
 from lightning_clip.cli import main
@@ -74,6 +73,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture
 def refuses(command: Command) -> Callable[..., None]:
     """Runs a command that must end with exit code 2 and one line that a pattern finds."""
+
     def run(*arguments: str, match: str) -> None:
         code, said = command(*arguments)
         lines = [line for line in said.splitlines() if line.startswith("lightning-clip")]

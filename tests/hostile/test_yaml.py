@@ -17,7 +17,7 @@ from lightning_clip.evaluation.suite import Suite
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{place}: &a{place} [{', '.join([f'*a{place - 1}'] * 10)}]\n" for place in range(1, 12)
 )
-REFERENCES = "a0: xxxxxxxxxx\n" + "".join(f"a{place}: '{('${a%d}' % (place - 1)) * 10}'\n" for place in range(1, 12))
+REFERENCES = "a0: xxxxxxxxxx\n" + "".join(f"a{place}: '{('${a' + str(place - 1) + '}') * 10}'\n" for place in range(1, 12))
 OF_MAPPINGS = "a0: {x: 1}\n" + "".join(
     f"a{place}: {{x: '${{a{place - 1}}}', y: '${{a{place - 1}}}', z: '${{.x}}'}}\n" for place in range(1, 30)
 )
@@ -60,7 +60,9 @@ class TestReading:
             plain_yaml(tmp_path / "s.yaml", "prompts")
 
     def test_ordinary_aliases_and_references_stay(self, tmp_path: Path) -> None:
-        (tmp_path / "s.yaml").write_text("a: &a {x: 1}\nb: *a\nc: ${a.x}\nd: {e: '${..c}', f: '${.e}'}\ng: '${oc.env:NO_SUCH,z}'\n")
+        (tmp_path / "s.yaml").write_text(
+            "a: &a {x: 1}\nb: *a\nc: ${a.x}\nd: {e: '${..c}', f: '${.e}'}\ng: '${oc.env:NO_SUCH,z}'\n"
+        )
         found = read_mapping(tmp_path / "s.yaml", "suite", ["h=2"])
         assert found == {"a": {"x": 1}, "b": {"x": 1}, "c": 1, "d": {"e": 1, "f": 1}, "g": "z", "h": 2}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,15 +73,18 @@ class Filter(ABC):
 
 
 def _by_path(name: str) -> Callable[..., Any] | None:
-    """`my_package.my_module.MyFilter`, so that a filter of the user's needs no registration."""
+    """`my_package.my_module.MyFilter`, so that a filter of the user's needs no registration; nothing is imported for it."""
     module, dot, attribute = name.rpartition(".")
     if not dot:
         return None
-    try:
-        factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"filter {name!r} cannot be imported: {error}. Is its folder in PYTHONPATH?") from error
-    return factory
+    if module not in sys.modules:
+        raise InputError(
+            f"filter {name!r} is of a module that is not imported: add --import {module} (in Python: import it first)"
+        )
+    found = getattr(sys.modules[module], attribute, None)
+    if not (isinstance(found, type) and issubclass(found, Filter)):
+        raise InputError(f"filter {name!r} is no subclass of Filter: name one, or one of {', '.join(pair_filters.names())}")
+    return found
 
 
 pair_filters: Registry[Filter] = Registry("filter", fallback=_by_path)
