@@ -97,7 +97,7 @@ def _trusting_no_file(path: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options in which a checkpoint does not say itself that what it names may run code; only the caller may."""
     if "pretrained" in options or not options["weights_only"]:
         return options
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = content_of(path, weights_only=True)
     stored = content.get(_HPARAMS, {}).get("pretrained")
     trusting = isinstance(stored, Mapping) and stored.get("allow_pickle")
     return {**options, "pretrained": {**stored, "allow_pickle": False}} if trusting else options

@@ -62,7 +62,7 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
         return evaluation_sets.build(settings)
     class_names, templates = _words(settings)
     splits = {split: settings.pop(split) for split in ("train", "val") if settings.get(split) is not None}
-    flags = {name: settings.pop(name, False) for name in ("multilabel", "retrieval")}
+    flags: dict[str, Any] = {name: settings.pop(name, False) for name in ("multilabel", "retrieval")}
     check_kinds(flags, {"multilabel": bool, "retrieval": bool}, f"evaluation set {settings.get('name')!r}")
     multilabel, retrieval = flags["multilabel"], flags["retrieval"]
     source = pair_sources.build(settings)
@@ -87,7 +87,7 @@ def _words(settings: dict[str, Any]) -> tuple[list[Any] | None, list[str]]:
         names, templates = names or of_file or None, templates or patterns or None
     if names is not None and not (isinstance(names, list | tuple) and all(map(_is_class, names))):
         raise InputError(f"class_names {names!r} must be a list of names, or of lists of names of a class: put them in quotes")
-    return names, resolve_templates(templates or "simple")
+    return None if names is None else list(names), resolve_templates(templates or "simple")
 
 
 def _is_class(entry: Any) -> bool:
