@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
+from lightning_clip.checkpoints.parts import may_be_replaced
 from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError
 
 __all__ = ["WholeCheckpointIO", "write_whole"]
 
@@ -38,6 +41,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or not _is_local_file_protocol(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
+        if Path(path).is_dir() and not may_be_replaced(Path(path)):
+            raise InputError(f"checkpoint {str(path)!r} would replace a folder of other things: give the name of a file")
         with beside(str(path).removeprefix("file://"), durable=True) as place, place.open("wb", buffering=1 << 20) as stream:
             remembered = _Stream(stream.write)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.system_errors import reason_of_writing
 
-__all__ = ["beside", "place_beside", "remove_leftovers", "safe_name", "sync", "sync_entry"]
+__all__ = ["beside", "place_beside", "remove_leftovers", "safe_name", "sync", "sync_entry", "take_place"]
 
 _ABANDONED = 3600  # seconds in which nothing was written
 
@@ -56,7 +57,7 @@ def beside(path: str | Path, *, folder: bool = False, durable: bool = False) -> 
         yield place
         if durable:
             sync(place)
-        place.replace(target)
+        take_place(place, target)
         if durable:
             sync_entry(target.parent)
     except BaseException as error:
@@ -71,6 +72,42 @@ def beside(path: str | Path, *, folder: bool = False, durable: bool = False) -> 
 def place_beside(target: Path, writer: str) -> Path:
     """Where a writer (process@machine, or any other word) builds what will be called `target`."""
     return target.with_name(f".{target.stem}.{writer}.partial{target.suffix}")
+
+
+def take_place(place: Path, target: Path) -> None:
+    """Gives `place` the name `target`; what had it is removed afterwards.
+
+    Files are renamed. Where one of them is a folder the two are exchanged, so that `target` is there at any moment; on
+    filesystems that cannot do that, what was there is called `NAME.previous.ENDING` for a moment.
+    """
+    if not target.is_dir() and not (place.is_dir() and target.exists()):
+        place.replace(target)
+        return
+    if _exchanged(place, target):
+        old = place
+    else:
+        old = target.with_name(f"{target.stem}.previous{target.suffix}")
+        _remove(old)
+        target.replace(old)
+        place.replace(target)
+    sync_entry(target.parent)
+    _remove(old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two names could be exchanged in one step: Linux has it, Python has not."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if exchange is None:
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(exchange(here, os.fsencode(one), here, os.fsencode(other), swap) == 0)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.utilities.load import _METADATA_FILENAME, _load_distributed_checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
+from lightning_clip.checkpoints.parts import check_parts
 from lightning_clip.checkpoints.reading import CLASS_KEY, is_deepspeed_checkpoint
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.strategies.optimizer_states import numbered_state
@@ -32,8 +33,8 @@ def consolidate(folder: str | Path, *, allow_pickle: bool = False) -> dict[str, 
         allow_pickle: read files that may run code, as all of DeepSpeed's do. Only for folders whose author you trust.
 
     Raises:
-        InputError: no such folder, a folder of something else, parts that are missing or that may run code, or no DeepSpeed to
-            read its own.
+        InputError: no such folder, a folder of something else, parts that are missing, of several steps or that may run code, or
+            no DeepSpeed to read its own.
     """
     path = existing_path(folder, "checkpoint")
     if not path.is_dir():
@@ -58,6 +59,7 @@ def consolidate(folder: str | Path, *, allow_pickle: bool = False) -> dict[str, 
         ) from error
     if CLASS_KEY not in checkpoint:
         raise InputError(f"checkpoint {str(path)!r} was not written by a ClipModule: Lightning's own tools may read it")
+    check_parts(path)
     return checkpoint
 
 

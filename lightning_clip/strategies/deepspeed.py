@@ -14,7 +14,9 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
+from lightning_clip.checkpoints.parts import check_parts
 from lightning_clip.core.errors import InputError
+from lightning_clip.strategies.whole_folders import whole_folder
 
 __all__ = ["ClipDeepSpeedStrategy"]
 
@@ -93,6 +95,15 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
             _clamp(module.model.logit_scale, math.log(module.objective.max_scale))
         return result
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
+        """Writes a folder that is whole at any moment.
+
+        Raises:
+            InputError: no room, no right to write, or a folder of other things under that name.
+        """
+        with whole_folder(self, filepath, checkpoint["global_step"]) as place:
+            super().save_checkpoint(checkpoint, place, storage_options)
+
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads a folder that DeepSpeed wrote.
 
@@ -105,6 +116,7 @@ class ClipDeepSpeedStrategy(DeepSpeedStrategy):
                 f"checkpoint {str(path)!r} was not written by DeepSpeed, whose strategies cannot go on with it: resume under "
                 "the strategy that wrote it, under 'ddp' or 'clip_fsdp2', or start anew from ClipModule.load_from_checkpoint"
             )
+        check_parts(path)
         return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def on_validation_start(self) -> None:

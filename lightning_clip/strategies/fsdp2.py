@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.strategies.fsdp import _is_sharded_checkpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -21,10 +21,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
+from lightning_clip.checkpoints.parts import check_parts
 from lightning_clip.core.errors import InputError
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.strategies.optimizer_states import named_state, numbered_state, parameter_names
 from lightning_clip.strategies.sharding import gathered_weights, shard_model
+from lightning_clip.strategies.whole_folders import whole_folder
 
 __all__ = ["ClipFSDP2Strategy"]
 
@@ -123,10 +125,23 @@ class ClipFSDP2Strategy(ModelParallelStrategy):
         state = get_optimizer_state_dict(self.model, optimizer, options=options)
         return numbered_state(state, parameter_names(self.model, optimizer)) if self.global_rank == 0 else state
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
+        """Writes a folder that is whole at any moment, or one file.
+
+        Raises:
+            InputError: no room, no right to write, or a folder of other things under that name.
+        """
+        if self._save_distributed_checkpoint:
+            with whole_folder(self, filepath, checkpoint["global_step"]) as place:
+                super().save_checkpoint(checkpoint, place, storage_options)
+        else:  # not Lightning's own, which first removes a folder that has the name
+            ParallelStrategy.save_checkpoint(self, checkpoint, self.broadcast(filepath), storage_options)
+
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads a folder of shards, or one file of any strategy."""
         path = Path(self.broadcast(checkpoint_path))
         if _is_sharded_checkpoint(path):
+            check_parts(path)
             return super().load_checkpoint(path, weights_only=weights_only)
         if path.is_dir():
             raise InputError(
