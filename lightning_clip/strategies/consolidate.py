@@ -33,7 +33,7 @@ def consolidate(folder: str | Path, *, allow_pickle: bool = False) -> dict[str, 
         allow_pickle: read files that may run code, as all of DeepSpeed's do. Only for folders whose author you trust.
 
     Raises:
-        InputError: no such folder, a folder of something else, parts that are missing, of several steps or that may run code, or
+        InputError: no such folder, a folder of something else, parts that are missing, of several steps or may run code, or
             no DeepSpeed to read its own.
     """
     path = existing_path(folder, "checkpoint")
