@@ -32,7 +32,9 @@ class PairLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # callers ask no more of it than to be iterated
         begin = super().__iter__
-        return _OnFirstDraw(begin) if self._pairs().batches_done is not None else begin()
+        # A Trainer that predicts puts a sampler of its own round it.
+        waits = isinstance(self.sampler, PairSampler) and self.sampler.batches_done is not None
+        return _OnFirstDraw(begin) if waits else begin()
 
     def state_dict(self) -> dict[str, int]:
         """What the order depends on, and the batches done."""

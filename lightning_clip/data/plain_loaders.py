@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,14 +69,29 @@ def adopt(loaders: Any, items: Items) -> None:
     """Lets plain DataLoaders hand out what the module reads, before they are begun.
 
     Args:
-        loaders: one DataLoader, or a list or mapping of them; those with a `collate_fn` of their own are left as they are.
+        loaders: one DataLoader, or a list or mapping of them. What a `collate_fn` of one's own makes is read by
+            `batch_of_items`.
         items: makes batches.
     """
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        if isinstance(loader, DataLoader) and loader.collate_fn is default_collate:
-            loader.collate_fn = items
+        if not isinstance(loader, DataLoader) or isinstance(loader.collate_fn, PairCollator):
+            continue
+        own = (
+            loader.collate_fn.collate_fn if isinstance(loader.collate_fn, _OwnBatches) else loader.collate_fn
+        )  # of a run before
+        loader.collate_fn = items if own is default_collate or isinstance(own, Items) else _OwnBatches(own, items)
+
+
+class _OwnBatches:
+    """What a user's `collate_fn` makes, as a `PairBatch`."""
+
+    def __init__(self, collate_fn: Callable[[list[Any]], Any], items: Items) -> None:
+        self.collate_fn, self.items = collate_fn, items
+
+    def __call__(self, items: list[Any]) -> PairBatch:
+        return batch_of_items(self.collate_fn(items), self.items)
 
 
 def batch_of_items(batch: Any, items: Items) -> PairBatch:
@@ -89,6 +104,8 @@ def batch_of_items(batch: Any, items: Items) -> PairBatch:
     Raises:
         InputError: a batch of another form.
     """
+    if isinstance(batch, PairBatch):
+        return batch
     if isinstance(batch, Mapping):
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*map(_rows, batch.values()), strict=True)]
         return items(rows)

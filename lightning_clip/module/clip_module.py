@@ -16,7 +16,6 @@ from typing_extensions import Self
 from lightning_clip.core.types import ClipOutput, Pair, PairBatch
 from lightning_clip.data import ClipDataModule
 from lightning_clip.data.captions import random_caption
-from lightning_clip.data.plain_loaders import batch_of_items
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import evaluation_transform, training_transform
 from lightning_clip.encoders import ImageEncoder, TextEncoder
@@ -25,7 +24,7 @@ from lightning_clip.model.recipe import recipe_of
 from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
 from lightning_clip.module.learning import check_slices, encode_columns, log_measured, log_progress, prepare, refresh, start
-from lightning_clip.module.loaders import adopt_loaders, items_of
+from lightning_clip.module.loaders import adopt_loaders
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
@@ -91,8 +90,7 @@ class ClipModule(BuiltOnUse):
         self.training_settings = TrainingSettings.of(training)
         given = recipe_of(image_encoder, text_encoder, towers, embed_dim, objective, tokenizer)
         self._begin(given, pretrained)
-        self._guard = FiniteGuard(self.training_settings.execution.non_finite)
-        self._skip_step = False
+        self._guard, self._skip_step = FiniteGuard(self.training_settings.execution.non_finite), False
         self._throughput, self._window = Throughput(), Window()
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
@@ -168,7 +166,7 @@ class ClipModule(BuiltOnUse):
 
     @property
     def lr(self) -> float:
-        """The learning rate, by the name under which Lightning's Tuner looks for it and sets it."""
+        """The learning rate, where Lightning's Tuner looks for it."""
         return self.training_settings.optimizer.lr
 
     @lr.setter
@@ -188,10 +186,6 @@ class ClipModule(BuiltOnUse):
         if not self.training:
             self.train()
         start(self, "train")
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> PairBatch:
-        """The batch of a loader that is not of a `ClipDataModule` as one that is."""
-        return batch if isinstance(batch, PairBatch) else batch_of_items(batch, items_of(self))
 
     def on_train_start(self) -> None:
         check_slices(self)
