@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.training.lost_ranks import is_lost_rank
 
 __all__ = ["explained"]
 
@@ -22,6 +23,8 @@ def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
         The error to raise in its place, None where nothing better is known.
     """
     text = " ".join(str(error).split())
+    if is_lost_rank(error):
+        return InputError(text)
     if found := re.search(r"invalid strategy name: `strategy='?([^`']*)'?`", text):
         return InputError(f"unknown strategy {found[1]!r}: {_nearest_strategy(found[1])}")
     if found := re.search(r"[Ee]arly stopping conditioned on metric `([^`]*)` which is not available", text):

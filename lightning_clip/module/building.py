@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -22,7 +21,8 @@ from lightning_clip.model.presets import preset
 from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.learning import check_adapters, check_finite, collators, freeze, prepare, still
-from lightning_clip.module.settings import TrainingSettings, recorded
+from lightning_clip.module.on_ranks import OnRanks
+from lightning_clip.module.settings import recorded
 from lightning_clip.objectives import Objective, build_objective
 from lightning_clip.objectives.weighted import builders
 from lightning_clip.strategies import check_strategy
@@ -37,21 +37,19 @@ __all__ = ["BuiltOnUse"]
 _BUILDING = threading.RLock()  # a second thread waits for the whole model
 
 
-class BuiltOnUse(pl.LightningModule):
+class BuiltOnUse(OnRanks):
     """A LightningModule whose `model` comes from a `Recipe`.
 
     Attributes:
         recipe: what the model is made of.
         objective: what is learned.
         tokenizer: of the text tower; None where no tower reads texts.
-        training_settings: how.
         undecayed: names of the model's parameters that weight decay leaves alone.
     """
 
     recipe: Recipe
     objective: Objective
     tokenizer: Tokenizer
-    training_settings: TrainingSettings
     undecayed: set[str]
     _adaptation: Adaptation
     _window: Window

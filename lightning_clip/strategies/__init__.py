@@ -2,11 +2,11 @@
 
 from lightning.pytorch.strategies import StrategyRegistry
 
-from lightning_clip.strategies.checks import check_strategy
+from lightning_clip.strategies.checks import check_launch, check_strategy
 from lightning_clip.strategies.deepspeed import ClipDeepSpeedStrategy
 from lightning_clip.strategies.fsdp2 import ClipFSDP2Strategy
 
-__all__ = ["ClipDeepSpeedStrategy", "ClipFSDP2Strategy", "check_strategy"]
+__all__ = ["ClipDeepSpeedStrategy", "ClipFSDP2Strategy", "check_launch", "check_strategy"]
 
 StrategyRegistry.register("clip_fsdp2", ClipFSDP2Strategy, description="FSDP2 over the blocks of both towers")
 for _stage in (1, 2, 3):

@@ -29,6 +29,7 @@ class ExecutionSettings:
         text_chunks: the most chunks that captions of a batch are sorted into by length; 1 pads all to the longest.
         non_finite: on a loss that is NaN or infinite "stop" with an error, "skip" the step, or "ignore" it. "skip"
             waits for the device in each step; "stop" asks after the step before on an accelerator.
+        rank_timeout: seconds > 0 that ranks wait for one that has fallen silent, before the run ends with its name.
 
     Raises:
         InputError: a value that is none of these.
@@ -39,12 +40,15 @@ class ExecutionSettings:
     channels_last: bool = False
     text_chunks: int = 4
     non_finite: str = "stop"
+    rank_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         if self.non_finite not in _GUARDS:
             raise InputError(f"unknown execution.non_finite {self.non_finite!r}: {nearest(self.non_finite, _GUARDS)}")
         if self.text_chunks < 1:
             raise InputError(f"execution.text_chunks {self.text_chunks} must be at least 1")
+        if not 0 < self.rank_timeout < 1e8:
+            raise InputError(f"execution.rank_timeout {self.rank_timeout} must be a number of seconds above 0 and below 1e8")
 
     @classmethod
     def of(cls, value: ExecutionSettings | Mapping[str, Any] | None) -> ExecutionSettings:
