@@ -51,6 +51,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
             except RuntimeError as error:  # torch hides the system's own word
                 raise remembered.error or error from error
 
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """As Lightning's.
+
+        Raises:
+            InputError: the folder of a sharding strategy.
+        """
+        if Path(str(path)).is_dir():
+            raise InputError(
+                f"checkpoint {str(path)!r} is a folder, which only the strategy that wrote it reads: make one file of it with "
+                f"lightning-clip checkpoint consolidate {path} --output FILE.ckpt"
+            )
+        found: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        return found
+
 
 class _Stream:
     """What torch writes to; it remembers why a write failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
+from lightning_clip.checkpoints.writing import write_whole
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.strategies import check_launch
 from lightning_clip.training.lost_ranks import LostRanks
@@ -25,4 +26,5 @@ class OnRanks(pl.LightningModule):
         check_launch(self.trainer)
         lost = LostRanks(self.training_settings.execution.rank_timeout)
         lost.limit(self.trainer.strategy)
+        write_whole(self.trainer.strategy)  # which reads checkpoints, too, with a line for those that it cannot read
         return [lost]

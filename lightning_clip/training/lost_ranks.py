@@ -28,8 +28,9 @@ _LETTERS = 400
 class LostRanks(pl.Callback):
     """Says on every rank why the run has ended, where torch says "connection reset" or "timed out".
 
-    A rank that fails leaves its error in the store of the process group before it ends; the others put it into their own
-    errors. The store ends with the first rank where no launcher keeps it: then they say that it was this one. Where ranks have waited for `seconds`, those that wait too are found there, and the one that is missing is named.
+    A rank that fails leaves its error in the store of the process group before it ends, and the others put it into their own
+    errors. The store ends with the first rank where no launcher keeps it: then they say that it was this one. Where ranks have
+    waited for `seconds`, those that wait too are found there, and the one that is missing is named.
     A `ClipModule` brings this callback; a time that was given to the strategy itself (`timeout`) is kept.
 
     Args:
@@ -78,8 +79,8 @@ class LostRanks(pl.Callback):
         named = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}" if missing else "another rank"
         if silent or store.get("silent") is not None:
             return (
-                f"rank {rank} has waited {self.seconds:g} s for {named}: look there for a process that hangs or has too much to "
-                "do, or let ranks wait longer (training.execution.rank_timeout, in seconds)"
+                f"rank {rank} has waited {self.seconds:g} s for {named}: look there for a process that hangs or has too much "
+                "to do, or let ranks wait longer (training.execution.rank_timeout, in seconds)"
             )
         return f"rank {rank} has lost {named}, which ended first: its own last line says why; without one it was killed"
 

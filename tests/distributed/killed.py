@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -82,7 +83,7 @@ class _Recorder(pl.Callback):
             stream.write(json.dumps(line) + "\n")
         self._maybe(trainer, "batch_end", done=1)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         digest = hashlib.sha256()
         for name, value in pl_module.state_dict().items():
             digest.update(name.encode() + value.numpy().tobytes())
@@ -103,6 +104,7 @@ def train(
     resume: bool = False,
     kill: tuple[int, str] | None = None,
     kill_signal: int = signal.SIGKILL,
+    kill_after: float | None = None,
     timeout: float = 90.0,
 ) -> int:
     """Runs a plan to its end, or until it kills itself.
@@ -113,6 +115,7 @@ def train(
         resume: begin from `last.ckpt`, if there is one.
         kill: optimizer steps done, and the moment of the next one (one of `MOMENTS`), at which the run ends itself.
         kill_signal: SIGKILL for the whole session, any other for rank 0 alone.
+        kill_after: seconds after which the whole session gets SIGKILL, wherever it is.
         timeout: seconds after which the test fails.
 
     Returns:
@@ -120,7 +123,12 @@ def train(
     """
     process = multiprocessing.get_context("fork").Process(target=_run, args=(plan, folder, resume, kill, kill_signal))
     process.start()
-    process.join(timeout)
+    process.join(timeout if kill_after is None else kill_after)
+    if kill_after is not None:
+        with suppress(ProcessLookupError):  # it was not begun yet, or has ended
+            os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        process.kill()
+        process.join()
     if process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         process.join()

@@ -55,6 +55,10 @@ class TestRefused:
         ):
             ClipModule.load_from_checkpoint(written[0])
 
+    def test_another_strategy_that_resumes(self, tmp_path: Path, written: tuple[Path, dict[str, torch.Tensor]]) -> None:
+        with pytest.raises(InputError, match=r"half.ckpt' is a folder, which only the strategy .* consolidate .*half.ckpt --"):
+            small_trainer(tmp_path, max_steps=4).fit(small_module(), small_data(size=32, batch=16), ckpt_path=written[0])
+
     def test_output_that_exists(
         self, tmp_path: Path, written: tuple[Path, dict[str, torch.Tensor]], capsys: pytest.CaptureFixture[str]
     ) -> None:
