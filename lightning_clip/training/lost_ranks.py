@@ -91,7 +91,8 @@ class _Store:
     def __init__(self) -> None:
         self._store: Any = None
         with suppress(Exception):  # torch raises of several kinds
-            self._store = dist.PrefixStore(_KEY, dist.distributed_c10d._get_default_store())
+            c10d: Any = dist.distributed_c10d
+            self._store = c10d.PrefixStore(_KEY, c10d._get_default_store())
 
     @property
     def is_there(self) -> bool:
