@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -249,6 +250,8 @@ class ClipDataModule(pl.LightningDataModule):
             collate_fn=PairCollator(module.tokenizer if text else None, further, "image" in columns, text),
             drop_last=train,
             persistent_workers=train and self.num_workers > 0,
+            # Uploads from memory that is not pinned wait for the device; Lightning's from pinned memory do not.
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
         )
 

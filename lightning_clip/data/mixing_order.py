@@ -79,19 +79,24 @@ class Mixture(Order):
         """Steps are counted in global batches."""
         self._batches, self._batch_size, self._drawn = batches, batch_size, None
 
-    def samples(self, epoch: int, start: int, stop: int) -> Integers:
-        return self.stretch(epoch, start, stop).samples
+    def at(self, epoch: int, places: Integers) -> Integers:
+        return self._at(epoch, places).samples
 
-    def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
+    def stretch(self, epoch: int, start: int, stop: int, step: int = 1) -> Stretch:
+        return self._at(epoch, np.arange(start, stop, step, dtype=np.int64))
+
+    def _at(self, epoch: int, places: Integers) -> Stretch:
         which = self._which(epoch)
-        here = which[start:stop]
-        samples, passes = np.empty(len(here), dtype=np.int64), np.zeros(len(here), dtype=np.int64)
+        own = which[places]
+        samples, passes = np.empty(len(places), dtype=np.int64), np.zeros(len(places), dtype=np.int64)
         for number, order in enumerate(self.orders):
-            at = np.flatnonzero(here == number)
+            at = np.flatnonzero(own == number)
             if not at.size:
                 continue
-            rank = int(np.count_nonzero(which[:start] == number))  # this source's places before
-            found, repeats = _consecutive(order, epoch, rank, rank + at.size)
+            start, stop = int(places[0]), int(places[-1]) + 1
+            before = int(np.count_nonzero(which[:start] == number))  # this source's places
+            ranks = before - 1 + np.cumsum(which[start:stop] == number)[places[at] - start]
+            found, repeats = _passed(order, epoch, ranks)
             samples[at], passes[at] = self.starts[number] + found, repeats
         return Stretch(samples, passes)
 
@@ -126,16 +131,12 @@ class Mixture(Order):
         return spans
 
 
-def _consecutive(order: Order, epoch: int, start: int, stop: int) -> tuple[Integers, Integers]:
-    """Samples [start, stop) of a source that is gone through as often as needed, and the number of each one's pass."""
-    samples, passes = [], []
-    while start < stop:
-        again, place = divmod(start, len(order))
-        taken = min(stop - start, len(order) - place)
-        samples.append(order.samples(_epoch_of(epoch, again), place, place + taken))
-        passes.append(np.full(taken, again, dtype=np.int64))
-        start += taken
-    return np.concatenate(samples), np.concatenate(passes)
+def _passed(order: Order, epoch: int, ranks: Integers) -> tuple[Integers, Integers]:
+    """Samples at ascending ranks of a source that is gone through as often as needed, and the number of each one's pass."""
+    passes, places = np.divmod(ranks, len(order))
+    again, starts = np.unique(passes, return_index=True)
+    parts = zip(again.tolist(), np.split(places, starts[1:]), strict=True)
+    return np.concatenate([order.at(_epoch_of(epoch, number), part) for number, part in parts]), passes
 
 
 def _epoch_of(epoch: int, again: int) -> int:

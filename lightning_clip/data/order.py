@@ -33,12 +33,20 @@ class Order(ABC):
         """Places in an epoch."""
 
     @abstractmethod
+    def at(self, epoch: int, places: Integers) -> Integers:
+        """Samples at ascending places of an epoch, int64 (P,) -> int64 (P,)."""
+
     def samples(self, epoch: int, start: int, stop: int) -> Integers:
         """Samples at the places [start, stop) of an epoch, int64 (stop - start,)."""
+        return self.at(epoch, np.arange(start, stop, dtype=np.int64))
 
-    def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
-        """The same with the number of the pass; orders that repeat samples say it."""
-        return Stretch(self.samples(epoch, start, stop), np.zeros(stop - start, dtype=np.int64))
+    def stretch(self, epoch: int, start: int, stop: int, step: int = 1) -> Stretch:
+        """Samples at every `step`-th place of [start, stop) with the number of the pass; orders that repeat samples say it.
+
+        A rank asks for its own places alone, whose number does not grow with that of the ranks.
+        """
+        found = self.at(epoch, np.arange(start, stop, step, dtype=np.int64))
+        return Stretch(found, np.zeros(len(found), dtype=np.int64))
 
     def prepare(self, batches: int, batch_size: int) -> None:  # noqa: B027  (most orders have nothing to do)
         """Told once how long an epoch is in global batches; only orders that change with the step listen."""
@@ -57,8 +65,8 @@ class Sequential(Order):
     def __len__(self) -> int:
         return self.length
 
-    def samples(self, epoch: int, start: int, stop: int) -> Integers:
-        return np.arange(start, stop, dtype=np.int64)
+    def at(self, epoch: int, places: Integers) -> Integers:
+        return places
 
 
 class Shuffled(Order):
@@ -79,8 +87,8 @@ class Shuffled(Order):
     def __len__(self) -> int:
         return self.length
 
-    def samples(self, epoch: int, start: int, stop: int) -> Integers:
-        return permuted(np.arange(start, stop, dtype=np.int64), self.length, mix(self.seed, epoch, 0))
+    def at(self, epoch: int, places: Integers) -> Integers:
+        return permuted(places, self.length, mix(self.seed, epoch, 0))
 
 
 class Windowed(Order):
@@ -106,21 +114,19 @@ class Windowed(Order):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def samples(self, epoch: int, start: int, stop: int) -> Integers:
+    def at(self, epoch: int, places: Integers) -> Integers:
         shards = self._shards(epoch)
         ends = self.counts[shards].cumsum()  # of each shard, in the epoch's order
         borders = self._borders(ends)
-        first = int(np.searchsorted(borders, start, side="right")) - 1
-        parts = []
-        while start < stop:
-            low, high = int(borders[first]), int(borders[first + 1])
-            places = np.arange(start, min(stop, high), dtype=np.int64)
-            inside = low + permuted(places - low, high - low, mix(self.seed, epoch, 1 + first)) if high > low else places
+        windows, starts = np.unique(np.searchsorted(borders, places, side="right") - 1, return_index=True)
+        parts = [np.empty(0, dtype=np.int64)]
+        for window, here in zip(windows.tolist(), np.split(places, starts[1:]), strict=False):  # no window of no places
+            low, high = int(borders[window]), int(borders[window + 1])
+            inside = low + permuted(here - low, high - low, mix(self.seed, epoch, 1 + window))
             number = np.searchsorted(ends, inside, side="right")
             shard = shards[number]
             parts.append(self._starts[shard] + inside - (ends[number] - self.counts[shard]))
-            start, first = min(stop, high), first + 1
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+        return np.concatenate(parts)
 
     def upcoming(self, epoch: int, place: int) -> Sequence[int]:
         """The shards of the window at `place` and of the next one."""

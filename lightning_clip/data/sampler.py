@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import torch.distributed as dist
@@ -101,13 +102,15 @@ class PairSampler(DistributedSampler[Visit]):
         epoch, total, announced = self.epoch, len(self), None
         for first in range(start, total, _AT_ONCE):
             last = min(total, first + _AT_ONCE)
-            stretch = self.order.stretch(epoch, first * ranks, min(last * ranks, len(self.order)))
+            stretch = self.order.stretch(epoch, first * ranks + rank, min(last * ranks, len(self.order)), ranks)
             shards = list(self.order.upcoming(epoch, first * ranks))
             if self.fetch is not None and shards and shards != announced:
                 self.fetch(shards)
                 announced = shards
-            for index, repeat in zip(stretch.samples[rank::ranks].tolist(), stretch.passes[rank::ranks].tolist(), strict=True):
-                yield Visit(epoch if repeat == 0 else visit_seed(epoch, repeat, 0), index)
+            epochs: Iterator[int] = repeat(epoch)
+            if stretch.passes.any():
+                epochs = (visit_seed(epoch, again, 0) if again else epoch for again in stretch.passes.tolist())
+            yield from map(Visit, epochs, stretch.samples.tolist())
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, in the main process."""

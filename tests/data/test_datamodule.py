@@ -29,6 +29,14 @@ class TestStages:
         outputs = small_trainer(tmp_path).predict(small_module(), small_data(20, batch=8))
         assert outputs is not None and sum(len(output.image_features) for output in outputs) == 20
 
+    @pytest.mark.parametrize("cuda", [False, True])
+    def test_batches_for_cuda_are_pinned(self, cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = small_module()
+        module.configure_model()
+        monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+        loader = small_data(16, batch=8).attach(module).train_dataloader()
+        assert loader.pin_memory is cuda
+
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"\['a.tar', 'b.tar'\] is a list: for several sources give {'name': 'mix'"):
             ClipDataModule(train=["a.tar", "b.tar"]).source("train")  # type: ignore[arg-type]

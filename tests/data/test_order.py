@@ -17,7 +17,9 @@ from lightning_clip import InputError
 from lightning_clip.core.types import PairBatch
 from lightning_clip.data import ClipDataModule, PairSampler, SyntheticScenes
 from lightning_clip.data.drawing import COLOURS, SHAPES
-from lightning_clip.data.order import Order, Sequential, Shuffled
+from lightning_clip.data.mixing_order import Mixture, Phase
+from lightning_clip.data.order import Order, Sequential, Shuffled, Windowed
+from lightning_clip.data.permutation import Integers
 from lightning_clip.data.sampler import visit_seed
 from lightning_clip.data.synthetic import combination_names, held_out_combinations
 
@@ -43,6 +45,40 @@ class TestSampler:
             return
         seen = [index for order in orders(Shuffled(length, seed) if shuffle else Sequential(length), world) for index in order]
         assert sorted(seen) == list(range(length))
+
+    @given(
+        sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any),
+        kind=st.sampled_from(["sequential", "shuffled", "windowed", "mixture"]),
+        step=st.integers(1, 9),
+        data=st.data(),
+    )
+    @settings(deadline=None, max_examples=150)
+    def test_own_places_are_those_of_the_whole_order(self, sizes: list[int], kind: str, step: int, data: st.DataObject) -> None:
+        """What a rank asks for is every n-th sample of what there is, in samples and passes."""
+        total, seed = sum(sizes), 7
+        if kind == "mixture":
+            parts = [Shuffled(size, seed) for size in sizes if size] + [Windowed(sizes, 2, seed)]
+            phases = [Phase(0, (1.0,) * len(parts)), Phase(3, (2.0,) + (1.0,) * (len(parts) - 1))]
+            order: Order = Mixture(parts, phases, 3 * total, seed)
+        else:
+            plain = {"sequential": Sequential(total), "shuffled": Shuffled(total, seed), "windowed": Windowed(sizes, 2, seed)}
+            order = plain[kind]
+        start = data.draw(st.integers(0, len(order)))
+        stop = data.draw(st.integers(start, len(order)))
+        whole, own = order.stretch(4, 0, len(order)), order.stretch(4, start, stop, step)
+        assert own.samples.tolist() == whole.samples[start:stop:step].tolist()
+        assert own.passes.tolist() == whole.passes[start:stop:step].tolist()
+
+    def test_what_is_computed_for_a_sample_does_not_grow_with_the_ranks(self) -> None:
+        asked: list[int] = []
+
+        class Counted(Shuffled):
+            def at(self, epoch: int, places: Integers) -> Integers:
+                asked.append(len(places))
+                return super().at(epoch, places)
+
+        with patch("lightning_clip.data.sampler.world", return_value=(700, 1024)):
+            assert len(list(PairSampler(Counted(10_240, 0)))) == sum(asked) == 10
 
     @given(length=st.integers(8, 300), world=st.sampled_from([1, 2, 4]), batch=st.integers(1, 4), seed=st.integers(0, 99))
     @settings(deadline=None, max_examples=60)
