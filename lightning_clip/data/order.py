@@ -119,7 +119,7 @@ class Windowed(Order):
         ends = self.counts[shards].cumsum()  # of each shard, in the epoch's order
         borders = self._borders(ends)
         windows, starts = np.unique(np.searchsorted(borders, places, side="right") - 1, return_index=True)
-        parts = [np.empty(0, dtype=np.int64)]
+        parts: list[Integers] = [np.empty(0, dtype=np.int64)]
         for window, here in zip(windows.tolist(), np.split(places, starts[1:]), strict=False):  # no window of no places
             low, high = int(borders[window]), int(borders[window + 1])
             inside = low + permuted(here - low, high - low, mix(self.seed, epoch, 1 + window))
