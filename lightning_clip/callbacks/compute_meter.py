@@ -36,8 +36,9 @@ class ComputeMeter(pl.Callback):
     - `compute/forward_flops_per_step`, `compute/backward_flops_per_step`, and `compute/recomputed_flops_per_step`: forward work
       that activation checkpointing or micro-batches do a second time;
     - `compute/mfu`: forward and backward FLOPs per second as a share of the devices' peak at the Trainer's precision;
-    - `compute/accelerator_hours`, and `compute/accelerator_hours/DEVICE` by name of device: wall time of the fit, validation
-      included, times the number of ranks, over all runs that led here.
+    - `compute/accelerator_hours`, and `compute/accelerator_hours_of/DEVICE` by name of device: wall time of the fit, validation
+      included, times the number of ranks, over all runs that led here. No name is the folder of another: some loggers make
+      files of them.
 
     FLOPs are counted on the first, tenth, hundredth ... step of each batch shape; these steps run uncompiled and are excluded
     of the speed, the others are taken to cost the mean of theirs. No step waits for the device on account of the meter. Ranks
@@ -167,7 +168,7 @@ class ComputeMeter(pl.Callback):
             f"{part}_flops_per_step": getattr(window, part) / window.steps for part in ("forward", "backward", "recomputed")
         }
         figures["accelerator_hours"] = sum(seconds.values()) / 3600
-        figures |= {f"accelerator_hours/{name.replace(' ', '_')}": spent / 3600 for name, spent in seconds.items()}
+        figures |= {f"accelerator_hours_of/{name.replace(' ', '_')}": spent / 3600 for name, spent in seconds.items()}
         if window.samples_per_second and window.flops_per_second:
             figures["samples_per_second"] = window.samples_per_second
             if self._peak:

@@ -32,6 +32,16 @@ def on_any_rank(flag: Tensor) -> Tensor:
     return found.bool()
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of numbers (K,) over all ranks, the same on all of them."""
+    size = world()[1]
+    if size == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / size
+
+
 def agree(problem: str | None, header: Sequence[int], device: torch.device) -> list[list[int]]:
     """Tells every rank every other's header of small numbers, or raises the same error on all of them.
 

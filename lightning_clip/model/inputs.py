@@ -18,11 +18,12 @@ from lightning_clip.data.decoding import decode, from_pil
 from lightning_clip.data.tokenizers import Tokenizer, checked
 from lightning_clip.encoders.padding import right_padded
 
-__all__ = ["ImageInput", "encode_texts", "image_parts", "pixel_batches", "text_list", "token_batches"]
+__all__ = ["ImageInput", "TextInput", "encode_texts", "image_parts", "pixel_batches", "text_list", "token_batches"]
 
 # One image, or several in a list, a generator or one tensor or array.
 OneImage = Tensor | np.ndarray[Any, Any] | Image.Image | bytes | str | Path
 ImageInput = OneImage | Iterable[OneImage]
+TextInput = str | Iterable[str] | Tensor | np.ndarray[Any, Any]
 _PIXELS = "give pixels of 0 to 255 as they were decoded; the model normalises them"
 
 

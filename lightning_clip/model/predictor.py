@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
@@ -16,7 +15,15 @@ from lightning_clip.core.settings import in_range
 from lightning_clip.data.columns import collate_column
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.evaluating import evaluating
-from lightning_clip.model.inputs import ImageInput, encode_texts, image_parts, pixel_batches, text_list, token_batches
+from lightning_clip.model.inputs import (
+    ImageInput,
+    TextInput,
+    encode_texts,
+    image_parts,
+    pixel_batches,
+    text_list,
+    token_batches,
+)
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames, zero_shot_classifier
 
@@ -24,6 +31,7 @@ __all__ = [
     "HasPredictor",
     "ImageInput",
     "Predictor",
+    "TextInput",
     "predictor_of",
 ]
 
@@ -116,7 +124,7 @@ class Predictor:
                 features.append(normalize(self.model.head("image")(backbones[-1]), dim=-1))  # -> (B, D)
         return torch.cat(features), torch.cat(backbones)
 
-    def encode_text(self, texts: str | Iterable[str] | Tensor | np.ndarray[Any, Any], batch_size: int = 256) -> Tensor:
+    def encode_text(self, texts: TextInput, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) of texts.
 
         Args:

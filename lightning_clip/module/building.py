@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -16,16 +15,16 @@ from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
 from lightning_clip.model.build import build_model, tokenizer_of
-from lightning_clip.model.predictor import ImageInput, Predictor
+from lightning_clip.model.predictor import ImageInput, Predictor, TextInput
 from lightning_clip.model.presets import preset
 from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.learning import check_adapters, check_finite, collators, freeze, prepare, still
 from lightning_clip.module.on_ranks import OnRanks
+from lightning_clip.module.running import check_trainer, take_up
 from lightning_clip.module.settings import recorded
 from lightning_clip.objectives import Objective, build_objective
 from lightning_clip.objectives.weighted import builders
-from lightning_clip.strategies import check_strategy
 from lightning_clip.training.execution import prepare as apply_execution
 from lightning_clip.training.optim import undecayed_names
 from lightning_clip.training.windows import Window
@@ -34,7 +33,7 @@ from lightning_clip.weights.source import Pretrained
 
 __all__ = ["BuiltOnUse"]
 
-_BUILDING = threading.RLock()  # a second thread waits for the whole model
+_BUILDING = threading.RLock()  # a second thread waits
 
 
 class BuiltOnUse(OnRanks):
@@ -179,7 +178,7 @@ class BuiltOnUse(OnRanks):
     def configure_model(self) -> None:
         """Builds the towers, once, where the strategy wants them."""
         if self._trainer is not None:
-            check_strategy(self.trainer.strategy)
+            check_trainer(self.trainer)
         with _BUILDING:
             if self._building:  # by this very thread
                 return
@@ -190,7 +189,7 @@ class BuiltOnUse(OnRanks):
                 finally:
                     self._building = False
         if self._trainer is not None:
-            self.objective.check_strategy(self.trainer.strategy, self.model)
+            take_up(self)
 
     def _build(self) -> None:
         if not self._prepared:
@@ -283,15 +282,13 @@ class BuiltOnUse(OnRanks):
         """Unit features (B, D) in evaluation mode, without gradients; see `Predictor.encode_image`."""
         return self.predictor.encode_image(images, batch_size)
 
-    def encode_text(self, texts: str | Iterable[str] | Tensor | np.ndarray[Any, Any], batch_size: int = 256) -> Tensor:
+    def encode_text(self, texts: TextInput, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) in evaluation mode, without gradients; see `Predictor.encode_text`."""
         return self.predictor.encode_text(texts, batch_size)
 
     def zero_shot_classifier(self, class_names: Sequence[str], templates: str | Sequence[str] = "simple") -> Tensor:
         """Class embeddings (D, num_classes), the mean over templates: image features times it are cosine similarities."""
         return self.predictor.zero_shot_classifier(class_names, templates)
-
-    # -- details ----------------------------------------------------------------------------------------------------
 
     _start: Pretrained | None
     _given: dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.checkpoints import complete, options_with_base
@@ -74,23 +75,25 @@ def on_load(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
     adaptation.resume(module.model, checkpoint)
 
 
-def load_module(asked: type, path: Any, options: Mapping[str, Any], load: Callable[[type, Mapping[str, Any]], Any]) -> Any:
+def load_module(asked: type, path: Any, options: Mapping[str, Any], load: Callable[[type, Any, Mapping[str, Any]], Any]) -> Any:
     """A module from a checkpoint, as the class that wrote it.
 
     Args:
         asked: the class whose `load_from_checkpoint` was called.
         path: of the checkpoint.
         options: Lightning's, and constructor arguments.
-        load: called with the class that wrote the checkpoint and all options.
+        load: called with the class that wrote the checkpoint, its place and all options.
 
     Raises:
         InputError: missing, broken or foreign checkpoint, or arguments that do not fit its weights.
     """
     given = {"weights_only": True, "map_location": "cpu", **options}
     check_location(given["map_location"])
+    if isinstance(path, str | Path) and "://" not in str(path):
+        path = Path(path).expanduser()
     with explain_loading(path, asked):
         writer = class_of_checkpoint(path, asked, given["weights_only"])
-        return load(writer, _trusting_no_file(path, options_with_base(path, _with_stored_towers(path, given))))
+        return load(writer, path, _trusting_no_file(path, options_with_base(path, _with_stored_towers(path, given))))
 
 
 def _trusting_no_file(path: Any, options: dict[str, Any]) -> dict[str, Any]:

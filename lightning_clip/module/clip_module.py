@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +24,10 @@ from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
 from lightning_clip.module.learning import check_slices, encode_columns, log_measured, log_progress, prepare, refresh, start
 from lightning_clip.module.loaders import adopt_loaders
+from lightning_clip.module.running import log_losses
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
-from lightning_clip.training.guard import FiniteGuard, check_even, drop_gradients, gradient_norm
+from lightning_clip.training.guard import ChanceWatch, FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.training.micro_batches import encode_in_slices
 from lightning_clip.training.optim import build_optimizer, build_scheduler
 from lightning_clip.training.seeding import seed_batch
@@ -91,6 +91,7 @@ class ClipModule(BuiltOnUse):
         given = recipe_of(image_encoder, text_encoder, towers, embed_dim, objective, tokenizer)
         self._begin(given, pretrained)
         self._guard, self._skip_step = FiniteGuard(self.training_settings.execution.non_finite), False
+        self.chance = ChanceWatch()
         self._throughput, self._window = Throughput(), Window()
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
@@ -120,8 +121,6 @@ class ClipModule(BuiltOnUse):
     def read_data(self, data: ClipDataModule) -> None:
         """Takes from the data what the model is made of, before the towers are built; here what the objective takes."""
         self.objective.prepare(data, self.tokenizer)
-
-    # -- use --------------------------------------------------------------------------------------------------------
 
     def forward(self, *inputs: Any, **columns: Any) -> ClipOutput:
         """Features of a `PairBatch`, or of images and tokens as `SharedSpace.forward` takes them, with gradient."""
@@ -159,8 +158,7 @@ class ClipModule(BuiltOnUse):
         output = self.encode_batch(batch)
         parts = self.compute_loss(output, batch)
         self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)
-        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
-        self.log("train/scale", output.scale.detach())
+        log_losses(self, parts, output.scale, batch.size)
         self._throughput.add(batch.size)
         return parts["loss"]
 
@@ -254,8 +252,6 @@ class ClipModule(BuiltOnUse):
         others = encode_columns(self, batch, set(self.model.columns) - set(output.features))
         return output._replace(features={**output.features, **others.features})
 
-    # -- checkpoints ------------------------------------------------------------------------------------------------
-
     def to_mapping(self) -> dict[str, Any]:
         """Arguments that build this module again; live objects are noted by class, to be passed again."""
         return stored_arguments(self)
@@ -280,12 +276,10 @@ class ClipModule(BuiltOnUse):
         Raises:
             InputError: missing, broken or foreign checkpoint, a map_location that is not there, or arguments that do not fit.
         """
-        if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
-            checkpoint_path = Path(checkpoint_path).expanduser()
 
-        def load(writer: type, given: Mapping[str, Any]) -> Any:
+        def load(writer: type, path: Any, given: Mapping[str, Any]) -> Any:
             reader = super(ClipModule, cls).load_from_checkpoint if writer is cls else writer.load_from_checkpoint  # type: ignore[attr-defined]
-            return reader(checkpoint_path, *arguments, **given)
+            return reader(path, *arguments, **given)
 
         module: Self = load_module(cls, checkpoint_path, options, load)
         return module.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils import get_total_norm
 from lightning_clip.core.distributed import agree, on_any_rank
 from lightning_clip.core.errors import InputError
 
-__all__ = ["FiniteGuard", "check_even", "drop_gradients", "gradient_norm"]
+__all__ = ["ChanceWatch", "FiniteGuard", "check_even", "drop_gradients", "gradient_norm"]
 
 
 class FiniteGuard:
@@ -53,6 +54,39 @@ class FiniteGuard:
                 "(trainer.gradient_clip_val), or set execution.non_finite to 'skip'. The last checkpoint is untouched."
             )
         return False
+
+
+class ChanceWatch:
+    """Watches whether a softmax loss stays at log B, where all features are alike; speaks once.
+
+    Args:
+        steps: so many in a row.
+        near: within so much of log B, in nats.
+
+    Examples:
+        >>> watch = ChanceWatch(steps=2)
+        >>> [watch.watch(torch.tensor(loss), 8, asked=True) for loss in (2.08, 2.08, 2.08)]  # log 8 = 2.079
+        [False, True, False]
+    """
+
+    def __init__(self, steps: int = 100, near: float = 0.002) -> None:
+        self.steps, self.near, self.told = steps, near, False
+        self._count: Tensor | None = None
+
+    def watch(self, loss: Tensor, rows: int, asked: bool) -> bool:
+        """Whether it is time to say so.
+
+        Args:
+            loss: () of a step.
+            rows: B, of all ranks.
+            asked: False only counts, without waiting for the device.
+        """
+        if self.told or rows < 2:
+            return False
+        count = torch.zeros_like(loss) if self._count is None else self._count
+        self._count = torch.where((loss - math.log(rows)).abs() < self.near, count + 1, 0)
+        self.told = asked and float(self._count) >= self.steps
+        return self.told
 
 
 def check_even(count: int, device: torch.device) -> None:

@@ -68,14 +68,19 @@ def test_against_a_table(tmp_path: Path) -> None:
     clean, noisy = (subject.features("test", name) for name in (None, "gaussian_noise:3"))
     accuracy = float(((clean.image_features @ COLUMNS).argmax(dim=1) == clean.label).double().mean())
     shift = float(((noisy.image_features @ COLUMNS).argmax(dim=1) == noisy.label).double().mean())
-    assert metrics["accuracy"] == pytest.approx(accuracy) and metrics["noise"] == pytest.approx(shift) and shift < accuracy
+    assert (
+        metrics["accuracy"] == pytest.approx(accuracy)
+        and metrics["noise/accuracy"] == pytest.approx(shift)
+        and shift < accuracy
+    )
     line = fit_line([(0.5, 0.3), (0.7, 0.5), (0.9, 0.8)])
     assert metrics["noise/effective"] == pytest.approx(shift - line.expected(accuracy))
     assert metrics["noise/reference"] == pytest.approx(accuracy)  # a corruption has all classes
     pets = among_pets(clean, COLUMNS.double().numpy())
     assert pets > accuracy and metrics["pets/reference"] == pytest.approx(pets)  # two classes are easier than three
-    assert metrics["pets/effective"] == pytest.approx(metrics["pets"] - pets)  # the line through (x, x)
+    assert metrics["pets/effective"] == pytest.approx(metrics["pets/accuracy"] - pets)  # the line through (x, x)
     both = (metrics["noise/effective"] + metrics["pets/effective"]) / 2
+    assert not [name for name in metrics if any(other.startswith(f"{name}/") for other in metrics)]  # loggers make files
     assert metrics["effective_robustness"] == pytest.approx(both) and next(iter(metrics)) == "effective_robustness"
 
 

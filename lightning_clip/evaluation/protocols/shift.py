@@ -44,7 +44,7 @@ class Shift(Protocol):
     ImageNet-A and ImageNet-R have 200; both accuracies are then over those classes (Taori et al. 2020).
 
     Metrics: effective_robustness (mean over shifts, a difference of shares), accuracy (on the set itself, all classes),
-    `<shift>`, `<shift>/reference` (on the set itself, over the classes of the shift), `<shift>/effective`.
+    `<shift>/accuracy`, `<shift>/reference` (on the set itself, over the classes of the shift), `<shift>/effective`.
 
     Args:
         shifted: name -> a corruption such as "gaussian_noise:3", or a set as a suite has it, whose classes are among the
@@ -86,7 +86,7 @@ class Shift(Protocol):
         effective = {name: lines[name].effective(clean[name], found[name]) for name in found}
         metrics = {"effective_robustness": sum(effective.values()) / len(effective), "accuracy": _share(logits, features.label)}
         for name in found:
-            metrics |= {name: found[name], f"{name}/reference": clean[name], f"{name}/effective": effective[name]}
+            metrics |= {f"{name}/accuracy": found[name], f"{name}/reference": clean[name], f"{name}/effective": effective[name]}
         details = {"points": points, "lines": {name: list(line) for name, line in lines.items()}}
         return Result(metrics, {}, None, details)
 
@@ -107,7 +107,7 @@ class Shift(Protocol):
             rows.append((f"{model}: the set itself", in_percent(result.metrics["accuracy"]), "", "", ""))
             for name in self.shifted:
                 line, clean = Line(*result.details["lines"][name]), result.metrics[f"{name}/reference"]
-                cells = (result.metrics[name], clean, line.expected(clean), result.metrics[f"{name}/effective"])
+                cells = (result.metrics[f"{name}/accuracy"], clean, line.expected(clean), result.metrics[f"{name}/effective"])
                 rows.append((f"{model}: {name}", *map(in_percent, cells)))
         whose = "the standard models of the table" if self.reference else "linear probes on the same features"
         text = (
@@ -163,7 +163,7 @@ def _figure(name: str, results: Mapping[str, Result]) -> Figure:
         line = Line(*result.details["lines"][name])
         (drawn,) = axes.plot(grid, [line.expected(value) for value in grid], linewidth=1)
         axes.scatter(x, y, s=14, color=drawn.get_color(), alpha=0.6)
-        star = (result.metrics[f"{name}/reference"], result.metrics[name])
+        star = (result.metrics[f"{name}/reference"], result.metrics[f"{name}/accuracy"])
         axes.scatter(
             *star, s=110, marker="*", color=drawn.get_color(), edgecolors="black", linewidths=0.5, label=model, zorder=3
         )
