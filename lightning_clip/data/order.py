@@ -109,7 +109,7 @@ class Windowed(Order):
 
     def __init__(self, counts: Sequence[int] | Integers, window: int, seed: int) -> None:
         self.counts, self.window, self.seed = np.asarray(counts, dtype=np.int64), window, seed
-        self._starts = np.concatenate([[0], self.counts.cumsum()])
+        self._starts: Integers = np.concatenate([np.zeros(1, dtype=np.int64), self.counts.cumsum()])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -125,7 +125,7 @@ class Windowed(Order):
             inside = low + permuted(here - low, high - low, mix(self.seed, epoch, 1 + window))
             number = np.searchsorted(ends, inside, side="right")
             shard = shards[number]
-            parts.append(self._starts[shard] + inside - (ends[number] - self.counts[shard]))
+            parts.append(np.asarray(self._starts[shard] + inside - (ends[number] - self.counts[shard]), dtype=np.int64))
         return np.concatenate(parts)
 
     def upcoming(self, epoch: int, place: int) -> Sequence[int]:
