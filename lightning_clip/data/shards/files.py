@@ -30,6 +30,9 @@ class OpenFiles(threading.local):
         Raises:
             OSError: the file is missing or shorter than that.
         """
+        length = os.fstat(self._descriptor(path)).st_size
+        if not 0 <= offset <= offset + size <= length:  # before memory is taken for what a damaged index says
+            raise OSError(f"file became shorter while in use: {Path(path).name}")
         found = os.pread(self._descriptor(path), size, offset)
         while len(found) < size:  # one call hands out 2 GiB at most
             more = os.pread(self._descriptor(path), size - len(found), offset + len(found))

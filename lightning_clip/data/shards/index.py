@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.data.column_files import column_name
 from lightning_clip.data.hidden import is_hidden
 from lightning_clip.data.shards.files import open_files
+from lightning_clip.data.shards.index_header import IndexHeader, checksum_of
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -35,30 +37,10 @@ __all__ = [
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 TEXT_EXTENSIONS = ("txt", "json", "cls")
-_MAGIC = b"lightning_clip tar index 3\n"
+_MAGIC = b"lightning_clip tar index 4\n"
 _HEADER = 1024  # bytes before the records
 _SAMPLE = np.dtype([("first", "<u4"), ("members", "<u4")])
 _MEMBER = np.dtype([("offset", "<u8"), ("size", "<u8"), ("name_start", "<u8"), ("name_end", "<u8")])
-
-
-@dataclass(frozen=True)
-class IndexHeader:
-    """What an index says of its archive.
-
-    Attributes:
-        size, modified: bytes and modification time (ns) of the archive when it was indexed.
-        samples: samples that can be used, see `missing_part`.
-        members: files of the archive.
-        dropped: reason -> samples that cannot be used.
-        fault: why the archive ends early, or None; what stands before the fault is indexed.
-    """
-
-    size: int
-    modified: int
-    samples: int
-    members: int
-    dropped: dict[str, int] = field(default_factory=dict)
-    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +70,10 @@ class TarIndex:
             length = os.fstat(stream.fileno()).st_size
         if not head.startswith(_MAGIC):
             raise ValueError(f"{self.path!r} is no index of this version")
-        self.header = IndexHeader(**json.loads(head[len(_MAGIC) :].rstrip(b"\0")))
+        try:
+            self.header = IndexHeader(**json.loads(head[len(_MAGIC) :].rstrip(b"\0")))
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"{self.path!r} has no header of an index") from error
         self._members_at = _HEADER + self.header.samples * _SAMPLE.itemsize
         self._names_at = self._members_at + self.header.members * _MEMBER.itemsize
         if length < self._names_at:
@@ -96,6 +81,10 @@ class TarIndex:
 
     def __len__(self) -> int:
         return self.header.samples
+
+    def is_whole(self) -> bool:
+        """Whether its records are those that were written."""
+        return checksum_of(self.path, _HEADER) == self.header.checksum
 
     def sample(self, number: int) -> list[Member]:
         """The members of a usable sample, in the archive's order; OSError where there are fewer samples."""
@@ -147,12 +136,12 @@ def build_index(tar: str | Path, target: str | Path) -> IndexHeader:
     if found:
         records["offset"], records["size"] = [m.offset for m in found], [m.size for m in found]
         records["name_end"], records["name_start"][1:] = ends, ends[:-1]
+    content = b"".join([np.array(samples, dtype=_SAMPLE).tobytes(), records.tobytes(), *names])
+    header = replace(header, checksum=zlib.crc32(content))
     head = _MAGIC + json.dumps(asdict(header)).encode()
     with beside(target) as place, place.open("wb") as stream:
         stream.write(head.ljust(_HEADER, b"\0"))
-        stream.write(np.array(samples, dtype=_SAMPLE).tobytes())
-        stream.write(records.tobytes())
-        stream.write(b"".join(names))
+        stream.write(content)
     open_files.forget(str(Path(target).absolute()))
     return header
 
@@ -209,7 +198,7 @@ def _whole_members(tar: str | Path, size: int) -> tuple[list[Member], str | None
             stream.seek(start)
             try:
                 fault = _members_from(stream, size, found)
-            except (tarfile.TarError, EOFError) as error:
+            except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # sizes below 0, or beyond any file
                 if start:
                     return found, f"followed by {size - start:,} bytes that are no tar archive"
                 if not found:
@@ -231,7 +220,7 @@ def _members_from(stream: BinaryIO, size: int, found: list[Member]) -> str | Non
         # Asked for the next member of an archive without any, Python 3.10 seeks to before its beginning.
         while archive.offset > start and (member := archive.next()) is not None:
             if member.isfile() and not is_hidden(member.name):
-                if member.offset_data + member.size > size:
+                if member.size < 0 or member.offset_data + member.size > size:
                     return f"truncated inside {member.name!r}"
                 found.append(Member(member.name.removeprefix("./"), member.offset_data, member.size))
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all

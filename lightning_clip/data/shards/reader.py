@@ -148,4 +148,5 @@ def _valid(place: Path, status: os.stat_result) -> TarIndex | None:
     except (OSError, ValueError, TypeError):
         return None
     header = index.header
-    return index if (header.size, header.modified) == (status.st_size, status.st_mtime_ns) else None
+    of_it = (header.size, header.modified) == (status.st_size, status.st_mtime_ns)
+    return index if of_it and index.is_whole() else None

@@ -153,6 +153,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | str]]:
             except json.JSONDecodeError as error:
                 yield number, f"is no JSON ({error.msg})"
                 continue
+            except (ValueError, RecursionError):  # a number of thousands of digits, brackets in brackets
+                yield number, "is no JSON that can be read (nested too deep, or a number too long)"
+                continue
             if not isinstance(row, dict):
                 yield number, "is no JSON object: it needs an image name and a caption"
             else:
@@ -190,8 +193,12 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row | str]]:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(f'{str(path)!r} needs pyarrow: pip install "lightning-clip[parquet]"') from error
-    batches = pyarrow.parquet.ParquetFile(path).iter_batches()
-    yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    try:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    except Exception as error:  # pyarrow raises of every kind on damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"table {str(path)!r} is no parquet file that can be read ({reason}): write it again") from error
 
 
 _NO_UTF8 = "is not UTF-8 text: save the table as UTF-8"
