@@ -39,7 +39,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "open" and isinstance(arguments[0], str | bytes) and isinstance(arguments[2], int):
         path = os.fsdecode(arguments[0])
         writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes and not os.path.abspath(path).startswith((folder, "/dev/")):
+        if writes and not str(Path(path).resolve()).startswith((folder, "/dev/")):
             _watched.append((event, path))
 
 
@@ -66,7 +66,7 @@ def _checkpoint(path: Path) -> bytes:
 
 
 SUITE = b"""sets:
-  a: {name: synthetic, size: 8, class_names: [a, b], templates: ["a {}"], protocols: [zero_shot, {name: few_shot, shots: [1, 2]}]}
+  a: {name: synthetic, size: 8, class_names: [a, b], templates: ["a {}"], protocols: [zero_shot]}
 output: out
 batch_size: 4
 num_workers: 0

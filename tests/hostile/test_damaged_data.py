@@ -125,9 +125,7 @@ def test_sizes_in_tar_headers(size: bytes, tmp_path: Path) -> None:
 def test_json_lines_without_end(line: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(_jsonl(path) + line.encode() + b"\n")
-    with pytest.raises(
-        InputError, match="line 5 of .*a.jsonl' is no JSON that can be read .nested too deep, or a number too long"
-    ):
+    with pytest.raises(InputError, match="line 5 of .*a.jsonl' is no JSON that can be read .nested too deep"):
         pair_sources.build(str(path))
 
 
