@@ -41,6 +41,7 @@ class Plan:
         steps: at which the run ends.
         save_every: optimizer steps between checkpoints; 0 writes one after every batch, as a trigger by time may.
         options: of the Trainer.
+        callbacks: makes further ones for a run.
         before: called with trainer, module and data before the fit, as a search for the batch size is.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     save_every: int = 3
     options: Mapping[str, Any] | None = None
     before: Callable[[pl.Trainer, Any, ClipDataModule], None] | None = None
+    callbacks: Callable[[], list[pl.Callback]] = list
 
 
 class _Recorder(pl.Callback):
@@ -187,7 +189,7 @@ def _run(plan: Plan, folder: Path, resume: bool, kill: tuple[int, str] | None, k
         **(plan.options or {}),
     }
     module, data = plan.make()
-    trainer = pl.Trainer(callbacks=[recorder, SaveOnSignal(every_n_batches=1), saving], **settings)
+    trainer = pl.Trainer(callbacks=[recorder, *plan.callbacks(), SaveOnSignal(every_n_batches=1), saving], **settings)
     if plan.before is not None:
         plan.before(trainer, module, data)
     trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from distributed.killed import Plan, Record, final_weights, records, train
 from distributed.small_runs import IMAGE, SAMPLES, STEPS
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from small import TEXT, small_module, write_folder
 
 from lightning_clip import ClipDataModule, ClipModule
@@ -33,6 +34,7 @@ class Setting:
         ranks, workers: processes, and those that load for each.
         save_every: optimizer steps between checkpoints; 0 after every batch.
         mixed: two sources instead of one.
+        averaged: with a moving average of the weights, which the run ends with.
         module: settings of the module.
         options: of the Trainer.
     """
@@ -41,6 +43,7 @@ class Setting:
     workers: int = 0
     save_every: int = 3
     mixed: bool = False
+    averaged: bool = False
     module: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -53,6 +56,7 @@ SETTINGS = {
     "micro-batches": Setting(save_every=0, module={"micro_batch_size": 4}),
     "mix": Setting(workers=2, save_every=1, mixed=True),
     "validation in a window": Setting(options={**EPOCHS, "accumulate_grad_batches": 2, "val_check_interval": 3}),
+    "average of weights": Setting(save_every=2, averaged=True, options=EPOCHS),
     "two ranks": Setting(ranks=2, save_every=1),
     "two ranks, workers, accumulation": Setting(ranks=2, workers=2, options={**EPOCHS, "accumulate_grad_batches": 2}),
 }
@@ -139,7 +143,10 @@ class Survivors:
             validation = self.table if "val_check_interval" in setting.options else None
             return module, ClipDataModule(source, validation, local_batch_size=batch, num_workers=setting.workers)
 
-        return Plan(make, setting.ranks, STEPS, setting.save_every, options=setting.options)
+        def callbacks() -> list[Any]:
+            return [EMAWeightAveraging(decay=0.9)] if setting.averaged else []
+
+        return Plan(make, setting.ranks, STEPS, setting.save_every, options=setting.options, callbacks=callbacks)
 
 
 def _outcomes(count: int, seed: int, folder: Path) -> Iterator[tuple[Point, str | None]]:
