@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,15 @@ def quiet(folder: Path) -> dict[str, Any]:
         "max_steps": 4,
         "default_root_dir": folder,
     }
+
+
+def test_the_page_s_example() -> None:
+    page = (Path(__file__).parents[2] / "docs/concepts/what_do_i_have.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert [names["data"].source("train")[index].captions for index in range(3)] == [
+        ("a red picture",),
+        ("a green picture",),
+        ("a blue picture",),
+    ]

@@ -17,11 +17,11 @@ class OpenFiles(threading.local):
     of their own, so that none closes what another reads.
 
     Args:
-        most: descriptors kept open.
+        most: descriptors kept open, fewer where the process may not open many: a quarter of its limit.
     """
 
     def __init__(self, most: int = 256) -> None:
-        self.most = most
+        self._most = most
         self._descriptors: OrderedDict[str, int] = OrderedDict()
 
     def read(self, path: str, offset: int, size: int) -> bytes:
@@ -50,11 +50,20 @@ class OpenFiles(threading.local):
         found = self._descriptors.get(path)
         if found is None:
             found = self._descriptors[path] = os.open(path, os.O_RDONLY)
-            if len(self._descriptors) > self.most:
+            while len(self._descriptors) > max(1, min(self._most, _limit() // 4)):
                 os.close(self._descriptors.popitem(last=False)[1])
         else:
             self._descriptors.move_to_end(path)
         return found
+
+
+def _limit() -> int:
+    """Files that this process may open, asked each time: it may have been lowered since."""
+    try:
+        import resource
+    except ImportError:  # where there is no such limit
+        return 1 << 20
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 open_files = OpenFiles()
