@@ -27,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _labels(text: str) -> list[str]:
+    labels = [label.strip() for label in text.split(",") if label.strip()]
+    if len(labels) < 2:
+        raise InputError(f"--labels {text!r} names {len(labels)} class: give at least two, separated by commas")
+    if repeated := next((label for label in labels if labels.count(label) > 1), None):
+        raise InputError(f"--labels {text!r} names {repeated!r} twice: give each label once")
+    return labels
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Prints the probability of each label for each picture, best first.
 
@@ -42,11 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.prompts import resolve_templates
     from lightning_clip.reporting.terminal import PlainConsole
 
-    labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
-    if len(labels) < 2:
-        raise InputError(f"--labels {arguments.labels!r} names {len(labels)} class: give at least two, separated by commas")
-    if repeated := next((label for label in labels if labels.count(label) > 1), None):
-        raise InputError(f"--labels {arguments.labels!r} names {repeated!r} twice: give each label once")
+    labels = _labels(arguments.labels)
     given = arguments.templates or ["simple"]
     templates = resolve_templates(given[0] if len(given) == 1 else given)
     pictures = []

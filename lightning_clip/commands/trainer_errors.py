@@ -34,8 +34,7 @@ def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
         )
     if found := re.search(r"ModelCheckpoint\(monitor='([^']*)'\) could not find the monitored key", text):
         return InputError(f"ModelCheckpoint monitors {found[1]!r}, which is not measured{_known_metrics(text)}")
-    absent = isinstance(error, ModuleNotFoundError) or "DistributionNotFound" in text or "RequirementNotFound" in text
-    if absent and (_passed(error, "/loggers/") or re.search(r"class_path '[\w.]*[lL]ogger\w*'", text)):
+    if _lacks_logger(error, text):
         found = re.search(r"The '([\w-]+)' distribution|Requirement '([\w-]+)|No module named '(\w+)|`([\w-]+)`", text)
         name = getattr(error, "name", None) or (next(filter(None, found.groups())) if found else "PACKAGE")
         return InputError(
@@ -49,6 +48,12 @@ def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
             "was written under other settings"
         )
     return None
+
+
+def _lacks_logger(error: BaseException, text: str) -> bool:
+    """Whether a logger's package is not installed."""
+    absent = isinstance(error, ModuleNotFoundError) or "DistributionNotFound" in text or "RequirementNotFound" in text
+    return absent and (_passed(error, "/loggers/") or re.search(r"class_path '[\w.]*[lL]ogger\w*'", text) is not None)
 
 
 def _nearest_strategy(name: str) -> str:

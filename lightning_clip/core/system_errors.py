@@ -62,8 +62,11 @@ def reason_of_system(error: BaseException) -> str | None:
         )
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return "the memory is full: use smaller batches, fewer workers, or a machine with more"
-    if not isinstance(error, OSError):
-        return None
+    return _of_files(error, place) if isinstance(error, OSError) else None
+
+
+def _of_files(error: OSError, place: str) -> str | None:
+    """What an error of the file system is, and what to do."""
     if isinstance(error, PermissionError):
         return f"{place}{error.strerror}: choose another place, or ask for the right to use it"
     if error.errno == errno.EROFS:

@@ -92,6 +92,17 @@ def _by_name(name: str) -> Callable[..., JsonTokenizer] | None:
 tokenizers: Registry[Tokenizer] = Registry("tokenizer", fallback=_by_name)
 
 
+def _backend(content: str | None, path: str | None) -> Any:
+    """The library's tokenizer of a JSON text or file."""
+    if (content is None) == (path is None):
+        raise InputError("give tokenizer 'json' either its content or the path of a file, not both or neither")
+    try:
+        return Backend.from_str(content or existing_path(path or "", "file").read_text("utf-8"))
+    except Exception as error:  # the library raises nothing more precise
+        reason = f"no tokenizer in {path or 'the content'!r}: {shorten(str(error), 300)}"
+        raise InputError(f"{reason} Give another, or {_TRAIN}") from error
+
+
 @tokenizers.register("json")
 class JsonTokenizer(Tokenizer):
     """A tokenizer in the JSON format of the Hugging Face `tokenizers` library.
@@ -129,13 +140,7 @@ class JsonTokenizer(Tokenizer):
         self.clean = clean
         # In loader workers the library's threads would compete, and older releases warn or hang after a fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        if (content is None) == (path is None):
-            raise InputError("give tokenizer 'json' either its content or the path of a file, not both or neither")
-        try:
-            self._backend = backend = Backend.from_str(content or existing_path(path or "", "file").read_text("utf-8"))
-        except Exception as error:  # the library raises nothing more precise
-            reason = f"no tokenizer in {path or 'the content'!r}: {shorten(str(error), 300)}"
-            raise InputError(f"{reason} Give another, or {_TRAIN}") from error
+        self._backend = backend = _backend(content, path)
         self.path = None  # once read, the content is all that is needed
         truncation, padding = backend.truncation or {}, backend.padding or {}
         length = truncation.get("max_length", 77) if context_length is None else context_length

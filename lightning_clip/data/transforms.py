@@ -72,12 +72,7 @@ class ImageTransformSettings:
         for name in ("flip", "colour_jitter_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)} is a probability in [0, 1]")
-        if self.colour_jitter is not None and (
-            len(self.colour_jitter) != 4 or min(self.colour_jitter) < 0 or self.colour_jitter[3] > 0.5
-        ):
-            raise InputError(f"colour_jitter {self.colour_jitter} must be four strengths from 0, that of the hue at most 0.5")
-        if self.rand_augment is not None and not (self.rand_augment[0] >= 1 and 0 <= self.rand_augment[1] <= 30):
-            raise InputError(f"rand_augment {self.rand_augment} must be a number of operations from 1 and a magnitude in 0..30")
+        self._check_colours()
         if self.views < 1:
             raise InputError(f"views {self.views} must be at least 1")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
@@ -85,6 +80,14 @@ class ImageTransformSettings:
         for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS[:2])):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown {name} {value!r}: {nearest(value, known)}")
+
+    def _check_colours(self) -> None:
+        if self.colour_jitter is not None and (
+            len(self.colour_jitter) != 4 or min(self.colour_jitter) < 0 or self.colour_jitter[3] > 0.5
+        ):
+            raise InputError(f"colour_jitter {self.colour_jitter} must be four strengths from 0, that of the hue at most 0.5")
+        if self.rand_augment is not None and not (self.rand_augment[0] >= 1 and 0 <= self.rand_augment[1] <= 30):
+            raise InputError(f"rand_augment {self.rand_augment} must be a number of operations from 1 and a magnitude in 0..30")
 
     @classmethod
     def of(cls, value: ImageTransformSettings | Mapping[str, Any] | None) -> ImageTransformSettings:

@@ -96,11 +96,7 @@ def read_reference(
     for name in names if everything is None else everything:
         if clean[name] not in columns:
             clean[name] = "reference"
-    for name in (*clean.values(), *names):
-        if name not in columns:
-            known = nearest(name, columns) if rows else "the table is empty"
-            what = " (accuracies on the set itself over the classes of the shift)" if name.endswith("/reference") else ""
-            raise InputError(f"reference accuracies {path!r} have no column {name!r}{what}: {known}")
+    _check_columns(path, columns, (*clean.values(), *names))
     return {
         name: [
             (_share(path, row[own]), _share(path, row[name]))
@@ -109,6 +105,14 @@ def read_reference(
         ]
         for name, own in clean.items()
     }
+
+
+def _check_columns(path: str, columns: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in columns:
+            known = nearest(name, columns) if columns else "the table is empty"
+            what = " (accuracies on the set itself over the classes of the shift)" if name.endswith("/reference") else ""
+            raise InputError(f"reference accuracies {path!r} have no column {name!r}{what}: {known}")
 
 
 def _share(path: str, cell: str) -> float:

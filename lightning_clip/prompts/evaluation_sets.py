@@ -69,12 +69,17 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     others: dict[str, Any] = {split: pair_sources.build(_split(settings, given)) for split, given in splits.items()}
     if retrieval:
         return EvaluationSet(source, list(class_names or ()), templates, **others)
-    own = list(source.class_names)
-    if not own and not class_names:
+    names = _names(list(source.class_names), class_names, spec)
+    return EvaluationSet(source, names, templates, **others, multilabel=multilabel)
+
+
+def _names(own: list[str], given: list[Any] | None, spec: Any) -> list[Any]:
+    """The class names that were given, or those the source knows itself."""
+    if not own and not given:
         raise InputError(f"evaluation set {spec!r} does not know its class names: give class_names, in the order of its labels")
-    if own and class_names and len(class_names) != len(own):
-        raise InputError(f"class_names has {len(class_names)} entries but {spec!r} has {len(own)} classes: {', '.join(own)}")
-    return EvaluationSet(source, list(class_names or own), templates, **others, multilabel=multilabel)
+    if own and given and len(given) != len(own):
+        raise InputError(f"class_names has {len(given)} entries but {spec!r} has {len(own)} classes: {', '.join(own)}")
+    return list(given or own)
 
 
 def _words(settings: dict[str, Any]) -> tuple[list[Any] | None, list[str]]:

@@ -29,12 +29,7 @@ class ClassInName(PairSource):
 
     def __init__(self, path: str, pattern: str = r"(.*?)[ _.-]*\d+") -> None:
         self._tree = FileTree(path)
-        try:
-            known = re.compile(pattern)
-        except re.error as error:
-            raise InputError(f"pattern {pattern!r} is no regular expression ({error})") from error
-        if known.groups < 1:
-            raise InputError(f"pattern {pattern!r} needs a group, such as (.*?)_\\d+, that matches the class")
+        known = _compiled(pattern)
         images = [name for name in self._tree.names() if is_image(name)]
         found = {name: known.fullmatch(PurePosixPath(name).stem) for name in images}
         other = next((name for name, match in found.items() if match is None or not match[1]), None)
@@ -60,6 +55,16 @@ class ClassInName(PairSource):
         row = self._rows[index]
         names = {"class_name": self.class_names[row["label"]]}
         return Pair(self._tree.read(row["image"]), (), row["image"], row["label"], metadata=names)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        known = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"pattern {pattern!r} is no regular expression ({error})") from error
+    if known.groups < 1:
+        raise InputError(f"pattern {pattern!r} needs a group, such as (.*?)_\\d+, that matches the class")
+    return known
 
 
 @recognises(300)
