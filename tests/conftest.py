@@ -28,6 +28,7 @@ def no_ranks_left() -> Iterator[None]:
     """A strategy that starts in the test's own process leaves a process group behind, which forked ranks would inherit."""
     before = {key: os.environ.get(key) for key in _OF_RANKS}
     yield
+    assert torch.is_grad_enabled(), "this test leaves gradients switched off for those after it"
     if dist.is_initialized():
         dist.destroy_process_group()
     for key, value in before.items():

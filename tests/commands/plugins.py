@@ -20,6 +20,7 @@ def isolated(folder: Path) -> Iterator[None]:
     """
     path, loaded = list(sys.path), dict(plugins._loaded)
     plugins._asked.clear()
+    plugins._loaded.clear()
     others = [
         (registry, name, factory)
         for registry in registries()

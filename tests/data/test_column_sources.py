@@ -229,7 +229,7 @@ class TestShards:
         assert len(ShardSource(path)) == 4
         index = Path(f"{path}.index")
         index.write_bytes(index.read_bytes().replace(b"tar index 2", b"tar index 1", 1))
-        assert len(ShardSource(path)) == 4 and index.read_bytes().startswith(b"lightning_clip tar index 3")
+        assert len(ShardSource(path)) == 4 and index.read_bytes().startswith(b"lightning_clip tar index 4")
 
     def test_images_and_texts_are_what_they_were(self, tmp_path: Path) -> None:
         """A further member changes neither which samples there are nor what they hold."""

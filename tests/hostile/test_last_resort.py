@@ -74,6 +74,7 @@ class TestFaults:
         failing(error)
         refuses("prompts", "show", match=message)
 
+    @pytest.mark.usefixtures("own_names")
     def test_of_a_plug_in_name_its_line(self, command: Command, tmp_path: Path) -> None:
         (tmp_path / "mine_that_fails.py").write_text(
             "from lightning_clip.data import PairSource, pair_sources\n"

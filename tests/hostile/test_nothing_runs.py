@@ -15,6 +15,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import _save_state_dict
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.checkpoints.parts import write_parts
 from lightning_clip.cli import main
 from lightning_clip.core import trust
 from lightning_clip.core.plugins import _loaded
@@ -181,6 +182,7 @@ class TestConsolidate:
         state = {"state_dict": {"weight": torch.arange(6.0)}, "note": "text"}
         _save_state_dict(state, FileSystemWriter(folder, single_file_per_rank=True), no_dist=True)
         torch.save({"lightning_clip_class": "lightning_clip.ClipModule", "global_step": 3}, folder / "meta.pt")
+        write_parts(folder, 3)
         return folder
 
     def test_ordinary_parts_need_no_flag(self, parts: Path) -> None:

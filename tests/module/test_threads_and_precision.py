@@ -54,6 +54,7 @@ class TestThreads:
             second.__enter__()
         assert not model.training and not model[0].training
         second.__exit__(None, None, None)
+        torch.set_grad_enabled(True)  # a thread's own; this one left its two calls in the wrong order
         assert model.training and model[0].training
         with pytest.raises(ZeroDivisionError), evaluating(model):
             raise ZeroDivisionError
