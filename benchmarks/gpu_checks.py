@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -57,6 +58,11 @@ def _waits(name: str, count: int) -> float:
     """0 where nothing in a step waits for the device."""
     step = ours(name, inputs(count, 256, torch.float32), True)
     step()
+    return _sync(step)
+
+
+def _sync(step: Callable[[], object]) -> float:
+    """1 where a call waits for the device, else 0."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
@@ -148,15 +154,7 @@ def _step_waits(batch: Batch, execution: dict[str, bool]) -> float:
     _, step = build(TINY[0], execution)
     for _ in range(2):
         step(batch)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step(batch)
-    except RuntimeError as error:
-        print(error)
-        return 1.0
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return 0.0
+    return _sync(lambda: step(batch))
 
 
 def checks_over_ranks(count: int) -> list[Found]:

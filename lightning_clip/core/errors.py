@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["IMPORT_HINT", "InputError", "UnknownName", "existing_path", "nearest", "reason_of"]
+__all__ = ["IMPORT_HINT", "MACHINE_FAULTS", "InputError", "UnknownName", "existing_path", "nearest", "reason_of"]
 
 IMPORT_HINT = "If a module of yours registers it, add --import MODULE_OR_FILE.py"
 
@@ -74,8 +74,8 @@ def existing_path(path: str | Path, what: str) -> Path:
 
 
 # Faults of the machine or of what it is connected to: the next sample would meet them, too.
-_OF_THE_MACHINE = {
-    errno.EMFILE: "too many files are open: raise `ulimit -n`, or use fewer workers",
+MACHINE_FAULTS = {
+    errno.EMFILE: "too many files are open: raise the limit of open files (ulimit -n), or use fewer workers",
     errno.ENFILE: "too many files are open on this machine: close some, or use fewer workers",
     errno.ENOSPC: "there is no space left: make room, and run again",
     errno.EDQUOT: "the quota is used up: make room, and run again",
@@ -99,7 +99,7 @@ def reason_of(error: BaseException) -> str:
         >>> reason_of(KeyError("no class name")), reason_of(OSError())
         ('no class name', 'OSError')
     """
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        raise InputError(f"reading {error.filename or 'a sample'}: {_OF_THE_MACHINE[error.errno]}") from error
+    if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+        raise InputError(f"reading {error.filename or 'a sample'}: {MACHINE_FAULTS[error.errno]}") from error
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return text or type(error).__name__

@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+from lightning_clip.core.errors import MACHINE_FAULTS
+
 __all__ = ["reason_of_system", "reason_of_writing"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -73,10 +75,10 @@ def _of_files(error: OSError, place: str) -> str | None:
         return f"{place}the file system can only be read: choose another place"
     if error.errno == errno.ENAMETOOLONG:
         return f"{place[:100]}the name is too long: choose a shorter one"
-    if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EIO, errno.EMFILE, errno.ESTALE):
-        return f"{place}{error.strerror}" + (
-            ": raise the limit of open files (ulimit -n)" if error.errno == errno.EMFILE else ""
-        )
+    if error.errno in MACHINE_FAULTS:
+        return f"{place}{MACHINE_FAULTS[error.errno]}"
+    if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return f"{place}{error.strerror}"
     return None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from lightning_clip.core.errors import existing_path
@@ -12,7 +13,9 @@ from lightning_clip.data.hidden import is_hidden
 from lightning_clip.data.images import ImageStore
 from lightning_clip.data.shards import IMAGE_EXTENSIONS
 
-__all__ = ["OTHER_IMAGES", "FileTree", "is_image", "unread_images"]
+__all__ = ["OTHER_IMAGES", "FileTree", "is_image", "unread_images", "warn_of_unread"]
+
+log = logging.getLogger(__name__)
 
 # Kinds of pictures that are not read; where there are many of them, people should know.
 OTHER_IMAGES = frozenset({"heic", "heif", "avif", "svg", "psd", "dng", "cr2", "nef", "arw", "dcm", "jxl", "eps", "ai"})
@@ -57,7 +60,19 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower().lstrip(".") in IMAGE_EXTENSIONS
 
 
-def unread_images(names: list[str]) -> Counter[str]:
-    """Endings of pictures that are not read -> how many there are."""
+def unread_images(names: Iterable[str]) -> str:
+    """How many pictures there are of kinds that are not read, such as "3 .heic, 1 .dng"; empty where there are none."""
     endings = (PurePosixPath(name).suffix.lower().lstrip(".") for name in names)
-    return Counter(ending for ending in endings if ending in OTHER_IMAGES)
+    counts = Counter(ending for ending in endings if ending in OTHER_IMAGES)
+    return ", ".join(f"{count:,} .{ending}" for ending, count in counts.most_common())
+
+
+def warn_of_unread(path: str, names: Iterable[str]) -> None:
+    """Says how many pictures are not read.
+
+    Args:
+        path: of the folder.
+        names: of all files in it.
+    """
+    if listing := unread_images(names):
+        log.warning("%s: %s files are no images that can be read: convert them to jpg or png", path, listing)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import unicodedata
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -37,6 +39,7 @@ class ImageStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = existing_path(path, "image folder or tar")
+        self._root = Path(os.path.normpath(Path.cwd() / self.path))
         self._archive: _Archive | None = None
         self._members: dict[str, str] = {}
         if self.path.is_file():
@@ -60,9 +63,8 @@ class ImageStore:
             name: of a file, relative to the folder, or absolute.
         """
         # Links are followed wherever they lead: whoever set them into the folder meant it.
-        root = Path(os.path.normpath(Path.cwd() / self.path))
-        found = Path(os.path.normpath(root / name))
-        return found if found.is_relative_to(root) and found != root else None
+        found = Path(os.path.normpath(self._root / name))
+        return found if self._root in found.parents else None
 
     def read(self, name: str) -> bytes:
         """The file's bytes.
@@ -73,6 +75,17 @@ class ImageStore:
         Raises:
             FileNotFoundError: there is no such file in the folder or archive, or it is no regular file of a picture's size.
         """
+        try:
+            return self._found(name)
+        except FileNotFoundError:
+            # macOS takes letters and their accents apart, other systems and most programs do not.
+            others = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
+            for other in others:
+                with contextlib.suppress(FileNotFoundError):
+                    return self._found(other)
+            raise
+
+    def _found(self, name: str) -> bytes:
         if self._archive is None:
             return _content(self.place_of(name))
         member = self._members.get(name)
@@ -86,12 +99,14 @@ def _content(path: Path | None) -> bytes:
     if path is None:
         raise FileNotFoundError("image outside of the images folder")
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise FileNotFoundError("image is no regular file")
-        if about.st_size > _LARGEST:
-            raise FileNotFoundError("image file too large")
-        return path.read_bytes()
+        # Not to wait for a pipe; regular files know no waiting.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise FileNotFoundError("image is no regular file")
+            if about.st_size > _LARGEST:
+                raise FileNotFoundError("image file too large")
+            return file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         known = error.args[0] if len(error.args) == 1 else "image file missing"
         raise FileNotFoundError(known) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+from pathlib import Path
+from typing import TextIO
 
-__all__ = ["decode_text", "lines_of"]
+__all__ = ["decode_text", "lines_of", "open_text"]
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -28,9 +30,8 @@ def decode_text(content: bytes) -> str:
         >>> decode_text("ein Hund".encode("utf-16")), decode_text(b"a dog")
         ('ein Hund', 'a dog')
     """
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
-        text = content.decode(encoding)
+        text = content.decode(_encoding(content))
     except UnicodeDecodeError as error:
         raise ValueError("text is not UTF-8") from error
     if "\x00" in text:
@@ -52,3 +53,21 @@ def lines_of(content: bytes) -> tuple[str, ...]:
         ('a dog', 'an animal')
     """
     return tuple(line.strip() for line in decode_text(content).splitlines() if line.strip())
+
+
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """A text file, opened in the encoding that its first bytes name; of UTF-8, other bytes come as lone surrogates.
+
+    Args:
+        path: the file, such as a table that a spreadsheet saved as "Unicode text", which is UTF-16.
+        newline: as for `open`.
+    """
+    with path.open("rb") as file:
+        encoding = _encoding(file.read(4))
+    return path.open(
+        encoding=encoding, errors="surrogateescape" if encoding.startswith("utf-8") else "replace", newline=newline
+    )
+
+
+def _encoding(start: bytes) -> str:
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")

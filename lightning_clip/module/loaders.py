@@ -8,7 +8,7 @@ from lightning_clip.data.captions import first_caption
 from lightning_clip.data.column_check import without_missing_views
 from lightning_clip.data.plain_loaders import Items, adopt
 
-__all__ = ["adopt_loaders", "items_of"]
+__all__ = ["adopt_loaders"]
 
 
 def adopt_loaders(module: Any) -> None:
@@ -25,17 +25,11 @@ def adopt_loaders(module: Any) -> None:
     for loop in loops[trainer.state.fn.value]:
         source = loop._data_source  # Lightning has no public place for what was given before the loop begins
         if not source.is_module() and source.instance is not None:
-            adopt(source.instance, items_of(module, train=loop is trainer.fit_loop))
+            adopt(source.instance, _items(module, train=loop is trainer.fit_loop))
 
 
-def items_of(module: Any, train: bool | None = None) -> Items:
-    """What makes batches of items for a module.
-
-    Args:
-        module: its transform, tokenizer and columns are used.
-        train: whether for training; None asks the module.
-    """
-    train = module.training if train is None else train
+def _items(module: Any, train: bool) -> Items:
+    """What makes batches of items, for training or for evaluation."""
     transform = module.image_transform(train)
     columns = dict(module.columns()) if train else without_missing_views(module.columns(), transform)
     return Items(transform, module.choose_caption if train else first_caption, module.tokenizer, columns)

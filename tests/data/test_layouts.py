@@ -489,6 +489,14 @@ class TestRefused:
         with pytest.raises(InputError, match=message):
             pair_sources.build(str(tmp_path / "data"))
 
+    def test_pictures_of_a_phone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (tmp_path / "IMG_0001.HEIC").write_bytes(b"heic")
+        with pytest.raises(InputError, match=r"holds images that are not read \(1 .heic\): convert them to jpg or png"):
+            pair_sources.build(str(tmp_path))
+        (tmp_path / "a.jpg").write_bytes(picture(0))
+        (tmp_path / "a.txt").write_text("a picture")
+        assert len(pair_sources.build(str(tmp_path))) == 1 and "1 .heic files are no images that can be read" in caplog.text
+
     def test_class_names(self, tmp_path: Path) -> None:
         class_folders(tmp_path / "data")
         (tmp_path / "names.json").write_text('{"class 0": "cat"}')

@@ -60,7 +60,7 @@ def test_whoever_reads_stops(number: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_fit_stops(workers: int, tmp_path: Path) -> None:
     data: Any = ClipDataModule(Failing(errno.EMFILE), local_batch_size=16, num_workers=workers, max_bad_share=1.0)
-    with pytest.raises(InputError, match=r"reading photos/5.jpg: too many files are open: raise `ulimit -n`"):
+    with pytest.raises(InputError, match=r"reading photos/5.jpg: too many files are open: raise the limit of open files"):
         small_trainer(tmp_path, max_steps=2).fit(small_module(), data)
 
 

@@ -205,3 +205,35 @@ def test_where_means_the_same_in_every_table(tmp_path: Path, kind: str, wanted: 
     }[kind]()
     assert TableSource(str(table), where={"fold": wanted}).captions(0) == ("a",)
     assert len(TableSource(str(table), where={"ok": True})) == 1
+
+
+def test_names_that_macos_wrote(tmp_path: Path) -> None:
+    """Letters and their accents apart in the file's name, together in the table, and the other way round; in archives too."""
+    import shutil
+    import unicodedata
+
+    together, apart = (unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD"))
+    for stored, named in ((together, apart), (apart, together)):
+        folder = tmp_path / str(len(stored)) / "in"
+        folder.mkdir(parents=True)
+        (folder / stored).write_bytes(b"content")
+        shutil.make_archive(str(folder.parent / "x"), "zip", folder)
+        assert ImageStore(folder).read(named) == ImageStore(folder.parent / "x.zip").read(named) == b"content"
+    with pytest.raises(FileNotFoundError, match="image file missing"):
+        ImageStore(tmp_path).read("nö.jpg")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_of_spreadsheets(tmp_path: Path, kind: str, encoding: str) -> None:
+    write_folder(tmp_path)
+    rows = [{"image": "0.jpg", "caption": "ein größeres Bild"}, {"image": "1.jpg", "caption": "图片, 二"}]
+    text = {
+        "csv": 'image,caption\r\n0.jpg,ein größeres Bild\r\n1.jpg,"图片, 二"\r\n',
+        "tsv": "image\tcaption\n0.jpg\tein größeres Bild\n1.jpg\t图片, 二\n",
+        "jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+        "json": json.dumps(rows, ensure_ascii=False),
+    }[kind]
+    (tmp_path / f"t.{kind}").write_bytes(text.encode(encoding))
+    source = TableSource(str(tmp_path / f"t.{kind}"))
+    assert [source.captions(i) for i in range(2)] == [("ein größeres Bild",), ("图片, 二",)] and source[0].key == "0.jpg"

@@ -1,5 +1,6 @@
 """Sources: what a user has -> pairs, one file a kind."""
 
+import lightning_clip.data.sources.file_layouts  # noqa: F401  (registers what recognises folders of files)
 from lightning_clip.data.sources.base import PairSource, Subset, pair_sources, readable_captions, recognises
 from lightning_clip.data.sources.chinese_clip import ChineseClipSource
 from lightning_clip.data.sources.class_in_name import ClassInName

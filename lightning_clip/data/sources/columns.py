@@ -81,8 +81,12 @@ def texts(value: Any, column: str = "caption") -> tuple[str, ...]:
         >>> texts("['a dog', 'b']"), texts(float("nan")), texts("[sic] a dog")
         (('a dog', 'b'), (), ('[sic] a dog',))
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _written_list(value.strip()) or value
+    if isinstance(value, str):  # most cells of most tables
+        text = value.strip()
+        written = _written_list(text) if text.startswith("[") else None
+        if not written:
+            return (text,) if text else ()
+        value = written
     found = []
     for text in value if isinstance(value, list | tuple) else [value]:
         if isinstance(text, Mapping):
@@ -117,6 +121,9 @@ def _written_list(text: str) -> list[str] | None:
 
 def captions_of(row: Mapping[str, Any], columns: CaptionColumns) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     """All captions of a row, and their weights if columns differ; a column's weight is shared out among its captions."""
+    if len(columns) == 1:
+        (column,) = columns
+        return texts(cell(row, column), column), None
     found: list[str] = []
     weights: list[float] = []
     for column, weight in columns.items():

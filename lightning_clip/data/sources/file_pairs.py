@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
-from functools import partial
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import Pair
-from lightning_clip.data.file_tree import FileTree, is_image
-from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
+from lightning_clip.data.file_tree import FileTree, is_image, warn_of_unread
+from lightning_clip.data.sources.base import PairSource, pair_sources
 from lightning_clip.data.sources.columns import texts
 from lightning_clip.data.sources.rows import Rows
 from lightning_clip.data.text_files import decode_text, lines_of
 
-__all__ = ["FilePairs"]
+__all__ = ["FilePairs", "pairs_of"]
 
 log = logging.getLogger(__name__)
 _TEXTS = (".txt", ".caption", ".json")
@@ -40,7 +39,9 @@ class FilePairs(PairSource):
     def __init__(self, path: str, caption_key: str = "caption") -> None:
         self.path, self.caption_key = path, caption_key
         self._tree = FileTree(path)
-        found, images = _pairs(self._tree.names())
+        files = self._tree.names()
+        warn_of_unread(path, files)
+        found, images = pairs_of(files)
         if not found:
             raise InputError(f"{path!r} has no image with a text beside it, such as 1.jpg and 1.txt ({images} images)")
         if len(found) < images:
@@ -70,8 +71,12 @@ class FilePairs(PairSource):
         return Pair(self._tree.read(name), self.captions(index), str(PurePosixPath(name).with_suffix("")))
 
 
-def _pairs(names: Iterable[str]) -> tuple[list[tuple[str, str]], int]:
-    """(image, text file) of each image that has one, and how many images there are."""
+def pairs_of(names: Iterable[str]) -> tuple[list[tuple[str, str]], int]:
+    """(image, text file) of each image that has one, and how many images there are.
+
+    Args:
+        names: of all files.
+    """
     known = set(names)
     images = sorted(name for name in known if is_image(name))
     found = []
@@ -81,11 +86,3 @@ def _pairs(names: Iterable[str]) -> tuple[list[tuple[str, str]], int]:
         if text is not None:
             found.append((image, text))
     return found, len(images)
-
-
-@recognises(110)
-def _file_pairs(name: str) -> Callable[..., PairSource] | None:
-    path = Path(name).expanduser()
-    if not path.is_dir() and path.suffix != ".zip":
-        return None
-    return partial(FilePairs, name) if path.exists() and _pairs(FileTree(name).names())[0] else None

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_clip.data.text_files import open_text
+
 __all__ = ["flickr_rows"]
 
 _LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)")
@@ -18,13 +20,13 @@ def flickr_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]] | None
     Args:
         path: the file.
     """
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+    with open_text(path) as lines:
         first = next((line for line in lines if line.strip()), "")
     return _rows(path) if _LINE.match(first) else None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             found = _LINE.match(line.rstrip("\r\n"))
             if found is not None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from lightning_clip.core.errors import InputError, existing_path
-from lightning_clip.core.types import Pair
-from lightning_clip.data.file_tree import FileTree, is_image, unread_images
+from lightning_clip.data.file_tree import FileTree, is_image, warn_of_unread
 from lightning_clip.data.shards import IMAGE_EXTENSIONS
-from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
+from lightning_clip.data.sources.base import pair_sources
 from lightning_clip.data.sources.class_names import NAME_FILES, read_class_names
-from lightning_clip.data.sources.rows import Rows
+from lightning_clip.data.sources.labelled_files import LabelledFiles
 
 __all__ = ["SPLITS", "ClassFolders"]
 
-log = logging.getLogger(__name__)
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "train2017", "val2017"})
 
 
 @pair_sources.register("class_folders")
-class ClassFolders(PairSource):
+class ClassFolders(LabelledFiles):
     """Labelled images as torchvision's ImageFolder has them: one folder per class, its name the class name.
 
     For training, `ClipDataModule(captions={"name": "template", "templates": [...]})` makes captions of the names. Hidden files
@@ -41,8 +36,8 @@ class ClassFolders(PairSource):
     """
 
     def __init__(self, path: str, names: str | None = None, split: str | None = None) -> None:
-        self._tree = FileTree(path if split is None else str(existing_path(Path(path) / split, "folder of a split")))
-        files = self._tree.names()
+        tree = FileTree(path if split is None else str(existing_path(Path(path) / split, "folder of a split")))
+        files = tree.names()
         images = [name for name in files if is_image(name) and len(PurePosixPath(name).parts) > 1]
         folders = sorted({PurePosixPath(name).parts[0] for name in images})
         if not folders:
@@ -52,55 +47,22 @@ class ClassFolders(PairSource):
                 f"{path!r} has a folder for each split, not for each class: name one of them, such as "
                 f"{str(Path(path) / folders[0])!r}, or give split={folders[0]}"
             )
-        if skipped := unread_images(files):
-            listing = ", ".join(f"{count} .{ending}" for ending, count in skipped.most_common())
-            log.warning("%s: %s files are no images that can be read: convert them to jpg or png", path, listing)
+        warn_of_unread(path, files)
+        class_names = read_class_names(_names_file(tree.path, names), folders)
         labels = {folder: label for label, folder in enumerate(folders)}
-        self.class_names: Sequence[str] = read_class_names(self._names_file(names), folders)
         # The images of a class one after the other, as torchvision has them.
-        images.sort(key=lambda name: (labels[PurePosixPath(name).parts[0]], name))
-        self._rows = Rows([{"image": name, "label": labels[PurePosixPath(name).parts[0]]} for name in images])
-        counts = Counter(PurePosixPath(name).parts[0] for name in images)
-        shown = ", ".join(f"{self.class_names[labels[folder]]} {counts[folder]:,}" for folder in folders[:8])
-        self.layout = f"one folder for each of {len(folders)} classes ({shown}{', ...' if len(folders) > 8 else ''})"
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def label(self, index: int) -> int:
-        label: int = self._rows[index]["label"]
-        return label
-
-    def place(self, index: int) -> str:
-        return str(self._tree.path / self._rows[index]["image"])
-
-    def __getitem__(self, index: int) -> Pair:
-        row = self._rows[index]
-        name, label = row["image"], row["label"]
-        names = {"class_name": self.class_names[label]}
-        return Pair(self._tree.read(name), captions=(), key=str(self._tree.path / name), label=label, metadata=names)
-
-    def _names_file(self, given: str | None) -> Path | None:
-        if given is not None:
-            return existing_path(given, "file of class names")
-        if not self._tree.path.is_dir():
-            return None
-        places = (folder / name for folder in (self._tree.path, self._tree.path.parent) for name in NAME_FILES)
-        return next((place for place in places if place.is_file()), None)
+        labelled = sorted(((name, labels[PurePosixPath(name).parts[0]]) for name in images), key=lambda own: (own[1], own[0]))
+        counts = Counter(label for _, label in labelled)
+        shown = ", ".join(f"{name} {counts[label]:,}" for label, name in enumerate(class_names[:8]))
+        layout = f"one folder for each of {len(folders)} classes ({shown}{', ...' if len(folders) > 8 else ''})"
+        super().__init__(tree, labelled, class_names, layout)
 
 
-@recognises(200)
-def _class_folders(name: str) -> Callable[..., PairSource] | None:
-    """Two folders or more that hold images; a single one is seldom a class."""
-    path = Path(name).expanduser()
-    if not path.exists() or not (path.is_dir() or path.suffix == ".zip"):
+def _names_file(folder: Path, given: str | None) -> Path | None:
+    """The file of readable class names: the one that was given, or one beside the class folders."""
+    if given is not None:
+        return existing_path(given, "file of class names")
+    if not folder.is_dir():
         return None
-    images = [PurePosixPath(file).parts for file in FileTree(name).names() if is_image(file)]
-    folders = {parts[0] for parts in images if len(parts) > 1}
-    if len(folders) == 1 and len(images) == sum(len(parts) > 1 for parts in images):
-        only = next(iter(folders))
-        raise InputError(
-            f"{name!r} has its images in the one folder {only!r} and no text that was found: give a table that names them, or "
-            "name=class_folders if that folder is a class"
-        )
-    return partial(ClassFolders, name) if len(folders) > 1 else None
+    places = (place / name for place in (folder, folder.parent) for name in NAME_FILES)
+    return next((place for place in places if place.is_file()), None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.text_files import decode_text
 
 __all__ = ["read_json"]
 
@@ -27,7 +28,7 @@ def read_json(path: Path) -> Iterator[tuple[int, Row | str]]:
         InputError: no JSON, or neither of these forms.
     """
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = json.loads(decode_text(path.read_bytes()))
     except (ValueError, RecursionError) as error:
         raise InputError(f"table {str(path)!r} is no JSON ({error}): check the file") from error
     if isinstance(content, list):

@@ -16,6 +16,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources.flickr_tables import flickr_rows
 from lightning_clip.data.sources.json_tables import read_json
 from lightning_clip.data.sources.separated import SeparatedValues, delimiter_of
+from lightning_clip.data.text_files import open_text
 
 __all__ = ["TABLE_EXTENSIONS", "Rows", "TableForm", "read_tables"]
 
@@ -144,7 +145,7 @@ def _found(path: Path, form: TableForm) -> Iterator[tuple[int, Row | str]]:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | str]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -172,15 +173,15 @@ def _read_separated(path: Path, delimiter: str | None, header: Sequence[str] | N
         elif record.fields and len(record.fields) != len(names):
             yield record.line, f"has {len(record.fields)} fields, the header {len(names)}"
         elif record.fields:
-            foreign = any(map(_foreign, record.fields))
-            yield record.line, _NO_UTF8 if foreign else dict(zip(names, record.fields, strict=True))
+            foreign = any(not field.isascii() and _foreign(field) for field in record.fields)
+            yield record.line, _NO_UTF8 if foreign else dict(zip(names, record.fields, strict=False))
 
 
 def _delimiter(path: Path) -> str:
     """A tab in tsv files; in csv files a comma, or what stands in the first line where that has no comma."""
     if path.suffix == ".tsv":
         return "\t"
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+    with open_text(path) as lines:
         first = lines.readline(1 << 16)
     found = "," if "," in first else delimiter_of(first) or ","
     if found != ",":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.text_files import open_text
 
 __all__ = ["Record", "SeparatedValues", "delimiter_of"]
 
@@ -38,7 +39,7 @@ class SeparatedValues:
     letter like any other; elsewhere its line is bad, and the next line is read as if nothing had happened.
 
     Args:
-        path: the file, in UTF-8 with or without a byte-order mark; other bytes come as lone surrogates.
+        path: the file, in UTF-8 or with a byte-order mark; bytes that are no UTF-8 come as lone surrogates.
         delimiter: one letter.
 
     Raises:
@@ -57,25 +58,28 @@ class SeparatedValues:
             raise InputError(f"delimiter {delimiter!r} must be one letter, such as ';' or '\\t'")
         self.path, self.delimiter = path, delimiter
         self._literal = delimiter == "\t"
+        self._text = _Once()
+        # One reader for all records: to make one takes as long as to read a line.
+        self._reader = csv.reader(self._text, delimiter=delimiter, strict=True)
         self._width = 0  # fields of the first record
-        self._shapes: list[str] = []  # of the last good record
+        self._last: list[str] = []  # fields of the last good record
 
     def __iter__(self) -> Iterator[Record]:
-        self._width, self._shapes = 0, []
+        self._width, self._last = 0, []
         csv.field_size_limit(1 << 28)  # base64 pictures in a cell
-        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline=_line_end(self.path)) as file:
+        with open_text(self.path, newline=_line_end(self.path)) as file:
             lines = _Ahead(file)
             while (line := lines.take()) is not None:
                 yield self._record(line, lines)
 
     def _record(self, line: str, lines: _Ahead) -> Record:
         """The record that begins with a line; takes the further lines that belong to it."""
-        number = lines.number
         if '"' not in line:
-            return self._good(number, _without_end(line).split(self.delimiter) if line.strip("\r\n") else [])
+            bare = _without_end(line)
+            return self._good(lines.number, bare.split(self.delimiter) if bare else [])
         if (fields := self._parsed(line)) is not None:
-            return self._good(number, fields)
-        return self._over_lines(number, line, lines)
+            return self._good(lines.number, fields)
+        return self._over_lines(lines.number, line, lines)
 
     def _over_lines(self, number: int, line: str, lines: _Ahead) -> Record:
         """A record whose quoted field goes on in the next lines, if it does."""
@@ -99,7 +103,8 @@ class SeparatedValues:
     def _parsed(self, text: str) -> list[str] | None:
         """Fields of a whole record, None where a quote is still open; fields quoted badly are taken as they stand."""
         try:
-            return next(csv.reader([text], delimiter=self.delimiter, strict=True), [])
+            self._text.append(text)
+            return next(self._reader)
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 return None
@@ -112,14 +117,28 @@ class SeparatedValues:
         fields = _without_end(line).split(self.delimiter)
         if len(fields) != self._width or self._width < 2:
             return False
-        return any(_is_name(known) and known == _shape(field) for known, field in zip(self._shapes, fields, strict=False))
+        return any(
+            _is_name(known) and known == _shape(field) for known, field in zip(map(_shape, self._last), fields, strict=False)
+        )
 
     def _good(self, line: int, fields: list[str]) -> Record:
         if fields and not self._width:
             self._width = len(fields)
         elif len(fields) == self._width:
-            self._shapes = [_shape(field) for field in fields]
+            self._last = fields
         return Record(line, fields)
+
+
+class _Once(list[str]):
+    """Hands out each text once, then none until another is there."""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if not self:
+            raise StopIteration
+        return self.pop()
 
 
 class _Ahead:

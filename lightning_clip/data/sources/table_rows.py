@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.data.sources.columns import CaptionColumns, captions_of, cell
 from lightning_clip.data.sources.rows import Rows
 
-__all__ = ["Groups", "check_columns_exist", "chosen_rows", "likely_column", "same_image"]
+__all__ = ["Groups", "Reading", "check_columns_exist", "chosen_rows", "likely_column"]
 
 log = logging.getLogger(__name__)
 _LIKELY = {
@@ -74,51 +74,6 @@ def _hint(column: str, known: Sequence[str]) -> str:
     return ""
 
 
-def chosen_rows(rows: Rows, where: Mapping[str, Any], columns: CaptionColumns, path: str) -> np.ndarray:
-    """Numbers (K,) of the rows that the filter lets through and that have a text; says how many have none.
-
-    Args:
-        rows: of the table.
-        where: column -> value, or list of values, that a row must have; "1" is equal to 1.
-        columns: of the captions; none where rows need no text.
-        path: of the table, for errors.
-
-    Raises:
-        InputError: no such row, or none with a text.
-    """
-    wanted = {key: _ways(value) for key, value in where.items()}
-    matching, described = 0, []
-    for number, row in enumerate(rows):
-        if all(_text_of(cell(row, key)) in values for key, values in wanted.items()):
-            matching += 1
-            if not columns or captions_of(row, columns)[0]:
-                described.append(number)
-    if not matching:
-        found = {key: sorted({str(cell(row, key)) for row in rows})[:10] for key in where}
-        there = "; ".join(f"column {key!r} has {', '.join(values)}" for key, values in found.items())
-        raise InputError(f"no row of {path!r} has {dict(where)}: {there}")
-    names = ", ".join(map(repr, columns))
-    if not described:
-        raise InputError(f"column {names} of {path!r} is empty in all {matching} rows: name the column with the captions")
-    if len(described) < matching:
-        log.warning("%s: omitted %d of %d rows without text in %s", path, matching - len(described), matching, names)
-    return np.array(described, dtype=np.int64)
-
-
-def _ways(value: Any) -> set[str]:
-    return {_text_of(one) for one in (value if isinstance(value, list | tuple | set) else (value,))}
-
-
-def _text_of(value: Any) -> str:
-    """A cell as it would stand in a csv file, so that a filter means the same for every kind of table."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value)
-    return text.lower() if text in ("True", "False") else text
-
-
 class Groups:
     """Rows that belong together, in a few flat buffers: `groups[i]` -> row numbers (K,).
 
@@ -146,24 +101,70 @@ class Groups:
         return found
 
 
-def same_image(rows: Rows, chosen: np.ndarray, image: str | None, others: Sequence[str], path: str) -> Groups:
-    """Rows that name one image and agree in all other columns that are read, such as one row per caption.
+class Reading(NamedTuple):
+    """What is asked of a table's rows.
+
+    Attributes:
+        where: column -> value, or list of values, that a row must have; "1" is equal to 1.
+        captions: columns of the captions; none where rows need no text.
+        image: the column with the image's name; rows with bytes in it stay alone.
+        others: columns in which rows of one image must agree: label and further columns.
+    """
+
+    where: Mapping[str, Any]
+    captions: CaptionColumns
+    image: str | None
+    others: Sequence[str]
+
+
+def chosen_rows(rows: Rows, reading: Reading, path: str) -> Groups:
+    """The rows that the filter lets through and that have a text, those of one image together; says how many have none.
 
     Args:
-        rows: of the table.
-        chosen: their numbers (K,).
-        image: the column with the image's name; rows with bytes in it stay alone.
-        others: columns that must agree: label and further columns.
-        path: of the table, for the message.
+        rows: of the table, looked at once.
+        reading: what is asked of them.
+        path: of the table, for messages.
+
+    Raises:
+        InputError: no such row, or none with a text.
     """
-    if image is None:
-        return Groups([[number] for number in chosen.tolist()])
+    wanted = {key: _ways(value) for key, value in reading.where.items()}
+    image, captions, others = reading.image, reading.captions, reading.others
     groups: dict[Any, list[int]] = {}
-    for number in chosen.tolist():
-        row = rows[number]
-        name = cell(row, image)
-        key = (name, *(repr(cell(row, other)) for other in others)) if isinstance(name, str | int) else number
+    matching = described = 0
+    for number, row in enumerate(rows):
+        if wanted and not all(_text_of(cell(row, key)) in values for key, values in wanted.items()):
+            continue
+        matching += 1
+        if captions and not captions_of(row, captions)[0]:
+            continue
+        described += 1
+        name = None if image is None else cell(row, image)
+        key: Any = name if isinstance(name, str) else number  # a number stands for a row that stays alone
+        if others:
+            key = (key, *(repr(cell(row, other)) for other in others))
         groups.setdefault(key, []).append(number)
-    if len(groups) < len(chosen):
-        log.info("%s: %d rows are captions of %d images", path, len(chosen), len(groups))
+    if not matching:
+        found = {key: sorted({str(cell(row, key)) for row in rows})[:10] for key in reading.where}
+        there = "; ".join(f"column {key!r} has {', '.join(values)}" for key, values in found.items())
+        raise InputError(f"no row of {path!r} has {dict(reading.where)}: {there}")
+    names = ", ".join(map(repr, reading.captions))
+    if not described:
+        raise InputError(f"column {names} of {path!r} is empty in all {matching} rows: name the column with the captions")
+    if described < matching:
+        log.warning("%s: omitted %d of %d rows without text in %s", path, matching - described, matching, names)
+    if len(groups) < described:
+        log.info("%s: %d rows are captions of %d images", path, described, len(groups))
     return Groups(list(groups.values()))
+
+
+def _ways(value: Any) -> set[str]:
+    return {_text_of(one) for one in (value if isinstance(value, list | tuple | set) else (value,))}
+
+
+def _text_of(value: Any) -> str:
+    """A cell as it would stand in a csv file, so that a filter means the same for every kind of table."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = value if isinstance(value, str) else str(value)
+    return text.lower() if text in ("True", "False") else text

@@ -13,7 +13,7 @@ from lightning_clip.data.sources.base import PairSource, pair_sources, recognise
 from lightning_clip.data.sources.columns import caption_columns, captions_of, cell, image_of
 from lightning_clip.data.sources.rows import TABLE_EXTENSIONS, TableForm, read_tables
 from lightning_clip.data.sources.table_files import table_files, table_images
-from lightning_clip.data.sources.table_rows import check_columns_exist, chosen_rows, likely_column, same_image
+from lightning_clip.data.sources.table_rows import Reading, check_columns_exist, chosen_rows, likely_column
 from lightning_clip.data.sources.value_columns import ColumnSetting, ValueColumns
 
 __all__ = ["TableSource"]
@@ -70,8 +70,7 @@ class TableSource(PairSource):
         further = [column for column in (label_column, *self._values.cells()) if column]
         check_columns_exist(rows, filter(None, (image_column, *self._columns, *further, *(where or {}))), path)
         self.rows = rows
-        chosen = chosen_rows(rows, where or {}, self._columns, path)
-        self._groups = same_image(rows, chosen, image_column, further, path)
+        self._groups = chosen_rows(rows, Reading(where or {}, self._columns, image_column, further), path)
         if self._values:
             self._values.learn(rows[number] for number in self._groups.first().tolist())
         self.image_column, self.caption_column, self.label_column = image_column, caption_column, label_column
@@ -116,7 +115,10 @@ class TableSource(PairSource):
 
     def _captions(self, index: int) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
         """Of all rows of the image, in their order."""
-        found = [captions_of(self.rows[number], self._columns) for number in self._groups[index].tolist()]
+        numbers = self._groups[index]
+        if len(numbers) == 1:
+            return captions_of(self.rows[int(numbers[0])], self._columns)
+        found = [captions_of(self.rows[number], self._columns) for number in numbers.tolist()]
         captions = tuple(text for texts, _ in found for text in texts)
         weights = tuple(weight for _, own in found for weight in own or ())
         return captions, weights or None
@@ -135,10 +137,3 @@ def _table(name: str) -> Callable[..., PairSource] | None:
     tables = [path / f"{stem}{ending}" for stem in _BESIDE for ending in TABLE_EXTENSIONS]
     tables += [path / "results.csv", *sorted(path.glob("*.token.txt")), *sorted(path.glob("*.token"))]
     return next((partial(TableSource, str(table)) for table in tables if table.exists()), None)
-
-
-@recognises(120)
-def _folder_of_parquet(name: str) -> Callable[..., PairSource] | None:
-    path = Path(name).expanduser()
-    shards = path.is_dir() and any(path.glob("*.tar"))
-    return partial(TableSource, name) if path.is_dir() and not shards and any(path.glob("*.parquet")) else None
