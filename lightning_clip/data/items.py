@@ -17,7 +17,7 @@ from lightning_clip.core.types import Pair
 from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.sources.columns import texts
 
-__all__ = ["image_of_item", "pair_of_item"]
+__all__ = ["as_uint8", "image_of_item", "pair_of_item"]
 
 _IMAGE = ("image", "img", "pixel_values", "picture", "photo", "image_path", "filepath", "file_name")
 _TEXT = ("caption", "captions", "text", "texts", "sentence", "sentences", "title", "description")
@@ -75,24 +75,45 @@ def image_of_item(image: Any) -> bytes | Tensor:
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
     if isinstance(image, np.ndarray | np.generic | Tensor):
-        return _pixels(torch.as_tensor(np.ascontiguousarray(image)) if not isinstance(image, Tensor) else image)
+        return _pixels(image)
     raise ValueError(f"image is {type(image).__name__}, not a picture, bytes, a path or pixels")
 
 
-def _pixels(values: Tensor) -> Tensor:
-    if values.ndim == 3 and values.shape[0] not in (1, 3) and values.shape[2] in (1, 3):
-        values = values.permute(2, 0, 1)
+def as_uint8(values: Tensor) -> Tensor:
+    """Pixels of 0 to 255, or floats of 0 to 1, as uint8 of the same shape.
+
+    Args:
+        values: of any shape.
+
+    Raises:
+        ValueError: values outside of these ranges, as normalised ones are.
+
+    Examples:
+        >>> as_uint8(torch.tensor([0.0, 0.5, 1.0])).tolist()
+        [0, 128, 255]
+    """
+    if values.dtype == torch.uint8 or not values.numel():
+        return values.to(torch.uint8)
+    if values.is_floating_point():
+        if not bool(values.isfinite().all()) or values.min() < 0 or values.max() > 1:
+            raise ValueError("image has floats outside of 0 to 1: the model normalises pixels itself")
+        return (255 * values).round().to(torch.uint8)
+    if values.min() < 0 or values.max() > 255:
+        raise ValueError("image has integers outside of 0 to 255")
+    return values.to(torch.uint8)
+
+
+def _pixels(image: Any) -> Tensor:
+    """uint8 (3, H, W) of one image as tensor or array; arrays have their colours last, also where the first axis is 3."""
+    values = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    last = values.ndim == 3 and values.shape[2] in (1, 3) and (values is not image or values.shape[0] not in (1, 3))
+    if last:
+        values = values.permute(2, 0, 1)  # (H, W, C) -> (C, H, W)
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or values.shape[0] not in (1, 3):
         raise ValueError(f"image has the shape {tuple(values.shape)}, not (3, H, W) or (H, W, 3)")
-    if values.is_floating_point():
-        if not bool(values.isfinite().all()) or values.min() < 0 or values.max() > 1:
-            raise ValueError("image has floats outside of 0 to 1: the model normalises pixels itself")
-        values = (255 * values).round()
-    elif values.dtype != torch.uint8 and (values.min() < 0 or values.max() > 255):
-        raise ValueError("image has integers outside of 0 to 255")
-    return values.to(torch.uint8).expand(3, -1, -1).contiguous()
+    return as_uint8(values).expand(3, -1, -1).contiguous()
 
 
 def _of_mapping(item: Mapping[str, Any], key: str) -> Pair:

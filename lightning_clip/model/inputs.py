@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.settings import in_range
-from lightning_clip.data.decoding import decode, from_pil
+from lightning_clip.data.decoding import decode
+from lightning_clip.data.items import as_uint8, image_of_item
 from lightning_clip.data.tokenizers import Tokenizer, checked
 from lightning_clip.encoders.padding import right_padded
 
@@ -24,15 +25,14 @@ __all__ = ["ImageInput", "TextInput", "encode_texts", "image_parts", "pixel_batc
 OneImage = Tensor | np.ndarray[Any, Any] | Image.Image | bytes | str | Path
 ImageInput = OneImage | Iterable[OneImage]
 TextInput = str | Iterable[str] | Tensor | np.ndarray[Any, Any]
-_PIXELS = "give pixels of 0 to 255 as they were decoded; the model normalises them"
 
 
 def image_parts(images: ImageInput, batch_size: int) -> Iterator[Tensor | list[Any]]:
     """Images so many at a time: parts of one tensor, or lists of single images.
 
     Args:
-        images: uint8 tensor (B, 3, H, W) or array (B, H, W, 3), one image or several: PIL images, tensors (3, H, W), arrays
-            (H, W, 3), paths and encoded bytes.
+        images: tensor (B, 3, H, W) or array (B, H, W, 3), uint8 or floats from 0 to 1; one image or several, each as for
+            `image_of_item`: PIL images, tensors, arrays, paths and encoded bytes.
         batch_size: images in a part, at least 1.
 
     Raises:
@@ -40,7 +40,7 @@ def image_parts(images: ImageInput, batch_size: int) -> Iterator[Tensor | list[A
     """
     in_range("batch_size", batch_size, 1, whole=True)
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
-        several = _channels_first(images, "images")
+        several = _several(images)
         if not len(several):
             raise InputError(f"images are empty, {tuple(images.shape)}: give at least one image")
         yield from torch.split(several, batch_size)
@@ -87,37 +87,33 @@ def _sized(image: Any, transform: nn.Module, size: int) -> Tensor:
 
 def _pixels(image: Any) -> Tensor:
     """One image -> uint8 (3, H, W)."""
-    if isinstance(image, Image.Image):
-        return from_pil(image)
-    if isinstance(image, Tensor | np.ndarray):
-        return _channels_first(image, "image")
-    if not isinstance(image, bytes | str | Path):
+    if not isinstance(image, Tensor | np.ndarray | Image.Image | bytes | str | Path):
         raise InputError(f"image {str(image)[:60]!r} of type {type(image).__name__} is no image: give a PIL image or a path")
-    name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(str(image))
+    name = repr(str(image)) if isinstance(image, str | Path) else f"of type {type(image).__name__}"
     try:
-        return decode(image if isinstance(image, bytes) else existing_path(image, "image").read_bytes())
+        return decode(image_of_item(existing_path(image, "image") if isinstance(image, str | Path) else image))
     except InputError:
         raise
     except (OSError, ValueError) as error:
         raise InputError(f"image {name} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
 
 
-def _channels_first(values: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
-    """uint8 (..., 3, H, W) of a tensor of that shape or of an array (..., H, W, 3), as each library has them."""
-    many, shape = what == "images", tuple(values.shape)
-    first, last, axes = ("B, ", "(B, H, W, 3)", "0, 3, 1, 2") if many else ("", "(H, W, 3)", "2, 0, 1")
-    kind = str(values.dtype)
-    if values.ndim != 3 + many or kind.removeprefix("torch.") != "uint8":
-        raise InputError(f"{what} must be uint8 ({first}3, H, W), got {kind} {shape}: {_PIXELS}")
+def _several(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    """uint8 (B, 3, H, W) of a tensor of that shape or of an array (B, H, W, 3), as each library has them."""
+    shape = tuple(values.shape)
     if isinstance(values, np.ndarray):
-        if values.shape[-1] == 3:  # also where the first axis is 3: arrays have their colours last
-            return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, -3)))
-        values = torch.from_numpy(np.ascontiguousarray(values))
-    if values.shape[-3] == 3:
-        return values
-    if values.shape[-1] == 3:
-        raise InputError(f"{what} of shape {shape} are {last}, with the colours last: give images.permute({axes})")
-    raise InputError(f"{what} of shape {shape} have {values.shape[-3]} channels, not 3: convert them to RGB first")
+        last = values.shape[-1] == 3  # also where the second axis is 3: arrays have their colours last
+        values = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, -3) if last else values))
+    if values.shape[1] != 3:
+        if values.shape[3] == 3:
+            raise InputError(
+                f"images of shape {shape} are (B, H, W, 3), with the colours last: give images.permute(0, 3, 1, 2)"
+            )
+        raise InputError(f"images of shape {shape} have {values.shape[1]} channels, not 3: convert them to RGB first")
+    try:
+        return as_uint8(values)
+    except ValueError as error:
+        raise InputError(f"images cannot be read: {error}. Give pixels of 0 to 255 as they were decoded") from error
 
 
 def token_batches(

@@ -46,9 +46,9 @@ class TestImages:
         torch.testing.assert_close(black.encode_image(images), expected)
         assert not torch.allclose(module.encode_image(images), expected)
 
-    def test_float_pixels_are_refused(self, predictor: Predictor) -> None:
-        with pytest.raises(InputError, match=r"images must be uint8 .* got torch.float32 \(1, 3, 32, 32\): give pixels"):
-            predictor.encode_image_with_backbone(torch.zeros(1, 3, 32, 32))
+    def test_normalised_pixels_are_refused(self, predictor: Predictor) -> None:
+        with pytest.raises(InputError, match="images cannot be read: image has floats outside of 0 to 1: the model normalises"):
+            predictor.encode_image_with_backbone(torch.randn(1, 3, 32, 32))
 
     def test_no_images_are_refused(self, predictor: Predictor) -> None:
         with pytest.raises(InputError, match="images is an empty list: give at least one image"):
