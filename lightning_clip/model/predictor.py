@@ -97,8 +97,8 @@ class Predictor:
         """Unit features (B, D) of images.
 
         Args:
-            images: of any size: uint8 tensor (B, 3, H, W) or array (B, H, W, 3), one image or several in a list or a
-                generator: PIL images, tensors (3, H, W), arrays (H, W, 3), paths, encoded bytes.
+            images: of any size, uint8 or floats from 0 to 1: tensor (B, 3, H, W) or array (B, H, W, 3), one image or several
+                in a list or a generator: PIL images, tensors (3, H, W), arrays (H, W, 3), paths, encoded bytes.
             batch_size: images encoded at a time, at least 1.
 
         Raises:
