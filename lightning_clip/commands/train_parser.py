@@ -14,6 +14,7 @@ from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.secrets import hidden
 from lightning_clip.core.trust import check_import
 
 __all__ = ["FullHelp", "TrainerParser"]
@@ -75,6 +76,17 @@ class TrainerParser(LightningArgumentParser):
         finally:
             for action, help_text in hidden:
                 action.help = help_text
+        return text
+
+    def dump(self, namespace: Any, *arguments: Any, **options: Any) -> str:
+        """Settings as text, for config.yaml and --print_config: without secrets."""
+        # jsonargparse also asks for a text that it reads again, to resolve references.
+        if not options.get("skip_validation") or options.get("skip_link_targets", True):
+            namespace = namespace.clone()
+            for key, value in list(namespace.items()):
+                if isinstance(value, dict | list):
+                    namespace[key] = hidden(value)
+        text: str = super().dump(namespace, *arguments, **options)
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

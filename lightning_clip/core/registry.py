@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from lightning_clip.core.errors import InputError, UnknownName, nearest
 from lightning_clip.core.plugins import load_installed
+from lightning_clip.core.secrets import hidden
 from lightning_clip.core.settings import check_kinds, declared
 
 __all__ = ["LIVE", "Registry", "Spec"]
@@ -106,7 +107,7 @@ class Registry(Generic[T]):
             )
         name = settings.pop("name", None)
         if not isinstance(name, str):
-            raise InputError(f"{self.kind} {dict(spec)!r} has no 'name': give one of {', '.join(self.names())}")  # type: ignore[arg-type]
+            raise InputError(f"{self.kind} {hidden(spec)!r} has no 'name': give one of {', '.join(self.names())}")  # type: ignore[arg-type]
         factory = self.factory(name)
         accepted = _parameters(factory)
         if accepted is not None:

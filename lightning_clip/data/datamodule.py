@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.secrets import hidden
 from lightning_clip.core.types import Pair, PairBatch
 from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs
@@ -140,9 +141,11 @@ class ClipDataModule(pl.LightningDataModule):
                 raise InputError(f"no {split} data: give ClipDataModule({split}=...) a path, a mapping or 'synthetic'")
             if isinstance(spec, list | tuple) and any(isinstance(part, str | Mapping) for part in spec):
                 raise InputError(
-                    f"{split} data {spec!r} is a list: for several sources give {{'name': 'mix', 'sources': [...]}}"
+                    f"{split} data {hidden(spec)!r} is a list: for several sources give {{'name': 'mix', 'sources': [...]}}"
                 )
-            self._sources[split] = as_source(pair_sources.build(spec))
+            source = as_source(pair_sources.build(spec))
+            self._check_lost(split, source)
+            self._sources[split] = source
         return self._sources[split]
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -220,6 +223,16 @@ class ClipDataModule(pl.LightningDataModule):
             raise InputError(
                 f"{bad} {split} samples could not be used ({listing}; the last: {batch.skipped[-1].key}), more than "
                 f"max_bad_share {self.max_bad_share:g} allows ({int(allowed)}): fix the data or raise max_bad_share"
+            )
+
+    def _check_lost(self, split: str, source: PairSource) -> None:
+        """Ends the run before it begins where more is known to be unreadable than `max_bad_share` will allow."""
+        lost, allowed = source.lost(), self.max_bad_share * len(source)
+        if sum(lost.values()) > allowed:
+            listing = "; ".join([*lost][:3]) + (f"; and {len(lost) - 3} more" if len(lost) > 3 else "")
+            raise InputError(
+                f"about {sum(lost.values())} {split} samples cannot be read ({listing}), more than max_bad_share "
+                f"{self.max_bad_share:g} allows ({int(allowed)}): mend the data, its storage_options, or raise max_bad_share"
             )
 
     def _seen_by(self, split: str) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_clip.core.atomic import beside, safe_name
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.secrets import hidden
 from lightning_clip.data.sources import PairSource
 from lightning_clip.evaluation.extraction import extract
 from lightning_clip.evaluation.feature_provider import ModelSubject
@@ -87,7 +88,7 @@ def set_fingerprint(source: PairSource, spec: Any = None) -> str:
         first = source.captions(0) if len(source) else ()
     except (OSError, ValueError, KeyError):
         first = ()
-    return _short((json.dumps(spec, sort_keys=True, default=str), type(source).__name__, len(source), first))
+    return _short((json.dumps(hidden(spec), sort_keys=True, default=str), type(source).__name__, len(source), first))
 
 
 def _kept(path: Path, make: Callable[[], Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """Shards: random access to the samples inside tar archives, local or cached from remote."""
 
+from lightning_clip.data.shards.addresses import is_url
 from lightning_clip.data.shards.index import (
     IMAGE_EXTENSIONS,
     TEXT_EXTENSIONS,
@@ -10,7 +11,7 @@ from lightning_clip.data.shards.index import (
     lowered,
     missing_part,
 )
-from lightning_clip.data.shards.locations import expand_shards, is_url
+from lightning_clip.data.shards.locations import expand_shards
 from lightning_clip.data.shards.reader import TarReader, cache_folder, open_index
 
 __all__ = [

@@ -1,171 +1,217 @@
-"""Files behind URLs, read with retries and without ever waiting for ever."""
+"""Files behind URLs, of any file system that fsspec knows: read with retries and without ever waiting for ever."""
 
 from __future__ import annotations
 
 import logging
-import os
-import queue
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.shards.addresses import is_http, shown
+from lightning_clip.data.shards.remote_errors import (
+    DiskError,
+    RemoteError,
+    is_lasting,
+    is_missing,
+    reason_of_remote,
+    seconds_to_wait,
+    status_of,
+)
+from lightning_clip.data.shards.transfers import CHUNK, copied, within
 
-__all__ = ["DiskError", "Remote", "RemoteError", "file_system"]
+__all__ = ["Remote", "RemoteFile"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_CHUNK = 4 << 20
+# What tells one content from another, as the clients call it; the first that a file has.
+_VALIDATORS = (
+    "ETag",
+    "etag",
+    "Content-MD5",
+    "Digest",
+    "md5Hash",
+    "blob_id",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
 
 
-class RemoteError(OSError):
-    """A remote file that could not be fetched, after all tries; its samples are counted as lost."""
+class RemoteFile(NamedTuple):
+    """What a server says of a file.
 
+    Attributes:
+        size: bytes; None where it does not say, or compresses what it sends.
+        version: a number that changes with the content (of the ETag or the time of the last change), 0 where it says nothing.
+    """
 
-class DiskError(OSError):
-    """The local disk refused a write: no other try would help."""
+    size: int | None
+    version: int
 
 
 @dataclass(frozen=True)
 class Remote:
     """Settings of every transfer.
 
+    What passes (5xx, 429, a refused or broken connection, no name for the host, silence) is tried again, `tries` times in all;
+    what lasts (401, 403, 404) is not.
+
     Args:
-        tries: how often a transfer is begun, at least 1; between two tries it waits 1, 2, 4 ... `pause` seconds.
-        stall: seconds without a byte after which a transfer counts as failed.
+        tries: how often a transfer is begun, at least 1; between two tries it waits 1, 2, 4 ... `pause` seconds, or as long as
+            the server asks for, up to a minute.
+        stall: seconds without an answer, or without a byte, after which a transfer counts as failed.
         pause: seconds before the second try.
+        storage_options: of the fsspec file system: headers, tokens, keys. They are never shown.
     """
 
     tries: int = 4
     stall: float = 60.0
     pause: float = 1.0
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def size(self, url: str) -> int:
-        """Bytes of a remote file.
+    def info(self, url: str, tries: int | None = None) -> RemoteFile:
+        """Size and version of a remote file.
+
+        Args:
+            url: of the file.
+            tries: other than those of this object.
 
         Raises:
             RemoteError: missing, or no answer.
         """
 
-        def ask() -> int:
-            system, path = file_system(url)
-            return int(system.size(path))
+        def ask() -> RemoteFile:
+            system, path = self._system(url)
+            found = within(self.stall, lambda: _fresh_info(system, path))
+            token = next((str(found[key]) for key in _VALIDATORS if found.get(key)), None)
+            size = found.get("size")
+            # A time on every disk: from 1 to 2^31 - 1.
+            version = 0 if token is None else 1 + zlib.crc32(token.encode()) % ((1 << 31) - 1)
+            return RemoteFile(None if size is None else int(size), version)
 
-        return self._tried(url, lambda: _within(self.stall, ask))
+        return self._tried(url, ask, tries)
 
     def read(self, url: str) -> bytes | None:
-        """A small file, or None if there is none."""
-
-        def ask() -> bytes | None:
-            system, path = file_system(url)
-            return bytes(system.cat_file(path)) if system.exists(path) else None
-
-        return self._tried(url, lambda: _within(self.stall, ask))
-
-    def download(self, url: str, target: Path, size: int) -> None:
-        """Writes a remote file of a known size into a local one that exists.
+        """A small file, or None if there is none.
 
         Raises:
-            RemoteError: missing, cut off, or no byte for too long, on every try.
+            RemoteError: no right to read it, or no answer.
+        """
+
+        def ask() -> bytes:
+            system, path = self._system(url)
+            return bytes(within(self.stall, lambda: system.cat_file(path)))
+
+        try:
+            return self._tried(url, ask)
+        except RemoteError as error:
+            if is_missing(error):
+                return None
+            raise
+
+    def matches(self, pattern: str) -> list[str]:
+        """URLs that match a pattern with stars, sorted; none where the folder can be listed and holds none.
+
+        Raises:
+            RemoteError: the folder cannot be listed.
+        """
+
+        def ask() -> list[str]:
+            system, path = self._system(pattern)
+
+            def look() -> list[str]:
+                # fsspec finds nothing where it could not look; to list the folder then tells why.
+                return system.glob(path) or (system.ls(path.partition("*")[0].rpartition("/")[0], detail=False) and [])
+
+            return sorted(system.unstrip_protocol(found) for found in within(self.stall, look))
+
+        return self._tried(pattern, ask)
+
+    def download(self, url: str, target: Path, size: int | None, check: Callable[[], None] = lambda: None) -> None:
+        """Writes a remote file into a local one that exists.
+
+        Args:
+            url: of the file.
+            target: where it is written.
+            size: bytes that must come; None where the server does not say.
+            check: looks at what came, and raises where it is not what it should be.
+
+        Raises:
+            RemoteError: missing, cut off, or no byte for too long, on every try; or what the check says.
             DiskError: the local disk does not take it.
         """
-        self._tried(url, lambda: self._once(url, target, size))
 
-    def _once(self, url: str, target: Path, size: int) -> None:
-        """One try: a thread reads, this one writes, so that a source which falls silent cannot hold up the run."""
-        chunks: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=4)
-        stopped = threading.Event()
+        def once() -> None:
+            system, path = self._system(url)
+            # Over http in one request from front to end: also from servers that know neither ranges nor lengths.
+            one = {"block_size": 0, "size": size or 1} if is_http(url) else {"block_size": CHUNK}
+            written = copied(lambda: system.open(path, "rb", **one), target, self.stall)
+            if size is not None and written != size:
+                raise OSError(f"{written} of {size} bytes came")
+            check()
 
-        def read() -> None:
-            try:
-                system, path = file_system(url)
-                with system.open(path, "rb", block_size=_CHUNK) as stream:
-                    while not stopped.is_set() and (chunk := stream.read(_CHUNK)):
-                        chunks.put(chunk)
-                chunks.put(None)
-            except BaseException as error:  # handed to the waiting thread
-                chunks.put(error)
+        self._tried(url, once)
 
-        threading.Thread(target=read, daemon=True, name=f"download {url}").start()
-        written = 0
+    def _system(self, url: str) -> tuple[Any, str]:
+        """The fsspec file system behind a URL, and the path in it; one and the same for all calls of a thread.
+
+        Raises:
+            InputError: an unknown scheme, one whose client is not installed, or options that it does not know.
+        """
+        from fsspec.core import url_to_fs
+
+        options = dict(self.storage_options)
         try:
-            with target.open("r+b") as stream:
-                while (chunk := _next(chunks, self.stall)) is not None:
-                    if isinstance(chunk, BaseException):
-                        raise RemoteError(f"{type(chunk).__name__}: {chunk}") from chunk
-                    _write(stream, chunk)
-                    written += len(chunk)
-        finally:
-            stopped.set()
-            while not chunks.empty():  # lets a reader that waits to put its chunk see the end
-                chunks.get_nowait()
-        if written != size:
-            raise RemoteError(f"{written} of {size} bytes came")
+            if is_http(url):
+                options = _of_http(options, self.stall)
+            found: tuple[Any, str] = url_to_fs(url, **options)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"{shown(url)!r} cannot be opened: {error}") from error
+        except TypeError as error:
+            names = ", ".join(sorted(options))
+            raise InputError(f"{shown(url)!r} does not take the storage_options {names}: {error}") from error
+        return found
 
-    def _tried(self, url: str, action: Callable[[], T]) -> T:
-        for number in range(self.tries):
+    def _tried(self, url: str, action: Callable[[], T], tries: int | None = None) -> T:
+        tries = tries or self.tries
+        for number in range(tries):
             try:
                 return action()
             except (InputError, DiskError):
                 raise
             except Exception as error:  # clients have exceptions of their own
                 last = error
-            if isinstance(last, FileNotFoundError) or isinstance(last.__cause__, FileNotFoundError):
-                raise RemoteError("remote shard missing") from last  # another try would not help
-            if number + 1 < self.tries:
-                log.info("%s: %s; trying again", url, last)
-                time.sleep(self.pause * 2**number)
-        raise RemoteError(f"remote shard cannot be read ({last})") from last
+            reason = reason_of_remote(last, url)
+            if isinstance(last, RemoteError) or is_lasting(last):
+                break
+            if number + 1 < tries:
+                log.info("%s: %s; trying again", shown(url), reason)
+                time.sleep(max(self.pause * 2**number, seconds_to_wait(last)))
+        if isinstance(last, RemoteError):
+            raise last
+        lasting = is_lasting(last)
+        often = "" if lasting or tries == 1 else f", tried {tries} times"
+        raise RemoteError(f"{shown(url)}: {reason}{often}", lasting, status_of(last)) from last
 
 
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system behind a URL, and the path in it.
-
-    Raises:
-        InputError: an unknown scheme, or one whose client is not installed.
-    """
-    from fsspec.core import url_to_fs
-
-    try:
-        found: tuple[Any, str] = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{url!r} cannot be opened: {error}") from error
+def _fresh_info(system: Any, path: str) -> Mapping[str, Any]:
+    """What the server says now, not what was listed before."""
+    system.invalidate_cache(path)
+    found: Mapping[str, Any] = system.info(path)
     return found
 
 
-def _write(stream: BinaryIO, chunk: bytes) -> None:
-    try:
-        stream.write(chunk)
-        stream.flush()
-    except OSError as error:
-        raise DiskError(error.errno, os.strerror(error.errno or 0)) from error
+def _of_http(options: dict[str, Any], stall: float) -> dict[str, Any]:
+    """Options of fsspec's HTTP file system: a limit for silence in the place of five minutes for all, and no compression."""
+    from aiohttp import ClientTimeout
 
-
-def _next(chunks: queue.Queue[bytes | BaseException | None], seconds: float) -> bytes | BaseException | None:
-    try:
-        return chunks.get(timeout=seconds)
-    except queue.Empty as error:
-        raise RemoteError(f"no byte came for {seconds:g} s") from error
-
-
-def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Runs something that may never return; its thread is then left behind."""
-    found: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=1)
-
-    def run() -> None:
-        try:
-            found.put((True, action()))
-        except BaseException as error:  # handed to the waiting thread
-            found.put((False, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        good, value = found.get(timeout=seconds)
-    except queue.Empty as error:
-        raise RemoteError(f"no answer for {seconds:g} s") from error
-    if not good:
-        raise value
-    return value  # type: ignore[no-any-return]
+    timeout = ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
+    client = {"timeout": timeout, **options.get("client_kwargs", {})}
+    return {**options, "client_kwargs": client, "headers": {"Accept-Encoding": "identity", **options.get("headers", {})}}

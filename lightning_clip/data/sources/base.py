@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.registry import Registry
 from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order, Shuffled
+from lightning_clip.data.shards.addresses import is_url, shown, without_scheme
 
 __all__ = ["PairSource", "Subset", "pair_sources", "readable_captions", "recognises"]
 
@@ -57,6 +58,10 @@ class PairSource(ABC):
         """The order of training; a permutation of all samples unless the source knows a cheaper way to be read."""
         return Shuffled(len(self), seed)
 
+    def lost(self) -> Mapping[str, int]:
+        """Reason -> samples of which is known, before any is read, that they cannot be; for sources far away."""
+        return {}
+
     def first_of_parts(self) -> Sequence[int]:
         """Places of samples that show which columns there are: the first, or the first of each part of a mix."""
         return [0] if len(self) else []
@@ -90,9 +95,15 @@ def recognises(rank: int) -> Callable[[Recogniser], Recogniser]:
 
 
 def _source_of_path(name: str) -> Factory:
+    name = without_scheme(name)
     for _, recogniser in sorted(_recognisers, key=lambda entry: entry[0]):
         if (factory := recogniser(name)) is not None:
             return factory
+    if is_url(name):
+        raise InputError(
+            f"{shown(name)!r} is no address of shards: give theirs, such as https://HOST/{{000..099}}.tar, or copy the data to "
+            "this machine"
+        )
     known = ", ".join(pair_sources.names())
     existing_path(name, f"data (neither a known source, {known}, nor one of a module that --import names, nor a path)")
     raise InputError(

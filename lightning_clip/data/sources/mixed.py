@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,9 @@ class MixedSource(PairSource):
     def first_of_parts(self) -> list[int]:
         found = enumerate(source.first_of_parts() for source in self.sources)
         return [int(self._starts[number]) + place for number, places in found for place in places]
+
+    def lost(self) -> Counter[str]:
+        return sum((Counter(source.lost()) for source in self.sources), Counter[str]())
 
     def fetch(self, shards: list[int]) -> None:
         for number, source in enumerate(self.sources):

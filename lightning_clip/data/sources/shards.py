@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.secrets import checked_options
 from lightning_clip.core.types import TEACHERS, Pair
 from lightning_clip.data.column_files import ColumnFile, Columns, column_name, sample_rates
 from lightning_clip.data.order import Order, Windowed
 from lightning_clip.data.shards import IMAGE_EXTENSIONS, TEXT_EXTENSIONS, expand_shards, is_url, missing_part
-from lightning_clip.data.shards.collection import LocalShards, RemoteShards, Shards
+from lightning_clip.data.shards.addresses import shown
+from lightning_clip.data.shards.cache import ShardCache
+from lightning_clip.data.shards.collection import LocalShards, Shards
+from lightning_clip.data.shards.remote import Remote
+from lightning_clip.data.shards.remote_collection import RemoteShards
 from lightning_clip.data.shards.unpacked import COMPRESSED, unpacked
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.data.sources.columns import cell, texts
@@ -46,10 +51,13 @@ class ShardSource(PairSource):
         window: remote shards that are mixed at a time, at least 1; each epoch draws other windows.
         cache_folder: for remote shards; None for the user's cache folder or `LIGHTNING_CLIP_CACHE`.
         cache_gigabytes: most that remote shards may take there; at least two windows should fit.
-        stall_seconds: a remote transfer that gives no byte for so long has failed; it is tried four times.
+        stall_seconds: a server that gives no answer, or no byte, for so long has failed; it is tried four times.
+        storage_options: for the fsspec file system of remote shards: {"headers": {"Authorization": "Bearer ..."}} for https,
+            {"key": ..., "secret": ...} for s3, {"token": ...} for hf and gs.
 
     Raises:
-        InputError: a shard is missing or no tar, or no sample has both image and text (or label, or a further column).
+        InputError: a shard is missing or no tar, or no sample has both image and text (or label, or a further column); no
+            remote shard can be read, or its server fails.
     """
 
     def __init__(
@@ -61,16 +69,21 @@ class ShardSource(PairSource):
         cache_folder: str | None = None,
         cache_gigabytes: float = 100.0,
         stall_seconds: float = 60.0,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         if window < 1:
             raise InputError(f"window {window} must be at least 1 shard")
-        self.path, self.caption_key, self.window = path, caption_key, window
-        names = [unpacked(name) if name.endswith(COMPRESSED) and not is_url(name) else name for name in expand_shards(path)]
+        if not stall_seconds > 0:
+            raise InputError(f"stall_seconds {stall_seconds} must be positive")
+        remote_files = Remote(stall=stall_seconds, storage_options=checked_options(storage_options))
+        self.path, self.caption_key, self.window = shown(path), caption_key, window
+        names = expand_shards(path, remote_files)
+        names = [unpacked(name) if name.endswith(COMPRESSED) and not is_url(name) else name for name in names]
         remote = [is_url(name) for name in names]
         if any(remote) and not all(remote):
             raise InputError(f"shards {path!r} are local and remote ones: name them as two sources of a mix")
         self.shards: Shards = (
-            RemoteShards(names, cache_folder, cache_gigabytes, stall_seconds) if any(remote) else LocalShards(names)
+            RemoteShards(names, ShardCache(cache_folder, cache_gigabytes, remote_files)) if any(remote) else LocalShards(names)
         )
         self._starts = np.concatenate([[0], np.cumsum(self.shards.counts)])
         self._say_what_is_missing()
@@ -83,6 +96,9 @@ class ShardSource(PairSource):
         if isinstance(self.shards, LocalShards):
             return super().order(seed)
         return Windowed(self.shards.counts, self.window, seed)
+
+    def lost(self) -> dict[str, int]:
+        return {reason: int(self.shards.counts[shard]) for shard, reason in self.shards.lost.items()}
 
     def fetch(self, shards: list[int]) -> None:
         self.shards.fetch_ahead(shards)
@@ -99,7 +115,7 @@ class ShardSource(PairSource):
 
     def place(self, index: int) -> str:
         shard, number = self._place(index)
-        return f"sample {number} of {self.shards.names[shard]}"
+        return f"sample {number} of {shown(self.shards.names[shard])}"
 
     def __getitem__(self, index: int) -> Pair:
         shard, number = self._place(index)

@@ -14,17 +14,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.secrets import checked_options
 from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order
 from lightning_clip.data.shards import IMAGE_EXTENSIONS, TarReader, is_url
-from lightning_clip.data.shards.remote import Remote, RemoteError
+from lightning_clip.data.shards.addresses import without_scheme
+from lightning_clip.data.shards.remote import Remote
+from lightning_clip.data.shards.remote_errors import RemoteError, remedy
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
 from lightning_clip.prompts.sets.lazy import LazySource
@@ -43,6 +47,7 @@ def clip_benchmark(
     prompts: str | None = None,
     cache_folder: str | None = None,
     cache_gigabytes: float = 100.0,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> EvaluationSet:
     """A set in CLIP_benchmark's layout.
 
@@ -53,23 +58,26 @@ def clip_benchmark(
         prompts: a file with class names and templates in the place of the folder's.
         cache_folder: for remote shards; None for the user's cache folder.
         cache_gigabytes: most that remote shards may take there.
+        storage_options: tokens and headers for a URL, as the source `shards` takes them.
 
     Raises:
         InputError: no such folder or split, no class names, a template without {c}, or an unknown type.
     """
+    path = without_scheme(path)
     if not is_url(path):
         path = str(existing_path(path, "folder of CLIP_benchmark"))
-    kind = (_text(path, "dataset_type.txt") or "classification").strip().lower()
+    folder = _Folder(path, Remote(storage_options=checked_options(storage_options)))
+    kind = (folder.text("dataset_type.txt") or "classification").strip().lower()
     if kind not in _TYPES:
         raise InputError(f"dataset_type.txt of {path!r} is {kind!r}, which is not supported: known are {', '.join(_TYPES)}")
-    cache = {"cache_folder": cache_folder, "cache_gigabytes": cache_gigabytes} if is_url(path) else {}
-    source = _split(path, split, kind, cache)
+    cache = {"cache_folder": cache_folder, "cache_gigabytes": cache_gigabytes, "storage_options": storage_options}
+    source = _split(folder, split, kind, cache)
     train = None
-    if split != "train" and _shards(path, "train"):
-        train = LazySource(partial(_split, path, "train", kind, cache))
+    if split != "train" and folder.shards("train"):
+        train = LazySource(partial(_split, folder, "train", kind, cache))
     if kind == "retrieval":
         return EvaluationSet(source, [], chosen_prompts([], "plain", prompts, templates)[1], train)
-    names, sentences = chosen_prompts(_class_names(path), _templates(path), prompts, templates)
+    names, sentences = chosen_prompts(_class_names(folder), _templates(folder), prompts, templates)
     if not names:
         raise InputError(
             f"{path!r} has no classnames.txt: write one, a class a line in the order of the labels, or give prompts"
@@ -101,6 +109,10 @@ class CaptionLines(PairSource):
     def order(self, seed: int) -> Order:
         """That of the source."""
         return self.source.order(seed)
+
+    def lost(self) -> Mapping[str, int]:
+        """Those of the source."""
+        return self.source.lost()
 
     def fetch(self, shards: list[int]) -> None:
         """Handed on to the source."""
@@ -151,8 +163,43 @@ class LabelVectors(PairSource):
         return ()
 
 
-def _split(path: str, split: str, kind: str, cache: Mapping[str, object]) -> PairSource:
-    count = _shards(path, split)
+@dataclass(frozen=True)
+class _Folder:
+    """Where a set is.
+
+    Args:
+        path: of a folder, or its URL.
+        remote: by which a URL is read.
+    """
+
+    path: str
+    remote: Remote
+
+    def text(self, name: str) -> str | None:
+        """A small file of the folder, or None where there is none."""
+        place = f"{self.path.rstrip('/')}/{name}"
+        try:
+            found = self.remote.read(place) if is_url(place) else _bytes(Path(place))
+        except RemoteError as error:
+            raise InputError(f"{error}: {remedy(error)}") from error
+        except OSError as error:
+            raise InputError(f"{place!r} cannot be read ({error}): check the path") from error
+        return None if found is None else found.decode("utf-8-sig", "replace")
+
+    def shards(self, split: str) -> int:
+        """How many shards a split has, 0 where there is none."""
+        stated = self.text(f"{split}/nshards.txt")
+        if stated is None:
+            return len(list((Path(self.path) / split).glob("[0-9]*.tar"))) if not is_url(self.path) else 0
+        if not stated.strip().isdigit() or int(stated) < 1:
+            raise InputError(
+                f"{split}/nshards.txt of {self.path!r} says {stated.strip()[:80]!r}, not a number of shards: mend it"
+            )
+        return int(stated)
+
+
+def _split(folder: _Folder, split: str, kind: str, cache: Mapping[str, object]) -> PairSource:
+    path, count = folder.path, folder.shards(split)
     if not count:
         raise InputError(
             f"{path!r} has no {split}/nshards.txt and no {split}/0.tar: check the path and the split "
@@ -163,43 +210,25 @@ def _split(path: str, split: str, kind: str, cache: Mapping[str, object]) -> Pai
         if is_url(path):
             raise InputError(f"{path!r} has several labels an image: copy the folder to this machine, then name it there")
         return LabelVectors([f"{place}/{number}.tar" for number in range(count)])
-    source = pair_sources.build({"name": "shards", "path": f"{place}/{{0..{count - 1}}}.tar", **cache})
+    source = pair_sources.build(
+        {"name": "shards", "path": f"{place}/{{0..{count - 1}}}.tar", **(cache if is_url(path) else {})}
+    )
     return CaptionLines(source) if kind == "retrieval" else source
 
 
-def _shards(path: str, split: str) -> int:
-    """How many shards a split has, 0 where there is none."""
-    stated = _text(path, f"{split}/nshards.txt")
-    if stated is None:
-        return len(list((Path(path) / split).glob("[0-9]*.tar"))) if not is_url(path) else 0
-    if not stated.strip().isdigit() or int(stated) < 1:
-        raise InputError(f"{split}/nshards.txt of {path!r} says {stated.strip()!r}, not a number of shards: mend it")
-    return int(stated)
-
-
-def _class_names(path: str) -> list[str]:
-    names = [line.strip() for line in (_text(path, "classnames.txt") or "").strip("\n\r").splitlines()]
+def _class_names(folder: _Folder) -> list[str]:
+    names = [line.strip() for line in (folder.text("classnames.txt") or "").strip("\n\r").splitlines()]
     if "" in names:
-        raise InputError(f"line {names.index('') + 1} of classnames.txt in {path!r} is empty: give the class a name")
+        raise InputError(f"line {names.index('') + 1} of classnames.txt in {folder.path!r} is empty: give the class a name")
     return names
 
 
-def _templates(path: str) -> str | list[str]:
-    lines = [line.strip() for line in (_text(path, "zeroshot_classification_templates.txt") or "").splitlines()]
+def _templates(folder: _Folder) -> str | list[str]:
+    lines = [line.strip() for line in (folder.text("zeroshot_classification_templates.txt") or "").splitlines()]
     for line in lines:
         if line and "{c}" not in line and "{}" not in line:
-            raise InputError(f"template {line!r} of {path!r} has no {{c}} where the class name goes: add it")
+            raise InputError(f"template {line!r} of {folder.path!r} has no {{c}} where the class name goes: add it")
     return [line.replace("{c}", "{}") for line in lines if line] or "simple"
-
-
-def _text(path: str, name: str) -> str | None:
-    """A small file of the folder, or None where there is none."""
-    place = f"{path.rstrip('/')}/{name}"
-    try:
-        found = Remote().read(place) if is_url(path) else _bytes(Path(place))
-    except (OSError, RemoteError) as error:
-        raise InputError(f"{place!r} cannot be read ({error}): check the path and the network") from error
-    return None if found is None else found.decode("utf-8-sig", "replace")
 
 
 def _bytes(path: Path) -> bytes | None:
