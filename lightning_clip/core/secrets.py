@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,16 @@ __all__ = ["HIDDEN", "OPTIONS", "checked_options", "hidden"]
 HIDDEN = "***"
 OPTIONS = "storage_options"
 _HARMLESS = ("endpoint_url", "profile", "project", "region_name", "repo_type", "revision")
+_LARGEST = 100_000  # of numbers that are sizes or seconds, and no password
 _SHORTEST = 8  # characters of an environment variable that can be taken for a secret's
+_SCHEME = re.compile(r"([A-Za-z]+ )?")  # "Bearer " before a token in a header
 
 
 def hidden(value: Any) -> Any:
     """A copy of settings, of any depth, in which no `storage_options` show a secret.
 
-    A text that comes from an environment variable becomes `${oc.env:NAME}` again, any other one `***`; numbers, flags and
-    what is harmless stay.
+    A text that comes from an environment variable becomes `${oc.env:NAME}` again, any other one `***`; small numbers, flags
+    and what is harmless stay.
 
     Examples:
         >>> hidden({"name": "s3://x/0.tar", "storage_options": {"key": "AKIA", "anon": False}})
@@ -38,9 +41,8 @@ def checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
         InputError: they are no mapping, or hold `***` in the place of a secret, as a run's config.yaml does.
     """
     if options is not None and not isinstance(options, Mapping):
-        raise InputError(
-            f"{OPTIONS} must be a mapping, such as {{token: '${{oc.env:TOKEN}}'}}, and is {type(options).__name__}"
-        )
+        kind = type(options).__name__
+        raise InputError(f"{OPTIONS} is of kind {kind}: give a mapping, such as {{token: '${{oc.env:TOKEN}}'}}")
     if (place := _place_of_hidden(options or {})) is not None:
         raise InputError(
             f"{OPTIONS}.{place} is {HIDDEN!r}, which a saved recipe has in the place of a secret: give it by an environment "
@@ -54,19 +56,15 @@ def _hidden_options(value: Any, key: str = "") -> Any:
         return {name: _hidden_options(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_hidden_options(item, key) for item in value]
-    if value is None or isinstance(value, bool | int | float) or (key in _HARMLESS and "@" not in str(value)):
+    if value is None or isinstance(value, bool) or (key in _HARMLESS and "@" not in str(value)):
+        return value
+    if isinstance(value, int | float) and abs(value) < _LARGEST:
         return value
     text = str(value)
     for name, known in sorted(os.environ.items(), key=lambda entry: -len(entry[1])):
-        if len(known) >= _SHORTEST and known in text:
-            before, after = text.split(known, 1)
-            return _words_before(before) + f"${{oc.env:{name}}}" if not after else HIDDEN
+        if len(known) >= _SHORTEST and text.endswith(known) and _SCHEME.fullmatch(before := text.removesuffix(known)):
+            return f"{before}${{oc.env:{name}}}"
     return text if text.startswith("${") else HIDDEN
-
-
-def _words_before(text: str) -> str:
-    """What stands before a secret in a header, such as "Bearer "."""
-    return text if text in ("", "Bearer ", "Basic ", "token ", "Token ") else HIDDEN
 
 
 def _place_of_hidden(options: Mapping[str, Any]) -> str | None:

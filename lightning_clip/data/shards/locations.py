@@ -24,13 +24,13 @@ def expand_shards(pattern: str, remote: Remote | None = None) -> list[str]:
     Raises:
         InputError: nothing matches, braces that do not close, or a remote folder that cannot be listed.
     """
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     base, mark, query = pattern.partition("?") if is_url(without_scheme(pattern)) else (pattern, "", "")
     paths: list[str] = []
     try:
         names = list(braceexpand(base))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise InputError(f"shards {shown(pattern)!r} have braces that do not close: write {{000..099}}") from error
     for name in map(without_scheme, names):
         if is_url(name):

@@ -212,6 +212,7 @@ def _of_http(options: dict[str, Any], stall: float) -> dict[str, Any]:
     """Options of fsspec's HTTP file system: a limit for silence in the place of five minutes for all, and no compression."""
     from aiohttp import ClientTimeout
 
-    timeout = ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
+    # A little longer than we wait ourselves: these end what was left behind.
+    timeout = ClientTimeout(total=None, sock_connect=stall + 5, sock_read=stall + 5)
     client = {"timeout": timeout, **options.get("client_kwargs", {})}
     return {**options, "client_kwargs": client, "headers": {"Accept-Encoding": "identity", **options.get("headers", {})}}

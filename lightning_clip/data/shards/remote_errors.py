@@ -70,9 +70,10 @@ def reason_of_remote(error: BaseException, url: str) -> str:
     if (status := status_of(error)) is not None:
         phrases = {entry.value: f" ({entry.phrase})" for entry in HTTPStatus}
         return f"status {status}{phrases.get(status, '')}"
-    if isinstance(error, FileNotFoundError) and is_lasting(error):
+    told = next((part for part in parts if str(part) and not isinstance(part, FileNotFoundError | LookupError)), None)
+    if told is None and isinstance(error, FileNotFoundError):
         return f"status {HTTPStatus.NOT_FOUND.value} (Not Found)"  # the one that clients have an exception for
-    told = next((part for part in parts if not isinstance(part, FileNotFoundError)), error)
+    told = told or error
     text = " ".join((str(told) or type(told).__name__).split())
     return text.replace(url, shown(url))[:200]
 
