@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
+from lightning_clip.core.secrets import hidden
 from lightning_clip.core.settings import check_kinds, mapping
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.prompts.templates import resolve_templates
@@ -59,7 +60,7 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
         return spec
     settings = {"name": spec} if isinstance(spec, str) else mapping(spec, "evaluation set")
     if settings.get("name") in evaluation_sets.names():
-        return evaluation_sets.build(settings)
+        return _whole(evaluation_sets.build(settings))
     class_names, templates = _words(settings)
     splits = {split: settings.pop(split) for split in ("train", "val") if settings.get(split) is not None}
     flags: dict[str, Any] = {name: settings.pop(name, False) for name in ("multilabel", "retrieval")}
@@ -68,17 +69,29 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     source = pair_sources.build(settings)
     others: dict[str, Any] = {split: pair_sources.build(_split(settings, given)) for split, given in splits.items()}
     if retrieval:
-        return EvaluationSet(source, list(class_names or ()), templates, **others)
+        return _whole(EvaluationSet(source, list(class_names or ()), templates, **others))
     names = _names(list(source.class_names), class_names, spec)
-    return EvaluationSet(source, names, templates, **others, multilabel=multilabel)
+    return _whole(EvaluationSet(source, names, templates, **others, multilabel=multilabel))
+
+
+def _whole(found: EvaluationSet) -> EvaluationSet:
+    """A figure of what is left of a set would be taken for one of the set."""
+    if isinstance(found.source, PairSource) and (lost := found.source.lost()):
+        raise InputError(
+            f"about {sum(lost.values())} samples of the evaluation set cannot be read ({'; '.join([*lost][:3])}): it is "
+            "measured as a whole or not at all, so mend the address or its storage_options"
+        )
+    return found
 
 
 def _names(own: list[str], given: list[Any] | None, spec: Any) -> list[Any]:
     """The class names that were given, or those the source knows itself."""
     if not own and not given:
-        raise InputError(f"evaluation set {spec!r} does not know its class names: give class_names, in the order of its labels")
+        raise InputError(
+            f"evaluation set {hidden(spec)!r} does not know its class names: give class_names, in the order of its labels"
+        )
     if own and given and len(given) != len(own):
-        raise InputError(f"class_names has {len(given)} entries but {spec!r} has {len(own)} classes: {', '.join(own)}")
+        raise InputError(f"class_names has {len(given)} entries but {hidden(spec)!r} has {len(own)} classes: {', '.join(own)}")
     return list(given or own)
 
 

@@ -24,6 +24,7 @@ from lightning_clip.data.shards.cache import ShardCache
 from lightning_clip.data.shards.remote import Remote
 from lightning_clip.data.shards.remote_collection import RemoteShards
 from lightning_clip.data.shards.remote_errors import RemoteError
+from lightning_clip.prompts.evaluation_sets import open_evaluation_set
 
 QUICK = partial(Remote, tries=2, stall=0.5, pause=0.01)
 
@@ -131,6 +132,12 @@ class TestLasting:
         spec = {"name": f"{server.url}/{{000..003}}.tar", "cache_folder": str(tmp_path / "c")}
         mixed = pair_sources.build({"name": "mix", "sources": [spec, {"name": "synthetic", "size": 10}]})
         assert len(mixed) == 90 and dict(mixed.lost()) == {f"{server.url}/003.tar: status 404 (Not Found)": 20}
+
+    def test_an_evaluation_set_is_whole(self, server: FaultyServer, tmp_path: Path) -> None:
+        server.faults["003.tar"] = "missing"
+        spec = {"name": f"{server.url}/{{000..003}}.tar", "cache_folder": str(tmp_path / "c"), "retrieval": True}
+        with pytest.raises(InputError, match=r"about 20 samples of the evaluation set cannot be read \(.*/003.tar: status 404"):
+            open_evaluation_set(spec)
 
     @pytest.mark.parametrize(
         ("status", "remedy"), [(401, "give a token or other credentials by storage_options"), (404, "check the address")]

@@ -20,6 +20,7 @@ from lightning_clip.cli import main
 from lightning_clip.core import trust
 from lightning_clip.core.plugins import _loaded
 from lightning_clip.curation import pair_filters
+from lightning_clip.data import ShardSource
 from lightning_clip.strategies.consolidate import consolidate
 
 SYNTHETIC = {"name": "synthetic", "size": 40, "image_size": 32}
@@ -215,3 +216,10 @@ class TestConsolidate:
         with pytest.raises(InputError, match="DeepSpeed's files may run code when they are read: if you trust its author"):
             consolidate(tmp_path / "parts.ckpt")
         assert not mark.exists()
+
+
+@pytest.mark.parametrize("url", ["reference://0.tar", "zip://0.tar::http://host/a.zip"])
+def test_no_file_system_inside_another(url: str) -> None:
+    """References are templates, caches once were pickles."""
+    with trust.restricted("evaluate"), pytest.raises(InputError, match=r"reads one file system by another.*add --trust"):
+        ShardSource(url, storage_options={"fo": "http://host/references.json"})

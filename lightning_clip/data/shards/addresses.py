@@ -6,10 +6,13 @@ import re
 from urllib.parse import urlsplit
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.trust import check_trusted
 
-__all__ = ["is_http", "is_url", "shown", "without_scheme"]
+__all__ = ["check_nested", "is_http", "is_url", "shown", "without_scheme"]
 
 _URL = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
+# File systems that are described by other files, some of which are templates or pickles.
+_NESTED = ("reference", "filecache", "blockcache", "simplecache", "cached", "dask", "generic", "async_wrapper")
 _LOCAL = re.compile(r"^(file|local)://", re.IGNORECASE)
 
 
@@ -58,6 +61,16 @@ def shown(url: str) -> str:
     scheme, separator, rest = base.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}{'?...' if mark else ''}"
+
+
+def check_nested(url: str) -> None:
+    """Refuses a URL of a file system inside another one (`reference://`, `filecache://`) where a file of others names it.
+
+    Raises:
+        InputError: the command under way runs nothing that files name.
+    """
+    if "::" in url or url.partition("://")[0] in _NESTED:
+        check_trusted(f"{shown(url)!r} reads one file system by another, whose description may be a program,")
 
 
 def is_http(url: str) -> bool:

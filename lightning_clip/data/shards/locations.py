@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.shards.addresses import is_url, shown, without_scheme
+from lightning_clip.data.shards.addresses import check_nested, is_url, shown, without_scheme
 from lightning_clip.data.shards.remote import Remote
 from lightning_clip.data.shards.remote_errors import RemoteError, remedy
 
@@ -34,6 +34,7 @@ def expand_shards(pattern: str, remote: Remote | None = None) -> list[str]:
         raise InputError(f"shards {shown(pattern)!r} have braces that do not close: write {{000..099}}") from error
     for name in map(without_scheme, names):
         if is_url(name):
+            check_nested(name)
             paths += _remote_matches(name, mark, remote or Remote()) if "*" in name else [f"{name}{mark}{query}"]
         elif "*" in name:
             path = Path(name).expanduser()

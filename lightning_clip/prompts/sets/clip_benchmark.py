@@ -26,7 +26,7 @@ from lightning_clip.core.secrets import checked_options
 from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order
 from lightning_clip.data.shards import IMAGE_EXTENSIONS, TarReader, is_url
-from lightning_clip.data.shards.addresses import without_scheme
+from lightning_clip.data.shards.addresses import check_nested, without_scheme
 from lightning_clip.data.shards.remote import Remote
 from lightning_clip.data.shards.remote_errors import RemoteError, remedy
 from lightning_clip.data.sources import PairSource, pair_sources
@@ -66,6 +66,8 @@ def clip_benchmark(
     path = without_scheme(path)
     if not is_url(path):
         path = str(existing_path(path, "folder of CLIP_benchmark"))
+    else:
+        check_nested(path)
     folder = _Folder(path, Remote(storage_options=checked_options(storage_options)))
     kind = (folder.text("dataset_type.txt") or "classification").strip().lower()
     if kind not in _TYPES:
