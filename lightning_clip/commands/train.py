@@ -125,8 +125,24 @@ class ClipCLI(LightningCLI):
         if self._get(self.config, "find_batch_size"):
             find_batch_size(self.trainer, self.model, self.datamodule)
 
+    def before_validate(self) -> None:
+        """Random weights are not worth measuring."""
+        self._check_weights("validate")
+
+    def before_test(self) -> None:
+        """As for `validate`."""
+        self._check_weights("test")
+
+    def _check_weights(self, command: str) -> None:
+        if self._get(self.config, "ckpt_path") is None and not getattr(self.model, "has_weights", True):
+            raise InputError(
+                f"{command} would measure random weights: give a checkpoint (--ckpt_path FILE.ckpt), or a recipe that begins "
+                "with trained weights (model.pretrained)"
+            )
+
     def before_predict(self) -> None:
         """Without a writer the predictions would be lost."""
+        self._check_weights("predict")
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, WriteFeatures) for callback in callbacks):
             callbacks.append(WriteFeatures())

@@ -6,7 +6,7 @@ import codecs
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["decode_text", "lines_of", "open_text"]
+__all__ = ["decode_text", "encoding_of", "lines_of", "open_text"]
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -31,7 +31,7 @@ def decode_text(content: bytes) -> str:
         ('ein Hund', 'a dog')
     """
     try:
-        text = content.decode(_encoding(content))
+        text = content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         raise ValueError("text is not UTF-8") from error
     if "\x00" in text:
@@ -63,11 +63,16 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
         newline: as for `open`.
     """
     with path.open("rb") as file:
-        encoding = _encoding(file.read(4))
+        encoding = encoding_of(file.read(4))
     return path.open(
         encoding=encoding, errors="surrogateescape" if encoding.startswith("utf-8") else "replace", newline=newline
     )
 
 
-def _encoding(start: bytes) -> str:
+def encoding_of(start: bytes) -> str:
+    """The encoding that the first bytes of a text name, UTF-8 without a mark.
+
+    Args:
+        start: at least 4 bytes, if there are as many.
+    """
     return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")

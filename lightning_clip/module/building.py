@@ -44,8 +44,10 @@ class BuiltOnUse(OnRanks):
         objective: what is learned.
         tokenizer: of the text tower; None where no tower reads texts.
         undecayed: names of the model's parameters that weight decay leaves alone.
+        has_weights: whether weights were loaded or trained; else they are random.
     """
 
+    has_weights: bool
     recipe: Recipe
     objective: Objective
     tokenizer: Tokenizer
@@ -68,7 +70,7 @@ class BuiltOnUse(OnRanks):
         if self.tokenizer is not None:
             self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
         check_finite(self.objective, self.training_settings.execution.non_finite == "stop")
-        self.undecayed = set()
+        self.undecayed, self.has_weights = set(), pretrained is not None
         self._building = self._prepared = False
         self.save_hyperparameters(recorded(self.recipe, self.objective, self.training_settings), ignore=[])
 
@@ -244,6 +246,7 @@ class BuiltOnUse(OnRanks):
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         self._build_alone()
+        self.has_weights = True
         return super().load_state_dict(*arguments, **options)
 
     def _apply(self, *arguments: Any, **options: Any) -> Any:  # to, cuda, half, ...

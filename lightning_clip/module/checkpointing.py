@@ -68,6 +68,7 @@ def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
 def on_load(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
     """Puts weights in place that a checkpoint left out, checks that it fits, sets the locks of its step."""
     adaptation = module.adaptation
+    module.has_weights = True
     module._window.load(checkpoint)
     complete(checkpoint, module)
     if module._trainer is not None and module.strict_loading and "state_dict" in checkpoint:  # else said while it is loaded

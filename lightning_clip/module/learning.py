@@ -17,7 +17,7 @@ from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.space import SharedSpace
-from lightning_clip.module.running import share_statistics
+from lightning_clip.module.running import say_untrained, share_statistics
 from lightning_clip.objectives import Objective
 from lightning_clip.training.micro_batches import check_micro_batches
 from lightning_clip.training.throughput import Throughput
@@ -44,6 +44,7 @@ class _Learns(Protocol):
 
     objective: Objective
     tokenizer: Tokenizer
+    has_weights: bool
 
     @property
     def model(self) -> SharedSpace: ...
@@ -140,7 +141,10 @@ def encode_columns(module: _Learns, batch: PairBatch, columns: Collection[str]) 
 @torch.no_grad()
 def start(module: _Learns, split: str) -> None:
     """The objective checks the data and fills its parts before a fit ("train") or an evaluation ("val", "test")."""
-    if split != "train":
+    if split == "train":
+        module.has_weights = True
+    else:
+        say_untrained(module)
         share_statistics(module.model)
     module.objective.start(module.predictor, data_of(module), split)
 

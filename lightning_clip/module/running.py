@@ -21,7 +21,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.losses import SoftmaxContrastiveLoss
 from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy, check_strategy
 
-__all__ = ["check_trainer", "log_losses", "share_statistics", "take_up"]
+__all__ = ["check_trainer", "log_losses", "say_untrained", "share_statistics", "take_up"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,15 @@ def take_up(module: Any) -> None:
             raise InputError("sync_batchnorm needs accelerators: torch has no such layer for CPUs. Omit it there")
         convert_sync_batchnorm(module.model)  # type: ignore[no-untyped-call]
         trainer.strategy._layer_sync = None  # the layers are there: a second conversion would lose their activations
+
+
+def say_untrained(module: Any) -> None:
+    """Warns, before an evaluation, that its figures are those of random weights."""
+    if not module.has_weights:
+        log.warning(
+            "This model is untrained: no weights were loaded (ckpt_path, load_from_checkpoint, pretrained) and none were "
+            "trained. What follows are figures of random weights, which is chance."
+        )
 
 
 def share_statistics(model: nn.Module) -> None:

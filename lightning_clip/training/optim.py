@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import built, mapping
 from lightning_clip.encoders.new_tokens import new_token_names
+from lightning_clip.training.schedule import RunSchedule, WarmupCosine
 
-__all__ = ["OptimizerSettings", "Rate", "build_optimizer", "build_scheduler", "undecayed_names", "warmup_cosine"]
+__all__ = ["OptimizerSettings", "Rate", "build_optimizer", "build_scheduler", "undecayed_names"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class OptimizerSettings:
         warmup_steps: optimizer steps of linear warm-up; None takes 2,000 but at most a tenth of the run.
         schedule: "cosine" to `final_lr`, or "constant" after the warm-up.
         final_lr: learning rate at the end of the cosine.
+        on_resume: what a run that goes on from a checkpoint follows where these settings, or its length, have changed since:
+            "stored", those of the checkpoint, or "given", the new ones. Either says what has changed.
     """
 
     lr: float = 5e-4
@@ -40,14 +44,16 @@ class OptimizerSettings:
     warmup_steps: int | None = None
     schedule: str = "cosine"
     final_lr: float = 0.0
+    on_resume: str = "stored"
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0:
             raise InputError(f"lr {self.lr} must be > 0 and weight_decay {self.weight_decay} >= 0")
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise InputError(f"warmup_steps {self.warmup_steps} must be >= 0")
-        if self.schedule not in ("cosine", "constant"):
-            raise InputError(f"unknown schedule {self.schedule!r}: {nearest(self.schedule, ('cosine', 'constant'))}")
+        for name, choices in (("schedule", ("cosine", "constant")), ("on_resume", ("stored", "given"))):
+            if (value := getattr(self, name)) not in choices:
+                raise InputError(f"unknown {name} {value!r}: {nearest(value, choices)}")
 
     @classmethod
     def of(cls, value: OptimizerSettings | Mapping[str, Any] | None) -> OptimizerSettings:
@@ -110,38 +116,27 @@ def _trainable(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def warmup_cosine(step: int, warmup_steps: int, total_steps: float, final_ratio: float = 0.0) -> float:
-    """Learning rate at optimizer step `step` (0-based) as a share of the peak.
-
-    Examples:
-        >>> [round(warmup_cosine(step, 2, 6), 3) for step in range(7)]
-        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if math.isinf(total_steps):
-        return 1.0
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def build_scheduler(optimizer: Optimizer, settings: OptimizerSettings, total_steps: float) -> LambdaLR:
-    """The schedule over a run of `total_steps` optimizer steps.
+def build_scheduler(optimizer: Optimizer, settings: OptimizerSettings, total_steps: float) -> RunSchedule:
+    """The schedule over a run of `total_steps` optimizer steps; a warm-up that would not end before the run is shortened.
 
     Raises:
-        InputError: the warm-up does not end before the run does, or a cosine has no end to fall to.
+        InputError: a cosine that has no end to fall to.
     """
-    warmup = settings.warmup_steps
+    warmup, run_steps = settings.warmup_steps, total_steps
     if warmup is None:
         warmup = 2000 if math.isinf(total_steps) else min(2000, int(total_steps) // 10)
     if warmup >= total_steps:
-        raise InputError(
-            f"warmup_steps {warmup} is not shorter than the run of {int(total_steps)} optimizer steps: "
-            f"set optimizer.warmup_steps below {int(total_steps)} or raise max_steps / max_epochs"
+        shorter = int(total_steps) // 10
+        log.warning(
+            "optimizer.warmup_steps %d is not shorter than the run of %d optimizer steps: %d are taken",
+            warmup,
+            int(total_steps),
+            shorter,
         )
+        warmup = shorter
     if settings.schedule == "constant":
         total_steps = math.inf
     elif math.isinf(total_steps):
         raise InputError("a cosine schedule needs an end: set max_steps or max_epochs, or optimizer.schedule 'constant'")
-    factor = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps, final_ratio=settings.final_lr / settings.lr)
-    return LambdaLR(optimizer, factor)
+    factor = WarmupCosine(warmup, total_steps, settings.final_lr / settings.lr)
+    return RunSchedule(optimizer, factor, settings.on_resume, run_steps)

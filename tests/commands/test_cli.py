@@ -189,15 +189,17 @@ class TestMistakes:
             (("fit", "--config", "recipe.yaml", "--data.train=nowhere"), "data .*'nowhere' does not exist"),
             (("fit", "--config", "recipe.yaml", "--data.local_batch_size=50"), "needs 50 samples, but the data has 40"),
             (
-                ("fit", "--config", "recipe.yaml", "--model.training.optimizer.warmup_steps=9"),
-                "warmup_steps 9 is not shorter",
-            ),
-            (
                 ("fit", "--config", "recipe.yaml", "--model.towers.image.projection=none"),
                 "embed_dim 16 does not match .* output_dim 32",
             ),
             (("fit", "--config", "recipe.yaml", "--model.image_encoder.name.b=1"), "name, which is 'vit_tiny.* and no mapping"),
             (("test", "--config", "recipe.yaml", "--ckpt_path", "lost.ckpt"), "checkpoint 'lost.ckpt' does not exist"),
+            (("test", "--config", "recipe.yaml"), "test would measure random weights: give a checkpoint .*--ckpt_path"),
+            (("predict", "--config", "recipe.yaml"), "predict would measure random weights"),
+            (
+                ("fit", "--config", "recipe.yaml", "--ckpt_path=last.ckpt", "--trainer.max_steps=50"),
+                "falls to a learning rate of 0 at optimizer step .*set training.optimizer.on_resume to 'given'",
+            ),
             (
                 (
                     "fit",

@@ -212,7 +212,7 @@ def test_another_order_is_said(table: str, tmp_path: Path, caplog: pytest.LogCap
     trainer.fit(module, ClipDataModule(table, local_batch_size=8))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     again = small_trainer(tmp_path, max_steps=5)
-    again.fit(
-        small_module(), ClipDataModule(table, local_batch_size=4, seed=1), ckpt_path=tmp_path / "last.ckpt", weights_only=True
-    )
+    module = small_module(optimizer={"warmup_steps": 1, "on_resume": "given"})
+    data = ClipDataModule(table, local_batch_size=4, seed=1)
+    again.fit(module, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert "another order of samples (seed was 0 and is 1; global_batch_size was 8 and is 4)" in caplog.text

@@ -22,7 +22,7 @@ from lightning_clip.data import ClassFolders, ShardSource, TableSource, pair_sou
 from lightning_clip.data.pack_shards import pack_shards
 from lightning_clip.data.sources import ChineseClipSource, HuggingFaceSource
 from lightning_clip.data.sources.columns import image_of
-from lightning_clip.data.sources.rows import Rows
+from lightning_clip.data.sources.row_store import Rows
 
 
 def jpeg(colour: str = "red", size: tuple[int, int] = (20, 16)) -> bytes:

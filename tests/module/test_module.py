@@ -292,6 +292,23 @@ class TestCheckpointErrors:
             ClipModule.load_from_checkpoint(tmp_path / "evil.ckpt")
 
 
+class TestUntrained:
+    def test_random_weights_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        module, trainer = small_module(), small_trainer(tmp_path)
+        trainer.test(module, small_data(), verbose=False)
+        assert "This model is untrained" in caplog.text
+
+    def test_trained_or_loaded_weights_are_not(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        module, trainer = fit(tmp_path, limit_val_batches=1)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        others = [ClipModule.load_from_checkpoint(tmp_path / "last.ckpt"), small_module(), small_module()]
+        others[1].load_state_dict(module.state_dict())
+        for other, path in zip([module, *others], [None, None, None, tmp_path / "last.ckpt"], strict=True):
+            small_trainer(tmp_path).validate(other, small_data(), ckpt_path=path, verbose=False)
+        ClipModule(pretrained=str(tmp_path / "last.ckpt"))
+        assert "untrained" not in caplog.text
+
+
 class TestSettings:
     def test_tokenizer_larger_than_the_embedding(self) -> None:
         with pytest.raises(InputError, match="the tokenizer has 49408 ids but the text encoder embeds 100"):
@@ -301,10 +318,6 @@ class TestSettings:
         module = small_module(text_encoder={**TEXT, "context_length": 16}, tokenizer="clip")
         with pytest.raises(InputError, match="context_length 77 exceeds the text encoder's 16"):
             module.configure_model()
-
-    def test_warmup_longer_than_the_run(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="warmup_steps 10 is not shorter than the run of 4 optimizer steps"):
-            fit(tmp_path, small_module(optimizer={"warmup_steps": 10}))
 
     @pytest.mark.parametrize(
         ("given", "message"),

@@ -18,7 +18,7 @@ from lightning_clip.core.errors import InputError, existing_path, nearest
 from lightning_clip.core.types import Pair
 from lightning_clip.data.shards.files import open_files
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
-from lightning_clip.data.sources.rows import Rows
+from lightning_clip.data.sources.row_store import Rows
 
 __all__ = ["ChineseClipSource"]
 

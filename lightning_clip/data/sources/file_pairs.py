@@ -12,7 +12,7 @@ from lightning_clip.core.types import Pair
 from lightning_clip.data.file_tree import FileTree, is_image, warn_of_unread
 from lightning_clip.data.sources.base import PairSource, pair_sources
 from lightning_clip.data.sources.columns import texts
-from lightning_clip.data.sources.rows import Rows
+from lightning_clip.data.sources.row_store import Rows
 from lightning_clip.data.text_files import decode_text, lines_of
 
 __all__ = ["FilePairs", "pairs_of"]

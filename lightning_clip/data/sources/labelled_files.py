@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lightning_clip.core.types import Pair
 from lightning_clip.data.file_tree import FileTree
 from lightning_clip.data.sources.base import PairSource
-from lightning_clip.data.sources.rows import Rows
+from lightning_clip.data.sources.row_store import Rows
 
 __all__ = ["LabelledFiles"]
 

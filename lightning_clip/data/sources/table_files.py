@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.data.images import ImageStore
 from lightning_clip.data.sources.columns import cell, image_of
-from lightning_clip.data.sources.rows import Rows
+from lightning_clip.data.sources.row_store import Rows
 
 __all__ = ["table_files", "table_images"]
 

@@ -11,9 +11,10 @@ from lightning_clip.core.types import Pair
 from lightning_clip.data.column_files import sample_rates
 from lightning_clip.data.sources.base import PairSource, pair_sources, recognises
 from lightning_clip.data.sources.columns import caption_columns, captions_of, cell, image_of
+from lightning_clip.data.sources.row_groups import Reading, chosen_rows, classes_of
 from lightning_clip.data.sources.rows import TABLE_EXTENSIONS, TableForm, read_tables
+from lightning_clip.data.sources.table_columns import CaptionSetting, check_columns_exist, columns_to_read, likely_column
 from lightning_clip.data.sources.table_files import table_files, table_images
-from lightning_clip.data.sources.table_rows import Reading, check_columns_exist, chosen_rows, likely_column
 from lightning_clip.data.sources.value_columns import ColumnSetting, ValueColumns
 
 __all__ = ["TableSource"]
@@ -52,7 +53,7 @@ class TableSource(PairSource):
         images: str | None = None,
         *,
         image_column: str | None = "image",
-        caption_column: str | Sequence[str] | Mapping[str, float] | None = "caption",
+        caption_column: CaptionSetting = "caption",
         label_column: str | None = None,
         columns: ColumnSetting = None,
         where: Mapping[str, Any] | None = None,
@@ -61,21 +62,21 @@ class TableSource(PairSource):
         max_bad_rows: float = 0.01,
     ) -> None:
         files = table_files(path)
-        rows = read_tables(files, TableForm(delimiter, header, max_bad_rows))
+        self._values = ValueColumns(columns, self._read_file)
+        further = [column for column in (label_column, *self._values.cells()) if column]
+        asked = columns_to_read(image_column, caption_column, [*further, *(where or {})])
+        rows = read_tables(files, TableForm(delimiter, header, max_bad_rows, asked))
         image_column = likely_column(rows, "image", path) if image_column == "image" else image_column
         caption_column = likely_column(rows, "caption", path) if caption_column == "caption" else caption_column
         self._columns = caption_columns(caption_column)
         self.images = table_images(files[0], images, rows, image_column)
-        self._values = ValueColumns(columns, self.images.read)
-        further = [column for column in (label_column, *self._values.cells()) if column]
         check_columns_exist(rows, filter(None, (image_column, *self._columns, *further, *(where or {}))), path)
         self.rows = rows
         self._groups = chosen_rows(rows, Reading(where or {}, self._columns, image_column, further), path)
         if self._values:
             self._values.learn(rows[number] for number in self._groups.first().tolist())
         self.image_column, self.caption_column, self.label_column = image_column, caption_column, label_column
-        names = (cell(rows[number], label_column) for number in self._groups.first().tolist()) if label_column else ()
-        self.class_names = sorted({str(name) for name in names})
+        self.class_names = classes_of(rows, self._groups, label_column) if label_column else []
         self._labels = {name: label for label, name in enumerate(self.class_names)}
         read = {"image": image_column, "caption": ", ".join(self._columns), "label": label_column}
         shown = ", ".join(f"{kind} = {column}" for kind, column in read.items() if column)
@@ -109,6 +110,9 @@ class TableSource(PairSource):
             weights=weights,
             columns=columns,
         )
+
+    def _read_file(self, name: str) -> bytes:
+        return self.images.read(name)
 
     def _row(self, index: int) -> dict[str, Any]:
         return self.rows[int(self._groups[index][0])]
