@@ -30,6 +30,7 @@ from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import ChanceWatch, FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.training.micro_batches import encode_in_slices
 from lightning_clip.training.optim import build_optimizer, build_scheduler
+from lightning_clip.training.resuming import begin_next_epoch
 from lightning_clip.training.seeding import seed_batch
 from lightning_clip.training.throughput import Throughput
 from lightning_clip.training.windows import Window
@@ -187,6 +188,7 @@ class ClipModule(BuiltOnUse):
 
     def on_train_start(self) -> None:
         check_slices(self)
+        begin_next_epoch(self.trainer)
         self._throughput.restart()
         self._window.start(self.trainer, self)
 

@@ -58,6 +58,22 @@ def test_stopped_twice(name: str, table: str, tmp_path: Path) -> None:
     same_after_two_stops(whole, stopped, tmp_path, ((3, "before_step"), (7, "batch_start")))
 
 
+_ENDS = (
+    "validates at a share of epochs",
+    "validates every second epoch",
+    "accumulates and validates",
+    "new loaders each epoch",
+)
+
+
+@pytest.mark.parametrize("name", ["epochs", *(pytest.param(name, marks=pytest.mark.slow) for name in _ENDS)])
+@pytest.mark.timeout(300)
+def test_stopped_at_the_ends_of_two_epochs(name: str, table: str, tmp_path: Path) -> None:
+    """Just after the checkpoint of an epoch's last batch: the next epoch counts as one, and no epoch is trained too many."""
+    plan = runs(table, 1, 0, save_every=2, **{**EPOCHS, **MATRIX[name]})
+    same_after_two_stops(plan, plan, tmp_path, ((6, "epoch_end"), (12, "epoch_end")))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("save_every", [0, 2])

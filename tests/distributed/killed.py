@@ -85,6 +85,9 @@ class _Recorder(pl.Callback):
             stream.write(json.dumps(line) + "\n")
         self._maybe(trainer, "batch_end", done=1)
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._maybe(trainer, "epoch_end")
+
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         digest = hashlib.sha256()
         for name, value in pl_module.state_dict().items():
@@ -115,7 +118,8 @@ def train(
         plan: what to run.
         folder: of checkpoint and records.
         resume: begin from `last.ckpt`, if there is one.
-        kill: optimizer steps done, and the moment of the next one (one of `MOMENTS`), at which the run ends itself.
+        kill: optimizer steps done, and the moment of the next one (one of `MOMENTS`), at which the run ends
+            itself; "epoch_end" after the checkpoints of that step.
         kill_signal: SIGKILL for the whole session, any other for rank 0 alone.
         kill_after: seconds after which the whole session gets SIGKILL, wherever it is.
         timeout: seconds after which the test fails.

@@ -53,7 +53,7 @@ def read_tables(paths: Sequence[Path], form: TableForm) -> Rows:
         InputError: unknown extension, too many bad lines, or no row.
     """
     faults, cache = Faults(), TableCache(paths)
-    rows = rows_of_lines(paths, cache, faults) if are_plain(paths) else _collected(paths, form, faults)
+    rows = rows_of_lines(paths, cache, faults) if form.header is None and are_plain(paths) else _collected(paths, form, faults)
     rows.cache = cache
     shown_name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     if faults.first is not None:
