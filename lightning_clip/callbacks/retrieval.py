@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_clip.core.types import ClipOutput, PairBatch
+from lightning_clip.evaluation.repeats import warn_of_repeats
 from lightning_clip.evaluation.retrieval_examples import spread_queries
 from lightning_clip.metrics import RetrievalRecall
 from lightning_clip.model.predictor import Predictor, predictor_of
@@ -102,6 +103,7 @@ class Retrieval(pl.Callback):
         metrics = {key: float(value) for key, value in self._metric.compute().items()}
         for key, value in metrics.items():
             module.log(f"{stage}/retrieval/{key}", value, sync_dist=True)
+        warn_of_repeats(self._metric.whole("image_features"), f"{stage} retrieval")
         self.result = RetrievalResult(metrics, self._metric.chance(), self._examples(self._metric))
         self._metric = self._predictor = None
 

@@ -58,11 +58,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def opened_model(text: str) -> EvaluatedModel:
-    """A model as the command line names it: [NAME=]MODEL."""
+    """A model as the command line names it: [NAME=]MODEL, where a file's name may hold "=", too."""
+    from pathlib import Path
+
     from lightning_clip.evaluation.models import open_model
 
     name, sign, source = text.partition("=")
-    model = open_model(source if sign else text)
-    if sign:
-        model.name = name
+    if not sign or "/" in name or ":" in name or Path(text).expanduser().exists():
+        return open_model(text)
+    model = open_model(source)
+    model.name = name
     return model

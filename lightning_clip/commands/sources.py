@@ -84,14 +84,15 @@ def _assignments(given: list[str], flag: str) -> dict[str, str]:
 
 
 def _value(text: str) -> Any:
-    """A setting's value as a recipe would have it: numbers, true, null, lists and mappings; everything else is text."""
+    """A setting's value as a recipe would have it: numbers, true, null, lists, mappings, quoted text; all else is text."""
     import yaml
 
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return value if value is None or isinstance(value, int | float | list | dict) else text
+    quoted = isinstance(value, str) and text[0] in "\"'"
+    return value if value is None or quoted or isinstance(value, int | float | list | dict) else text
 
 
 def _positive(text: str) -> int:

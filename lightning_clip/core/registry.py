@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lightning_clip.core.errors import InputError, UnknownName, nearest
@@ -116,9 +116,13 @@ class Registry(Generic[T]):
                 if key not in accepted:
                     raise InputError(f"{self.kind} {name!r} has no setting {key!r}: {nearest(key, accepted)}")
         check_kinds(settings, declared(factory), f"{self.kind} {name!r}")
-        if missing := [key for key in _needed(factory) if key not in settings and key not in defaults]:
+        if missing := self.missing(name, settings.keys() | defaults.keys()):
             raise InputError(f"{self.kind} {name!r} needs {' and '.join(missing)}: add it to its settings")
         return factory(**{**defaults, **settings})  # type: ignore[no-any-return]
+
+    def missing(self, name: str, given: Collection[str]) -> list[str]:
+        """Names of the settings without which what has this name cannot be built, and which are not given."""
+        return [key for key in _needed(self.factory(name)) if key not in given]
 
     def _known(self, name: str) -> Factory | None:
         return self._factories.get(name) or (self.fallback(name) if self.fallback else None)

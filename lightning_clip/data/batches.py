@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import decode_for
 
 __all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
+
+_FILLING = 2  # samples in the place of a batch of which none can be used: batch statistics of one are none
+_LOOKED_AT = 1000  # samples among which they must be
 
 
 class PreparedPair(NamedTuple):
@@ -60,6 +64,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         seed: of crops and captions.
         features: of a frozen image tower; images whose features it holds are not decoded.
         columns: names of what is read; without "image" no image is decoded, without "text" no caption is chosen.
+        fills: a batch of which nothing can be used gets the next usable samples instead, as training needs some.
     """
 
     def __init__(
@@ -70,7 +75,9 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         seed: int,
         features: FeatureStore | None = None,
         columns: Collection[str] = ("image", "text"),
+        fills: bool = False,
     ) -> None:
+        self.fills = fills and source.random_access
         self.source, self.transform, self.choose_caption, self.seed = source, transform, choose_caption, seed
         self.columns = tuple(columns)
         self._further = [name for name in self.columns if name not in ("image", "text")]
@@ -90,8 +97,19 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         """A batch: the generator is put aside once, which takes longer than a small image."""
         with torch.random.fork_rng(devices=[]):
             if self.features is not None:
-                return self._with_features(visits, self.features)
-            return [self._prepared(visit) for visit in visits]
+                samples = self._with_features(visits, self.features)
+            else:
+                samples = [self._prepared(visit) for visit in visits]
+            if self.fills and all(isinstance(sample, Skipped) for sample in samples):
+                samples += islice(self._following(visits[-1]), min(_FILLING, len(visits)))
+            return samples
+
+    def _following(self, last: Visit) -> Iterator[PreparedPair]:
+        """Usable samples after a visit, in the order of the source."""
+        for step in range(1, min(len(self.source), _LOOKED_AT)):
+            sample = self._prepared(Visit(last.epoch, (last.index + step) % len(self.source)))
+            if isinstance(sample, PreparedPair):
+                yield sample
 
     def _with_features(self, visits: Sequence[Visit], features: FeatureStore) -> list[PreparedPair | Skipped]:
         """A batch without pixels if all of its features are there, else one with all pixels: the two are not mixed."""

@@ -218,7 +218,12 @@ class ClipDataModule(pl.LightningDataModule):
         reasons = self.skipped[split]
         reasons.update(skip.reason for skip in batch.skipped)
         bad, allowed = sum(reasons.values()), self.max_bad_share * self._seen_by(split)
-        if bad > allowed or not batch.size:
+        if not batch.size and split == "train":
+            raise InputError(
+                f"none of the {len(batch.skipped)} samples of a batch could be used, nor any near them (the last: "
+                f"{batch.skipped[-1].key}, {batch.skipped[-1].reason}): fix or remove them"
+            )
+        if bad > allowed:
             listing = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
             raise InputError(
                 f"{bad} {split} samples could not be used ({listing}; the last: {batch.skipped[-1].key}), more than "
@@ -276,7 +281,7 @@ class ClipDataModule(pl.LightningDataModule):
         transform = module.image_transform(train) if "image" in columns else nn.Identity()
         # Anything that has tokenizer and transform will do as a model; few keep features.
         features = getattr(module, "feature_store", None) if train else None
-        return PreparedPairs(source, transform, choose, self.seed, features and features(), columns)
+        return PreparedPairs(source, transform, choose, self.seed, features and features(), columns, fills=train)
 
     def _module(self) -> PreparesPairs:
         module = self._attached or (self.trainer.lightning_module if self.trainer else None)

@@ -105,7 +105,7 @@ def as_uint8(values: Tensor) -> Tensor:
 
 def _pixels(image: Any) -> Tensor:
     """uint8 (3, H, W) of one image as tensor or array; arrays have their colours last, also where the first axis is 3."""
-    values = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    values = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, requirements=["C", "W"]))
     last = values.ndim == 3 and values.shape[2] in (1, 3) and (values is not image or values.shape[0] not in (1, 3))
     if last:
         values = values.permute(2, 0, 1)  # (H, W, C) -> (C, H, W)

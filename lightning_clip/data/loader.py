@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_clip.core.errors import InputError
 from lightning_clip.data.sampler import PairSampler, world
 
 __all__ = ["PairLoader", "start_worker"]
@@ -31,10 +33,21 @@ class PairLoader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # callers ask no more of it than to be iterated
-        begin = super().__iter__
+        begin = self._begun
         # A Trainer that predicts puts a sampler of its own round it.
         waits = isinstance(self.sampler, PairSampler) and self.sampler.batches_done is not None
         return _OnFirstDraw(begin) if waits else begin()
+
+    def _begun(self) -> Iterator[Any]:
+        try:
+            return super().__iter__()
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if "pickle" not in str(error):
+                raise
+            raise InputError(
+                f"loader workers that are spawned must be sent all that they use ({error}): define the function or class "
+                "at the top of a module, or load with num_workers=0"
+            ) from error
 
     def state_dict(self) -> dict[str, int]:
         """What the order depends on, and the batches done."""

@@ -19,7 +19,7 @@ from lightning_clip.data.items import as_uint8, image_of_item
 from lightning_clip.data.tokenizers import Tokenizer, checked
 from lightning_clip.encoders.padding import right_padded
 
-__all__ = ["ImageInput", "TextInput", "encode_texts", "image_parts", "pixel_batches", "text_list", "token_batches"]
+__all__ = ["ImageInput", "TextInput", "encode_texts", "image_parts", "joined", "pixel_batches", "text_list", "token_batches"]
 
 # One image, or several in a list, a generator or one tensor or array.
 OneImage = Tensor | np.ndarray[Any, Any] | Image.Image | bytes | str | Path
@@ -36,26 +36,21 @@ def image_parts(images: ImageInput, batch_size: int) -> Iterator[Tensor | list[A
         batch_size: images in a part, at least 1.
 
     Raises:
-        InputError: no image, something else than images, or a tensor of another shape or type.
+        InputError: something else than images, or a tensor of another shape or type.
     """
     in_range("batch_size", batch_size, 1, whole=True)
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
         several = _several(images)
-        if not len(several):
-            raise InputError(f"images are empty, {tuple(images.shape)}: give at least one image")
-        yield from torch.split(several, batch_size)
+        yield from torch.split(several, batch_size) if len(several) else ()
         return
     if isinstance(images, Tensor | np.ndarray | Image.Image | bytes | str | Path):
         yield [images]
         return
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise InputError(f"images of type {type(images).__name__} are no images: give PIL images, paths, or uint8 (B, 3, H, W)")
-    waiting, first = iter(images), True
+    waiting = iter(images)
     while part := list(islice(waiting, batch_size)):
         yield part
-        first = False
-    if first:
-        raise InputError("images is an empty list: give at least one image")
 
 
 def pixel_batches(images: ImageInput, transform: nn.Module, size: int, batch_size: int) -> Iterator[Tensor]:
@@ -103,7 +98,7 @@ def _several(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
     shape = tuple(values.shape)
     if isinstance(values, np.ndarray):
         last = values.shape[-1] == 3  # also where the second axis is 3: arrays have their colours last
-        values = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, -3) if last else values))
+        values = torch.from_numpy(np.require(np.moveaxis(values, -1, -3) if last else values, requirements=["C", "W"]))
     if values.shape[1] != 3:
         if values.shape[3] == 3:
             raise InputError(
@@ -129,13 +124,15 @@ def token_batches(
         context_length: the most ids of a text.
 
     Raises:
-        InputError: no text, another shape or type, ids out of range, or a text that is too long.
+        InputError: another shape or type, ids out of range, or a text that is too long.
     """
     if tokens.ndim != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         remedy = "give tokens[None] for one text" if tokens.ndim == 1 else "give what the tokenizer returns, or strings"
         raise InputError(f"token ids must be integers (B, L), got {tokens.dtype} {tuple(tokens.shape)}: {remedy}")
-    if not tokens.numel():
-        raise InputError(f"token ids are empty, {tuple(tokens.shape)}: give at least one text")
+    if not len(tokens):
+        return
+    if not tokens.shape[1]:
+        raise InputError(f"token ids {tuple(tokens.shape)} hold nothing: give what the tokenizer returns, or strings")
     low, high = tokens.amin(), tokens.amax()
     if low < 0 or high >= vocab_size:
         raise InputError(
@@ -160,7 +157,7 @@ def text_list(texts: Any) -> list[str] | Tensor:
         texts: one string, strings in a list, a generator or an array, or token ids as a tensor or an array.
 
     Raises:
-        InputError: something else, or no text.
+        InputError: something else.
     """
     if isinstance(texts, str | Tensor):
         return [texts] if isinstance(texts, str) else texts
@@ -173,9 +170,19 @@ def text_list(texts: Any) -> list[str] | Tensor:
     found = list(texts)
     if found and all(isinstance(text, Tensor) for text in found):
         raise InputError("texts is a list of tensors: give token ids as one tensor (B, L), torch.stack(rows), or strings")
-    if not found:
-        raise InputError("texts is an empty list: give at least one text")
     return list(checked(found))
+
+
+def joined(parts: Iterable[Tensor], width: int, device: torch.device) -> Tensor:
+    """Rows of all parts (B, width); of none (0, width).
+
+    Args:
+        parts: (B_i, width).
+        width: of a row.
+        device: where there are none.
+    """
+    found = list(parts)
+    return torch.cat(found) if found else torch.empty(0, width, device=device)
 
 
 def encode_texts(
@@ -184,7 +191,7 @@ def encode_texts(
     """Features (B, D) in the order of the texts: each distinct one once, among others of its length and cut to it.
 
     Args:
-        texts: strings, at least one.
+        texts: strings, at least one, or the caller has nothing to put together.
         tokenizer: of the text tower.
         batch_size: texts encoded at a time, at least 1.
         encode: tokens int64 (B, L) and mask bool (B, L) -> features (B, D).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from lightning_clip.model.inputs import (
     TextInput,
     encode_texts,
     image_parts,
+    joined,
     pixel_batches,
     text_list,
     token_batches,
@@ -102,27 +103,22 @@ class Predictor:
             batch_size: images encoded at a time, at least 1.
 
         Raises:
-            InputError: no image, one that cannot be read, or a tensor of another shape or type.
+            InputError: an image that cannot be read, or a tensor of another shape or type.
         """
         with evaluating(self.model):
-            return torch.cat([self.model.encode_image(pixels) for pixels in self._pixels(images, batch_size)])
+            return self._joined(self.model.encode_image(pixels) for pixels in self._pixels(images, batch_size))
 
     def encode_image_with_backbone(self, images: ImageInput, batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Unit features (B, D), and the image tower's (B, W) before the projection, which linear probes read.
 
-        Args:
-            images: as for `encode_image`.
-            batch_size: images encoded at a time, at least 1.
-
-        Raises:
-            InputError: as `encode_image`.
+        Arguments and errors are those of `encode_image`.
         """
         features, backbones = [], []
         with evaluating(self.model):
             for pixels in self._pixels(images, batch_size):
                 backbones.append(self.model.image_backbone(pixels))  # (B, 3, S, S) -> (B, W)
                 features.append(normalize(self.model.head("image")(backbones[-1]), dim=-1))  # -> (B, D)
-        return torch.cat(features), torch.cat(backbones)
+        return self._joined(features), joined(backbones, self.model.tower("image").output_dim, self.device)
 
     def encode_text(self, texts: TextInput, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) of texts.
@@ -133,7 +129,7 @@ class Predictor:
             batch_size: texts encoded at a time, at least 1.
 
         Raises:
-            InputError: what is no string, no text, ids of another shape or type or out of range, or no tower reads texts.
+            InputError: what is no string, ids of another shape or type or out of range, or no tower reads texts.
         """
         tokenizer = self._tokenizer()
 
@@ -146,8 +142,8 @@ class Predictor:
             if isinstance(given, Tensor):
                 tower = self.model.tower("text")
                 limits = tower.vocab_size or tokenizer.vocab_size, tower.context_length
-                return torch.cat([encode(*batch) for batch in token_batches(given, tokenizer.pad_id, batch_size, *limits)])
-            return encode_texts(given, tokenizer, batch_size, encode)
+                return self._joined(encode(*batch) for batch in token_batches(given, tokenizer.pad_id, batch_size, *limits))
+            return encode_texts(given, tokenizer, batch_size, encode) if given else self._joined([])
 
     def encode(self, column: str, values: Any, batch_size: int = 256) -> Tensor:
         """Unit features (B, D) of any column's values, such as coordinates or waveforms.
@@ -158,21 +154,22 @@ class Predictor:
             batch_size: values encoded at a time, at least 1.
 
         Raises:
-            InputError: no tower reads the column, no values, or values that the tower cannot collate.
+            InputError: no tower reads the column, or values that the tower cannot collate.
         """
         tower = self.model.tower(column)
         if column == "text":
             return self.encode_text(values, batch_size)
         if self.model.share.get(column, column) == "image":
             return self.encode_image(values, batch_size)
-        if not len(values):
-            raise InputError(f"values of column {column!r} are an empty list: give at least one")
         found = []
         with evaluating(self.model):
             for start in range(0, len(values), batch_size):
                 part = collate_column(column, tower.collate, list(values[start : start + batch_size]))
                 found.append(self.model.encode(column, move_data_to_device(part, self.device)))
-        return torch.cat(found)
+        return self._joined(found)
+
+    def _joined(self, parts: Iterable[Tensor]) -> Tensor:
+        return joined(parts, self.model.embed_dim, self.device)
 
     def zero_shot_classifier(self, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Tensor:
         """Class embeddings (D, C), the mean over templates: unit image features times it are cosine similarities.

@@ -22,7 +22,17 @@ from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.recipe import recipe_of
 from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
-from lightning_clip.module.learning import check_slices, encode_columns, log_measured, log_progress, prepare, refresh, start
+from lightning_clip.module.learning import (
+    check_slices,
+    empty_output,
+    encode_columns,
+    evaluate_batch,
+    log_measured,
+    log_progress,
+    prepare,
+    refresh,
+    start,
+)
 from lightning_clip.module.loaders import adopt_loaders
 from lightning_clip.module.running import log_losses
 from lightning_clip.module.settings import TrainingSettings
@@ -243,14 +253,14 @@ class ClipModule(BuiltOnUse):
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
         """Logs the loss of the batch's own pairs and hands the features to the callbacks."""
-        return self._evaluation_step(batch, "val")
+        return evaluate_batch(self, batch, "val")
 
     def test_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
-        return self._evaluation_step(batch, "test")
+        return evaluate_batch(self, batch, "test")
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
         """Features of all columns that a batch holds, also of those that a step does not read."""
-        output = self.encode(batch)
+        output = self.encode(batch) if batch.size else empty_output(self)
         others = encode_columns(self, batch, set(self.model.columns) - set(output.features))
         return output._replace(features={**output.features, **others.features})
 
@@ -285,12 +295,3 @@ class ClipModule(BuiltOnUse):
 
         module: Self = load_module(cls, checkpoint_path, options, load)
         return module.eval()
-
-    def _evaluation_step(self, batch: PairBatch, stage: str) -> ClipOutput:
-        if not (self.objective.evaluated and self.objective.is_given(batch)):
-            return self.encode(batch)
-        output = self.encode_batch(batch)
-        parts = self.compute_loss(output, batch)
-        self.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=batch.size)
-        self.objective.measure(output, batch)
-        return output

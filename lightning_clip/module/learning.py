@@ -28,7 +28,9 @@ __all__ = [
     "check_slices",
     "collators",
     "data_of",
+    "empty_output",
     "encode_columns",
+    "evaluate_batch",
     "freeze",
     "log_measured",
     "log_progress",
@@ -45,6 +47,7 @@ class _Learns(Protocol):
     objective: Objective
     tokenizer: Tokenizer
     has_weights: bool
+    embed_dim: int
 
     @property
     def model(self) -> SharedSpace: ...
@@ -53,6 +56,8 @@ class _Learns(Protocol):
     def predictor(self) -> Predictor: ...
 
     def read_data(self, data: Any) -> None: ...
+
+    def reads(self) -> tuple[str, ...]: ...
 
 
 def data_of(module: Any) -> Any | None:
@@ -135,6 +140,32 @@ def encode_columns(module: _Learns, batch: PairBatch, columns: Collection[str]) 
     image, text = given.pop("image", None), given.pop("text", None) or Tokens(None)
     tokens_of = [column for column in module.objective.reads_tokens() if column in columns]
     output: ClipOutput = module.model(image, *text, tokens_of=tokens_of, **given)
+    return output
+
+
+def empty_output(module: _Learns) -> ClipOutput:
+    """What a batch gives of which no sample could be used: features (0, D) of all columns that are read."""
+    none = {column: module.model.logit_scale.new_empty(0, module.embed_dim) for column in module.reads()}
+    return ClipOutput(none, module.model.logit_scale.detach().exp())
+
+
+def evaluate_batch(module: Any, batch: PairBatch, stage: str) -> ClipOutput:
+    """Features of a batch in evaluation; logs the loss of its own pairs, where the objective has one without training.
+
+    Args:
+        module: a `ClipModule`.
+        batch: maybe without samples.
+        stage: "val" or "test".
+    """
+    if not batch.size:
+        return empty_output(module)
+    if not (module.objective.evaluated and module.objective.is_given(batch)):
+        found: ClipOutput = module.encode(batch)
+        return found
+    output: ClipOutput = module.encode_batch(batch)
+    parts = module.compute_loss(output, batch)
+    module.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=batch.size)
+    module.objective.measure(output, batch)
     return output
 
 

@@ -7,7 +7,8 @@ et al. 2021, without a second code path).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch
         size: pairs a slice.
     """
     if size >= batch.size or not torch.is_grad_enabled():
-        return encode(batch)
+        with _batch_statistics():
+            return encode(batch)
     order = torch.tensor(_by_length(batch))
     *others, last = torch.split(order, size)
     # The slice is taken inside: what waits for the backward pass is a few numbers, not a copy of the images.
@@ -62,6 +64,19 @@ def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch
     back = places_on(order.argsort().tolist(), batch.index.device)
     features, rows = (_together([getattr(part, name) for part in parts], back) for name in ("features", "rows"))
     return parts[0]._replace(features=features, rows=rows)
+
+
+@contextmanager
+def _batch_statistics() -> Iterator[None]:
+    """Says what torch means where a batch of one has no statistics."""
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "a batch of 1 has no statistics for the model's batch normalisation: set local_batch_size to at least 2"
+        ) from error
 
 
 def _by_length(batch: PairBatch) -> list[int]:

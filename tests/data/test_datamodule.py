@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 from small import small_data, small_module, small_trainer, write_folder
 
-from lightning_clip import ClipDataModule, InputError
+from lightning_clip import ClipDataModule, InputError, Retrieval
+from lightning_clip.core.types import PairBatch
+from lightning_clip.data import pair_sources
 
 
-def spoil(folder: Path, numbers: list[int]) -> None:
+def spoil(folder: Path, numbers: Iterable[int]) -> None:
     for number in numbers:
         (folder / f"{number}.jpg").write_bytes(b"spoilt")
 
@@ -74,6 +82,35 @@ class TestBadSamples:
         ):
             small_trainer(tmp_path, max_epochs=1, max_steps=-1).fit(small_module(), data)
 
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_batch_of_which_nothing_can_be_used(self, tmp_path: Path, workers: int) -> None:
+        """Training takes the next usable samples instead; an evaluation goes on without it."""
+        table = write_folder(tmp_path, count=12)
+        spoil(tmp_path, range(4, 8))
+        rows = [json.loads(line) for line in table.read_text().splitlines()]
+        data = ClipDataModule(
+            str(table), str(table), test=str(table), local_batch_size=4, num_workers=workers, max_bad_share=0.5
+        )
+        seen: list[list[int]] = []
+
+        class Sees(pl.Callback):
+            def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: PairBatch, *_: Any) -> None:
+                seen.append(batch.index.tolist())
+                assert len(batch.skipped) + batch.size == 4 or (len(batch.skipped), batch.size) == (4, 2)
+
+        trainer = small_trainer(tmp_path, max_epochs=1, max_steps=-1, overfit_batches=3, callbacks=[Sees(), Retrieval()])
+        trainer.fit(small_module(), data)
+        assert seen == [[0, 1, 2, 3], [8, 9], [8, 9, 10, 11]] and len(rows) == 12
+        assert trainer.callback_metrics["val/retrieval/text_to_image/recall@1"] >= 0
+        found = small_trainer(tmp_path).predict(small_module(), data)
+        assert [batch.features["image"].shape for batch in found] == [(4, 16), (0, 16), (4, 16)]  # type: ignore[union-attr]
+
+    def test_a_batch_of_one_without_statistics(self, tmp_path: Path) -> None:
+        table = write_folder(tmp_path, count=4)
+        tower = {"name": "resnet10t", "image_size": 32, "channels": [16, 16, 32, 32], "stem_width": 8}
+        with pytest.raises(InputError, match="a batch of 1 has no statistics .*set local_batch_size to at least 2"):
+            small_trainer(tmp_path).fit(small_module(image_encoder=tower), ClipDataModule(str(table), local_batch_size=1))
+
     def test_the_share_is_of_an_epoch(self, tmp_path: Path) -> None:
         """One in forty stays one in forty, however many epochs run."""
         table = write_folder(tmp_path, count=40)
@@ -87,3 +124,59 @@ class TestBadSamples:
         rows[2]["caption"] = ["   "]
         table.write_text("\n".join(map(json.dumps, rows)))
         assert len(ClipDataModule(str(table)).source("train")) == 7
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["table", "shards", "mix", "huggingface"])
+    def test_a_folder_called_like_a_source(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name, count=4)
+        monkeypatch.chdir(tmp_path)
+        for spec in (name, {"name": name}, {"name": name, "max_bad_rows": 0.5}):
+            assert len(pair_sources.build(spec)) == 4
+
+    def test_a_source_wins_and_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+        (tmp_path / "synthetic").mkdir()
+        monkeypatch.chdir(tmp_path)
+        assert len(pair_sources.build({"name": "synthetic", "size": 5})) == 5
+        assert "'synthetic' is the source of that name; for the folder or file write './synthetic'" in caplog.text
+
+    def test_without_a_folder_it_says_what_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match="data source 'table' needs path: add it to its settings"):
+            pair_sources.build("table")
+
+
+SPAWNED = """
+import multiprocessing, sys
+from small import small_module, small_trainer
+from lightning_clip import ClipDataModule
+
+if __name__ == "__main__":
+    import torch
+    torch.multiprocessing.set_start_method("spawn")
+    captions = (lambda pair, rng: pair.captions[0]) if sys.argv[2] == "lambda" else None
+    data = ClipDataModule(sys.argv[1], local_batch_size=2, num_workers=1, captions=captions)
+    small_trainer(sys.argv[1], max_steps=1).fit(small_module(), data)
+    print("trained")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("captions", "said"),
+    [("none", "trained"), ("lambda", "InputError: loader workers that are spawned must be sent all that they use")],
+)
+def test_spawned_workers(captions: str, said: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, count=4)
+    (tmp_path / "run.py").write_text(SPAWNED)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py"), str(tmp_path), captions],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert said in done.stdout + done.stderr, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""What people have, read as it is: each layout through inspect, verify, pack, a fit of two steps, and its features."""
+"""What people have, read as it is: each layout through inspect, verify, pack, a fit of two steps, features and evaluate."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ import pytest
 from PIL import Image
 from small import small_module, small_trainer
 
-from lightning_clip import ClipDataModule, InputError
+from lightning_clip import ClipDataModule, ClipModule, InputError
 from lightning_clip.data import PairSource, pair_sources
 from lightning_clip.data.inspect import inspect_pairs
 from lightning_clip.data.pack_shards import pack_shards
 from lightning_clip.data.verify import verify_pairs
+from lightning_clip.evaluation.models import PredictorModel
+from lightning_clip.evaluation.run_suite import run_suite
+from lightning_clip.evaluation.suite import Suite
 
 COUNT = 8
 CAPTIONS = [f"picture number {number}" for number in range(COUNT)]
@@ -421,8 +424,19 @@ def shards_with_classes(folder: Path) -> str:
     return str(folder)
 
 
-def check(source: PairSource, folder: Path, captions: Any) -> None:
-    """The five ways in which data is used."""
+def measured(spec: Any, folder: Path, module: ClipModule, **settings: Any) -> dict[str, float]:
+    """Figures of one protocol, as `evaluate` has them."""
+    of_set = {"name": spec} if isinstance(spec, str) else dict(spec)
+    quiet = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "logger": False}
+    suite = Suite({"it": {**of_set, **settings}}, output=str(folder / "evaluation"), batch_size=4, trainer=quiet)
+    outcome = run_suite(suite, [PredictorModel(module.predictor)])
+    assert not outcome.failures, outcome.failures
+    (results,) = outcome.results["it"].values()
+    return dict(results["model"].metrics)
+
+
+def check(source: PairSource, folder: Path, captions: Any) -> ClipModule:
+    """The ways in which data is used; the module that was trained."""
     assert len(source) == COUNT
     found = inspect_pairs(source)
     assert (found.pairs, found.looked_at, dict(found.broken), found.one_tone) == (COUNT, COUNT, {}, [])
@@ -443,12 +457,14 @@ def check(source: PairSource, folder: Path, captions: Any) -> None:
         for batch in small_trainer(folder).predict(module, ClipDataModule(test=source, local_batch_size=4))
     ]
     assert sum(map(len, features)) == COUNT
+    return module
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_pairs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTNING_CLIP_CACHE", str(tmp_path / "cache"))
-    source = pair_sources.build(LAYOUTS[name](tmp_path / "data"))
+    spec = LAYOUTS[name](tmp_path / "data")
+    source = pair_sources.build(spec)
     texts = [source[index].captions for index in range(len(source))]
     firsts = [own[0] for own in texts]
     assert sorted(text if text in CAPTIONS else text.removesuffix(" 0") for text in firsts) == CAPTIONS
@@ -456,18 +472,23 @@ def test_pairs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     pictures = {picture(number, kind) for number in range(COUNT) for kind in ("JPEG", "PNG")}
     assert {source[index].image for index in range(COUNT)} <= pictures
     assert source.captions(3) == texts[3] and source.place(0)
-    check(source, tmp_path, None)
+    module = check(source, tmp_path, None)
+    figures = measured(spec, tmp_path, module, retrieval=True, protocols=["retrieval"])
+    assert figures["text_to_image/recall@10"] == 1.0 >= figures["image_to_text/recall@10"] > 0  # of 8 images
 
 
 @pytest.mark.parametrize("name", LABELLED)
 def test_classes(name: str, tmp_path: Path) -> None:
-    source = pair_sources.build(LABELLED[name](tmp_path / "data"))
+    spec, module = LABELLED[name](tmp_path / "data"), small_module()
+    source = pair_sources.build(spec)
     assert [source.label(index) for index in range(COUNT)] == [source[index].label for index in range(COUNT)]
     assert sorted(source[index].label for index in range(COUNT)) == [0] * 4 + [1] * 4  # type: ignore[type-var]
     if source.class_names:
         assert list(source.class_names) == ["class 0", "class 1"]
         captions = {"name": "template", "templates": ["a photo of a {}."]}
-        check(source, tmp_path, captions)
+        module = check(source, tmp_path, captions)
+    words = {} if source.class_names else {"class_names": ["class 0", "class 1"]}
+    assert 0 <= measured(spec, tmp_path, module, protocols=["zero_shot"], **words)["top1"] <= 1
 
 
 class TestRefused:

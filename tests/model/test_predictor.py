@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -50,15 +51,17 @@ class TestImages:
         with pytest.raises(InputError, match="images cannot be read: image has floats outside of 0 to 1: the model normalises"):
             predictor.encode_image_with_backbone(torch.randn(1, 3, 32, 32))
 
-    def test_no_images_are_refused(self, predictor: Predictor) -> None:
-        with pytest.raises(InputError, match="images is an empty list: give at least one image"):
-            predictor.encode_image([])
+    @pytest.mark.parametrize("images", [[], (), iter(()), torch.zeros(0, 3, 32, 32, dtype=torch.uint8), np.zeros((0, 9, 9, 3))])
+    def test_no_images_give_no_rows(self, predictor: Predictor, images: Any) -> None:
+        features, backbone = predictor.encode_image_with_backbone(images)
+        assert features.shape == (0, 16) and backbone.shape == (0, 32)
+        assert predictor.encode_image([]).shape == (0, 16)
 
 
 class TestTexts:
-    def test_no_texts_are_refused(self, predictor: Predictor) -> None:
-        with pytest.raises(InputError, match="texts is an empty list: give at least one text"):
-            predictor.encode_text([])
+    @pytest.mark.parametrize("texts", [[], iter(()), np.array([], dtype=str), torch.zeros(0, 8, dtype=torch.int64)])
+    def test_no_texts_give_no_rows(self, predictor: Predictor, texts: Any) -> None:
+        assert predictor.encode_text(texts).shape == (0, 16)
 
     def test_settings_build_the_tokenizer_again(self, predictor: Predictor) -> None:
         assert predictor.text_settings() == predictor.tokenizer.to_mapping()
@@ -90,8 +93,7 @@ class TestColumns:
         for encode in (predictor.encode_text, lambda text: predictor.encode("text", text)):
             with pytest.raises(InputError, match="no tower reads column 'text'"):
                 encode("a dog")
-        with pytest.raises(InputError, match="values of column 'gps' are an empty list: give at least one"):
-            predictor.encode("gps", [])
+        assert predictor.encode("gps", []).shape == (0, 16)
         with pytest.raises(InputError, match="column 'gps': .*different shapes"):
             predictor.encode("gps", [(1.0, 2.0), (1.0, 2.0, 3.0)])
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +19,7 @@ from lightning_clip.data.shards.addresses import is_url, shown, without_scheme
 
 __all__ = ["PairSource", "Subset", "pair_sources", "readable_captions", "recognises"]
 
+log = logging.getLogger(__name__)
 Factory = Callable[..., "PairSource"]
 Recogniser = Callable[[str], Factory | None]
 
@@ -112,7 +117,21 @@ def _source_of_path(name: str) -> Factory:
     )
 
 
-pair_sources: Registry[PairSource] = Registry("data source", fallback=_source_of_path)
+class _Sources(Registry[PairSource]):
+    """Data sources by name; what has no such name, or is no use without settings, is a path."""
+
+    def build(self, spec: Any, **defaults: Any) -> PairSource:
+        settings = {"name": spec} if isinstance(spec, str) else spec
+        name = settings.get("name") if isinstance(settings, Mapping) else None
+        if isinstance(name, str) and name in self.names() and Path(name).exists():
+            if self.missing(name, settings.keys() | defaults.keys()):  # a folder called "shards": the source needs a path
+                spec = {**settings, "name": f".{os.sep}{name}"}
+            else:
+                log.warning("data %r is the source of that name; for the folder or file write './%s'", name, name)
+        return super().build(spec, **defaults)
+
+
+pair_sources: Registry[PairSource] = _Sources("data source", fallback=_source_of_path)
 
 
 class Subset(PairSource):

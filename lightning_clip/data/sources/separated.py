@@ -54,6 +54,7 @@ class SeparatedValues:
     """
 
     def __init__(self, path: Path, delimiter: str) -> None:
+        delimiter = "\t" if delimiter == "\\t" else delimiter  # as one types it in a shell
         if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
             raise InputError(f"delimiter {delimiter!r} must be one letter, such as ';' or '\\t'")
         self.path, self.delimiter = path, delimiter

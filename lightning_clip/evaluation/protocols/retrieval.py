@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.repeats import warn_of_repeats
 from lightning_clip.evaluation.retrieval_examples import spread_queries
 from lightning_clip.metrics import retrieval_chance
 from lightning_clip.metrics.ranking import retrieval_scores
@@ -45,6 +46,7 @@ class RetrievalProtocol(Protocol):
             raise InputError("this set has no captions: retrieval needs at least one for each image")
         described = torch.isin(features.index, features.text_index)
         images, index = features.image_features[described], features.index[described]
+        warn_of_repeats(images, "retrieval")
         values, found = retrieval_scores(images, features.text_features, features.text_index, self.ks, image_index=index)
         chance = retrieval_chance(features.text_index, self.ks)
         first = min(self.ks)
