@@ -16,7 +16,7 @@ from lightning_clip.core.types import KeptFeatures, Pair, PairBatch, Skipped
 from lightning_clip.data.captions import ChooseCaption
 from lightning_clip.data.columns import Collate, collate_column, is_view, no_column, view_names
 from lightning_clip.data.feature_store import FeatureStore, digest_of
-from lightning_clip.data.sampler import Visit, visit_seed
+from lightning_clip.data.sampler import NOTHING, Visit, visit_seed
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.teachers import StoredTeacher, stacked, teachers_of
 from lightning_clip.data.tokenizers import Tokenizer
@@ -24,6 +24,7 @@ from lightning_clip.data.transforms import decode_for
 
 __all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
 
+_NO_SAMPLE = Skipped(key="", reason="")
 _FILLING = 2  # samples in the place of a batch of which none can be used: batch statistics of one are none
 _LOOKED_AT = 1000  # samples among which they must be
 
@@ -124,6 +125,8 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         return samples
 
     def _prepared(self, visit: Visit, features: FeatureStore | None = None) -> PreparedPair | Skipped:
+        if visit == NOTHING:
+            return _NO_SAMPLE
         seed = visit_seed(self.seed, visit.epoch, visit.index)
         try:
             pair = look_up(self.source, visit)
@@ -204,7 +207,7 @@ class PairCollator:
             index=torch.tensor([sample.index for sample in good], dtype=torch.long),
             captions=[sample.pair.captions for sample in good],
             keys=[sample.pair.key for sample in good],
-            skipped=[sample for sample in samples if isinstance(sample, Skipped)],
+            skipped=[sample for sample in samples if isinstance(sample, Skipped) and sample is not _NO_SAMPLE],
             lengths=lengths,
             texts=texts,
             teachers=stacked([sample.teachers for sample in good]),

@@ -13,7 +13,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.data.order import Order
 from lightning_clip.data.permutation import mix
 
-__all__ = ["InOrderSampler", "PairSampler", "Visit", "visit_seed", "world"]
+__all__ = ["NOTHING", "InOrderSampler", "PairSampler", "Visit", "visit_seed", "world"]
 
 _AT_ONCE = 4096  # places asked of the order at a time, so that an epoch of any length needs no memory
 
@@ -28,6 +28,9 @@ class Visit(NamedTuple):
 
     epoch: int
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
+
+
+NOTHING = Visit(-1, -1)  # in an evaluation of fewer samples than there are ranks
 
 
 class PairSampler(DistributedSampler[Visit]):
@@ -45,7 +48,7 @@ class PairSampler(DistributedSampler[Visit]):
         fetch: told which shards come next, as `Order.upcoming` names them.
 
     Raises:
-        InputError: one full batch per rank needs more samples than there are.
+        InputError: no samples, or fewer than one full batch per rank needs.
 
     Examples:
         >>> from lightning_clip.data.order import Sequential
@@ -67,11 +70,7 @@ class PairSampler(DistributedSampler[Visit]):
         self.order, self.batch_size = order, batch_size
         self.epoch, self.batches_done, self.limit, self.fetch = 0, batches_done, limit, fetch
         if len(self) == 0:
-            ranks = world()[1]
-            raise InputError(
-                f"a batch of {batch_size} on each of {ranks} ranks needs {(batch_size or 1) * ranks} samples, but the data "
-                f"has {len(order)}: set local_batch_size to at most {len(order) // ranks}"
-            )
+            raise InputError(_too_few(len(order), batch_size))
         if batch_size is not None:
             order.prepare(self.batches, batch_size * world()[1])
 
@@ -120,8 +119,29 @@ class PairSampler(DistributedSampler[Visit]):
 class InOrderSampler(PairSampler, SequentialSampler):  # type: ignore[misc]  # what it iterates over are visits
     """A `PairSampler` whose order is the same in every epoch, by which `Trainer(overfit_batches=...)` knows it as unshuffled.
 
-    Any other sampler would be replaced there by one that knows nothing of ranks, epochs and where a run goes on.
+    Any other sampler would be replaced there by one that knows nothing of ranks, epochs and where a run goes on. In an
+    evaluation of fewer samples than ranks, a rank without any visits `NOTHING`: it would take no part otherwise.
     """
+
+    def __len__(self) -> int:
+        own = super().__len__()
+        return 1 if own == 0 and self.batch_size is None and len(self.order) else own
+
+    def __iter__(self) -> Iterator[Visit]:  # type: ignore[override]  # a visit is an index, too
+        alone = self.batch_size is None and world()[0] >= len(self.order)
+        return iter([NOTHING]) if alone else super().__iter__()
+
+
+def _too_few(samples: int, batch_size: int | None) -> str:
+    ranks = world()[1]
+    if not samples:
+        return "the data has no samples: check its path and filters"
+    if batch_size is None:
+        return f"the data has {samples} samples, fewer than the {ranks} ranks: use fewer devices"
+    return (
+        f"a batch of {batch_size} on each of {ranks} ranks needs {batch_size * ranks} samples, but the data has {samples}: set "
+        f"local_batch_size to at most {samples // ranks}"
+    )
 
 
 def visit_seed(seed: int, epoch: int, index: int) -> int:

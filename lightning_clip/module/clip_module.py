@@ -22,6 +22,7 @@ from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.recipe import recipe_of
 from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
+from lightning_clip.module.evaluated import LossSums
 from lightning_clip.module.learning import (
     check_slices,
     empty_output,
@@ -102,7 +103,7 @@ class ClipModule(BuiltOnUse):
         given = recipe_of(image_encoder, text_encoder, towers, embed_dim, objective, tokenizer)
         self._begin(given, pretrained)
         self._guard, self._skip_step = FiniteGuard(self.training_settings.execution.non_finite), False
-        self.chance = ChanceWatch()
+        self.chance, self.losses = ChanceWatch(), LossSums()
         self._throughput, self._window = Throughput(), Window()
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
@@ -253,10 +254,10 @@ class ClipModule(BuiltOnUse):
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
         """Logs the loss of the batch's own pairs and hands the features to the callbacks."""
-        return evaluate_batch(self, batch, "val")
+        return evaluate_batch(self, batch)
 
     def test_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
-        return evaluate_batch(self, batch, "test")
+        return evaluate_batch(self, batch)
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:
         """Features of all columns that a batch holds, also of those that a step does not read."""

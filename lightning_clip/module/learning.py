@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
-from lightning.pytorch import LightningModule
 
 from lightning_clip.adapt import AdaptSettings
 from lightning_clip.adapt.adaptation import NEVER_LEARNED
@@ -17,6 +16,7 @@ from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.losses import ContrastiveLoss
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.model.space import SharedSpace
+from lightning_clip.module.evaluated import LossSums
 from lightning_clip.module.running import say_untrained, share_statistics
 from lightning_clip.objectives import Objective
 from lightning_clip.training.micro_batches import check_micro_batches
@@ -47,7 +47,10 @@ class _Learns(Protocol):
     objective: Objective
     tokenizer: Tokenizer
     has_weights: bool
-    embed_dim: int
+    losses: LossSums
+
+    @property
+    def embed_dim(self) -> int: ...
 
     @property
     def model(self) -> SharedSpace: ...
@@ -149,13 +152,12 @@ def empty_output(module: _Learns) -> ClipOutput:
     return ClipOutput(none, module.model.logit_scale.detach().exp())
 
 
-def evaluate_batch(module: Any, batch: PairBatch, stage: str) -> ClipOutput:
-    """Features of a batch in evaluation; logs the loss of its own pairs, where the objective has one without training.
+def evaluate_batch(module: Any, batch: PairBatch) -> ClipOutput:
+    """Features of a batch in evaluation; adds up the loss of its own pairs, where the objective has one without training.
 
     Args:
         module: a `ClipModule`.
         batch: maybe without samples.
-        stage: "val" or "test".
     """
     if not batch.size:
         return empty_output(module)
@@ -164,7 +166,7 @@ def evaluate_batch(module: Any, batch: PairBatch, stage: str) -> ClipOutput:
         return found
     output: ClipOutput = module.encode_batch(batch)
     parts = module.compute_loss(output, batch)
-    module.log_dict({f"{stage}/{name}": value for name, value in parts.items()}, sync_dist=True, batch_size=batch.size)
+    module.losses.add(parts, batch.size)
     module.objective.measure(output, batch)
     return output
 
@@ -176,6 +178,7 @@ def start(module: _Learns, split: str) -> None:
         module.has_weights = True
     else:
         say_untrained(module)
+        module.losses.clear()
         share_statistics(module.model)
     module.objective.start(module.predictor, data_of(module), split)
 
@@ -186,8 +189,10 @@ def refresh(module: _Learns) -> None:
     module.objective.refresh(module.predictor, data_of(module))
 
 
-def log_measured(module: LightningModule, objective: Objective, stage: str) -> None:
-    """Logs the objective's metrics of an evaluation as `stage/NAME`."""
+def log_measured(module: Any, objective: Objective, stage: str) -> None:
+    """Logs the losses and the objective's metrics of an evaluation as `stage/NAME`."""
+    for name, value in module.losses.take().items():
+        module.log(f"{stage}/{name}", value)
     for name, value in objective.measured().items():
         module.log(f"{stage}/{name}", value, sync_dist=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 
 __all__ = ["begin_next_epoch"]
@@ -17,6 +19,6 @@ def begin_next_epoch(trainer: pl.Trainer) -> None:
         trainer: at the start of training, progress restored.
     """
     loop = trainer.fit_loop
-    epochs = loop.epoch_progress.current
+    epochs: Any = loop.epoch_progress.current
     if loop.restarted_mid_epoch and epochs.ready == epochs.started == epochs.processed:
         loop.reset_restart_stage()

@@ -131,6 +131,25 @@ class TestRetrieval:
         for key, value in found[0].items():
             assert found[1][key] == pytest.approx(value, abs=1e-6), key
 
+    @pytest.mark.parametrize("spoilt", [0, 1])
+    def test_fewer_pairs_than_ranks(self, tmp_path: Path, spoilt: int) -> None:
+        """One pair on two ranks, or two of which one cannot be read: figures of that pair, and no rank waits for another."""
+        table = write_folder(tmp_path, count=1 + spoilt)
+        if spoilt:
+            (tmp_path / "1.jpg").write_bytes(b"spoilt")
+        module, found = small_module(), []
+        module.configure_model()
+        for arguments in ({}, {"strategy": "ddp_fork", "devices": 2}):
+            trainer = small_trainer(tmp_path, callbacks=[Retrieval()], **arguments)
+            data = ClipDataModule(val=str(table), test=str(table), local_batch_size=4, max_bad_share=0.5)
+            if not spoilt or not arguments:
+                outputs = small_trainer(tmp_path).predict(module, data)
+                assert sum(len(output.image_features) for output in outputs) == 1  # type: ignore[union-attr, misc, arg-type]
+            data.max_bad_share = 1.0  # of each rank's own samples
+            (figures,) = trainer.validate(module, data, verbose=False)
+            found.append(figures)
+        assert found[0] == pytest.approx(found[1], abs=1e-6) and found[0]["val/retrieval/text_to_image/recall@1"] == 1.0
+
 
 class TestReport:
     def test_page_and_table(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -292,6 +292,21 @@ class TestCheckpointErrors:
             ClipModule.load_from_checkpoint(tmp_path / "evil.ckpt")
 
 
+class TestLossesOfAnEvaluation:
+    def test_are_means_over_samples(self, tmp_path: Path) -> None:
+        """21 pairs in batches of 8, 8 and 5: each batch weighs as many pairs as it has."""
+        module, data = small_module(), small_data(21, batch=8)
+        (found,) = small_trainer(tmp_path).validate(module, data, verbose=False)
+        module.eval()
+        with torch.no_grad():
+            batches = list(data.attach(module).val_dataloader())
+            losses = [module.compute_loss(module.encode_batch(batch), batch)["loss"].double() for batch in batches]
+        sizes = [batch.size for batch in batches]
+        assert sizes == [8, 8, 5]
+        expected = sum(size * float(loss) for size, loss in zip(sizes, losses, strict=True)) / 21
+        assert found["val/loss"] == pytest.approx(expected, abs=1e-6)
+
+
 class TestUntrained:
     def test_random_weights_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         module, trainer = small_module(), small_trainer(tmp_path)
