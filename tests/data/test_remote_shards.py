@@ -179,7 +179,7 @@ class TestNoTar:
         [
             (b"<!DOCTYPE html><p>Please log in", r"is a page and no tar archive \('<!DOCTYPE html><p>Please log in'\)"),
             (b'{"error": "login"}', "is a page and no tar archive"),
-            (b"\x1f\x8b\x08" + bytes(600), "is compressed: write the shards uncompressed"),
+            (b"\x1f\x8b\x08" + bytes(600), "is compressed, and shards far away must not be"),
             (b"abc" * 300, r"is no tar archive \(it begins with b'abcabc"),
             (b"", "is no tar archive"),
         ],
@@ -228,7 +228,9 @@ class TestTransfers:
     def test_folder_that_never_answers(self, server: FaultyServer) -> None:
         server.faults[""] = "silent"
         begun = time.monotonic()
-        with pytest.raises(InputError, match=rf"{server.url}/t-\*.tar: no answer for 0.5 s, tried 2 times cannot be listed"):
+        with pytest.raises(
+            InputError, match=rf"{server.url}/t-\*.tar: no answer for 0.5 s, tried 2 times: the folder .* cannot be listed"
+        ):
             expand_shards(f"{server.url}/t-*.tar", QUICK())
         assert time.monotonic() - begun < 4
 
@@ -242,11 +244,13 @@ class TestPatterns:
     @pytest.mark.parametrize(("status", "hint"), [(404, "check the address"), (403, "storage_options"), (503, "run again")])
     def test_a_folder_that_cannot_be_listed(self, server: FaultyServer, status: int, hint: str) -> None:
         server.faults[""] = f"status {status}"
-        with pytest.raises(InputError, match=rf"{server.url}/\*.tar: status {status} .*cannot be listed: .*{hint}"):
+        with pytest.raises(
+            InputError, match=rf"{server.url}/\*.tar: status {status} .*: the folder of shards cannot be listed, .*{hint}"
+        ):
             expand_shards(f"{server.url}/*.tar", QUICK())
 
     def test_a_host_that_refuses_to_be_listed(self) -> None:
-        with pytest.raises(InputError, match=r"\*.tar: Cannot connect to host .* cannot be listed"):
+        with pytest.raises(InputError, match=r"\*.tar: Cannot connect to host .*: the folder of shards cannot be listed"):
             expand_shards(f"http://127.0.0.1:{free_port()}/*.tar", QUICK())
 
     def test_a_query_is_no_pattern_and_not_shown(self, server: FaultyServer, tmp_path: Path) -> None:
@@ -410,11 +414,26 @@ class TestStores:
         with pytest.raises(InputError, match=f"no shard can be read: faulty://bucket/000.tar: status {status}"):
             ShardSource("faulty://bucket/000.tar", cache_folder=str(tmp_path / "c"))
 
-    def test_s3_itself(self, tmp_path: Path) -> None:
+    def test_no_credentials(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class NoCredentialsError(Exception):
+            pass
+
+        monkeypatch.setattr(FaultyStore, "fault", NoCredentialsError("Unable to locate credentials"))
+        with pytest.raises(InputError, match=r"000.tar: Unable to locate credentials: check .* storage_options"):
+            ShardSource("faulty://bucket/000.tar", cache_folder=str(tmp_path / "c"))
+
+    def test_a_folder_in_the_place_of_a_shard(self, tmp_path: Path) -> None:
+        fsspec.filesystem("faulty").mkdir("/bucket/009.tar")
+        with pytest.raises(InputError, match=r"no shard can be read: faulty://bucket/009.tar: status 404"):
+            ShardSource("faulty://bucket/009.tar", cache_folder=str(tmp_path / "c"))
+
+    def test_s3_itself(self) -> None:
         pytest.importorskip("s3fs", reason="s3fs is not installed")
-        options = {"endpoint_url": f"http://127.0.0.1:{free_port()}", "key": "k", "secret": "s"}
-        with pytest.raises(InputError, match=r"s3://bucket/000\S*: .*[Cc]onnect"):
-            ShardSource("s3://bucket/000.tar", cache_folder=str(tmp_path / "c"), storage_options=options, stall_seconds=5)
+        once = {"config_kwargs": {"retries": {"max_attempts": 0}}}
+        options = {"endpoint_url": f"http://127.0.0.1:{free_port()}", "key": "k", "secret": "s", **once}
+        with pytest.raises(RemoteError, match=r"000.tar: Could not connect to the endpoint URL.*tried 2 times") as found:
+            Remote(tries=2, pause=0.01, stall=30, storage_options=options).info("s3://bucket/000.tar")
+        assert not found.value.lasting
 
     def test_options_that_it_does_not_know(self, tmp_path: Path) -> None:
         class Strict(MemoryFileSystem):  # type: ignore[misc]

@@ -94,12 +94,12 @@ def make_room(folder: Path, room: int, patience: float) -> None:
 
 
 def is_no_tar(path: Path) -> str:
-    """What came in the place of a shard, and the remedy."""
+    """What came in the place of a shard."""
     with path.open("rb") as stream:
         begin = stream.read(512)
     if begin.startswith(b"\x1f\x8b"):
-        return "is compressed: write the shards uncompressed, or copy them here and unpack them"
+        return "is compressed, and shards far away must not be"
     if begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{")):
         text = " ".join(begin.decode("utf-8", "replace").split())[:60]
-        return f"is a page and no tar archive ({text!r}): check the address, and give a login by storage_options"
-    return f"is no tar archive (it begins with {begin[:20]!r}): check the address, or write it again"
+        return f"is a page and no tar archive ({text!r})"
+    return f"is no tar archive (it begins with {begin[:20]!r})"

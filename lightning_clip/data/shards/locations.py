@@ -54,5 +54,5 @@ def _remote_matches(pattern: str, mark: str, remote: Remote) -> list[str]:
     try:
         return remote.matches(pattern)
     except RemoteError as error:
-        hint = " Or name the shards by braces, {000..099}" if error.lasting else ""
-        raise InputError(f"the folder of shards {error} cannot be listed: {remedy(error)}.{hint}") from error
+        hint = ", or name the shards by braces, {000..099}" if error.lasting else ""
+        raise InputError(f"{error}: the folder of shards cannot be listed, {remedy(error)}{hint}") from error

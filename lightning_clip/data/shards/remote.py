@@ -205,6 +205,8 @@ def _fresh_info(system: Any, path: str) -> Mapping[str, Any]:
     """What the server says now, not what was listed before."""
     system.invalidate_cache(path)
     found: Mapping[str, Any] = system.info(path)
+    if found.get("type") == "directory":  # in a store whatever other names begin with
+        raise FileNotFoundError(path)
     return found
 
 

@@ -49,6 +49,8 @@ def is_lasting(error: BaseException) -> bool:
     """Whether another try would fail, too: a missing file or right, not a server or network that is down for a while."""
     if (status := status_of(error)) is not None:
         return 400 <= status < 500 and status not in _PASSING
+    if any("Credentials" in type(part).__name__ for part in _chain(error)):  # botocore and google.auth found none
+        return True
     # fsspec says "file not found" also where nobody answered, which then stands behind it.
     return all(isinstance(part, _LASTING) for part in _chain(error))
 
