@@ -29,13 +29,14 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.data.inspect import inspect_pairs
+    from lightning_clip.data.shards.addresses import shown
     from lightning_clip.reporting import html as report
     from lightning_clip.reporting.plots import contact_sheet, save_figure
     from lightning_clip.reporting.terminal import PlainConsole
 
     found = inspect_pairs(open_source(arguments), images=arguments.decode, workers=arguments.workers)
     rows = _rows(found)
-    table = Table("measure", "value", title=arguments.data)
+    table = Table("measure", "value", title=shown(arguments.data))
     table.columns[1].justify = "right"
     for measure, value in rows:
         table.add_row(measure, value)
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
             report.Section("Samples", figures=figures),
             *broken,
         ]
-        report.write_report(Path(arguments.output), "What the data holds", arguments.data, sections)
+        report.write_report(Path(arguments.output), "What the data holds", shown(arguments.data), sections)
     elif figures:
         save_figure(figures[0][1], arguments.output)
     else:

@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.core.atomic import beside
+    from lightning_clip.data.shards.addresses import shown
     from lightning_clip.data.verify import verify_pairs
     from lightning_clip.reporting.terminal import PlainConsole
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"all {found.pairs:,} pairs can be used")
     if not every:
         return
-    table = Table("fault", "count", "first", title=f"{arguments.data}: {found.pairs:,} pairs read")
+    table = Table("fault", "count", "first", title=f"{shown(arguments.data)}: {found.pairs:,} pairs read")
     for reason, count in Counter(fault.reason for fault in every).most_common():
         first = next(fault for fault in every if fault.reason == reason)
         table.add_row(reason, f"{count:,}", f"{first.place} {first.key}".strip())

@@ -21,6 +21,7 @@ from lightning_clip.curation.executors import Executor, Processes
 from lightning_clip.curation.image_stats import FORMAT, Look, Seen, fingerprint
 from lightning_clip.curation.settings import Balance, CurationSettings, Duplicates, FrequentEntries
 from lightning_clip.data.pack_shards import PackSummary, pack_shards
+from lightning_clip.data.shards.addresses import shown
 from lightning_clip.data.sources import PairSource, Subset
 
 __all__ = ["Curation", "curate", "examples", "source_name"]
@@ -261,7 +262,7 @@ def source_name(spec: Any) -> str:
     if isinstance(spec, PairSource):
         return type(spec).__name__
     settings = spec if isinstance(spec, dict) else {"path": spec}
-    name = "/".join(str(settings.get("path", settings.get("name"))).split("/")[-2:])
+    name = "/".join(shown(str(settings.get("path", settings.get("name")))).split("/")[-2:])
     where = ", ".join(f"{key}={value}" for key, value in (settings.get("where") or {}).items())
     return f"{name} ({where})" if where else name
 

@@ -15,6 +15,7 @@ from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.curation.entries import Matcher
 from lightning_clip.curation.filters import Filter, Looked, Score, pair_filters
+from lightning_clip.data.shards.remote_errors import check_lasting
 from lightning_clip.data.sources import PairSource, pair_sources, readable_captions
 from lightning_clip.data.write_shard import image_hash
 
@@ -135,6 +136,7 @@ class Look:
         try:
             pair = self.opened()[index]
         except (OSError, ValueError, KeyError) as error:
+            check_lasting(error)
             unit.drop(place, reason_of(error))
             return None
         if not pair.captions or pair.image is None:

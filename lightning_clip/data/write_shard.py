@@ -22,6 +22,7 @@ from lightning_clip.core.errors import InputError, nearest, reason_of
 from lightning_clip.core.types import TEACHERS, Pair
 from lightning_clip.data.column_files import column_members
 from lightning_clip.data.decoding import decode
+from lightning_clip.data.shards.remote_errors import check_lasting
 from lightning_clip.data.sources.base import PairSource
 
 __all__ = ["PackOptions", "Packer", "ShardReport", "image_hash"]
@@ -113,20 +114,20 @@ class Packer:
         path = Path(self.pattern % number)
         report, dropped = ShardReport(count=stop - start, settings=self.settings), Counter[str]()
         partial = path.with_suffix(".tar.partial")
-        with partial.open("wb") as stream:
-            # Fixed times and owners: the same pairs give the same bytes.
-            writer = TarWriter(stream, encoder=False, mtime=0, user="", group="")
+        # Fixed times and owners: the same pairs give the same bytes.
+        fixed = {"encoder": False, "mtime": 0, "user": "", "group": ""}
+        with partial.open("wb") as stream, TarWriter(stream, **fixed) as writer:
             for index in range(start, stop):
                 try:
                     members = self._members(index)
                 except (OSError, ValueError, KeyError) as error:
+                    check_lasting(error)
                     reason = reason_of(error)
                     dropped[reason] += 1
                     report.lost.append([index, reason])
                     continue
                 writer.write(members)
                 report.successes += 1
-            writer.close()
         report.status_dict = dict(dropped)
         stats = ShardReport.path(path)
         with beside(stats) as place:

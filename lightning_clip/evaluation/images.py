@@ -14,6 +14,7 @@ from lightning_clip.core.types import Skipped
 from lightning_clip.data.loader import start_worker
 from lightning_clip.data.order import Sequential
 from lightning_clip.data.sampler import PairSampler, Visit, visit_seed
+from lightning_clip.data.shards.remote_errors import RemoteError, remedy
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.transforms import decode_for
 from lightning_clip.evaluation.corruptions import corrupted
@@ -73,6 +74,8 @@ class Images(Dataset["ImageSample | Skipped"]):
         try:
             pair = self.source[place]
             image = self.transform(decode_for(pair.image, self.transform))
+        except RemoteError as error:  # a set is measured as a whole or not at all
+            raise InputError(f"{error}: {remedy(error)}") from error
         except (OSError, ValueError, KeyError) as error:
             return Skipped(f"sample {place}", reason_of(error))
         if self.corruption:

@@ -13,17 +13,21 @@ from typing import Any
 
 import fsspec
 import pytest
+import torch
 from data.faulty_server import FaultyServer, serve
 from data.test_shards import files, fit, pairs, tar_bytes
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lightning_clip import ClipDataModule, InputError
 from lightning_clip.data import ShardSource, pair_sources
+from lightning_clip.data.pack_shards import pack_shards
+from lightning_clip.data.sampler import Visit
 from lightning_clip.data.shards import expand_shards
 from lightning_clip.data.shards.cache import ShardCache
 from lightning_clip.data.shards.remote import Remote
 from lightning_clip.data.shards.remote_collection import RemoteShards
 from lightning_clip.data.shards.remote_errors import RemoteError
+from lightning_clip.evaluation.images import Images
 from lightning_clip.prompts.evaluation_sets import open_evaluation_set
 
 QUICK = partial(Remote, tries=2, stall=0.5, pause=0.01)
@@ -449,3 +453,28 @@ class TestStores:
     def test_what_is_not_installed_or_unknown(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"'nonsense://b/0.tar' cannot be opened: .*[Pp]rotocol"):
             ShardSource("nonsense://b/0.tar", cache_folder=str(tmp_path / "c"))
+
+
+class TestWhatIsKept:
+    """A shard that cannot be read this time must not be missing for ever from what is written."""
+
+    @pytest.fixture
+    def source(self, server: FaultyServer, tmp_path: Path) -> ShardSource:
+        """Its third shard was counted, is gone from the cache, and its server fails by now."""
+        source = opened(server, tmp_path)
+        next((tmp_path / "c").glob("*-002.tar")).unlink()
+        server.faults["002.tar"] = "status 503"
+        return source
+
+    def test_packing_stops(self, source: ShardSource, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"002.tar: status 503 .*tried 2 times: check the server"):
+            pack_shards(source, str(tmp_path / "out-%06d.tar"))
+        assert not list(tmp_path.glob("out-*.tar"))
+
+    def test_evaluation_stops(self, source: ShardSource) -> None:
+        with pytest.raises(InputError, match=r"002.tar: status 503 .*tried 2 times: check the server"):
+            [Images(source, torch.nn.Identity())[Visit(0, number)] for number in range(45)]
+
+    def test_training_counts_it(self, source: ShardSource, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        fit(tmp_path, source, max_bad_share=0.5)
+        assert "train data: 20 samples were skipped: 20 x http://" in caplog.text

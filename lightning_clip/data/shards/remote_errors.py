@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 
-from lightning_clip.core.errors import reason_of
+from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.data.shards.addresses import shown
 
-__all__ = ["DiskError", "RemoteError", "is_lasting", "is_missing", "reason_of_remote", "remedy", "seconds_to_wait", "status_of"]
+__all__ = [
+    "DiskError",
+    "RemoteError",
+    "check_lasting",
+    "is_lasting",
+    "is_missing",
+    "reason_of_remote",
+    "remedy",
+    "seconds_to_wait",
+    "status_of",
+]
 
 _PASSING = (408, 425, 429)  # of the statuses below 500
 _MOST_SECONDS = 60.0  # that a server may ask us to wait
@@ -87,6 +97,16 @@ def remedy(error: RemoteError) -> str:
     if error.lasting:
         return "check the address, and storage_options if it needs a login"
     return "check the server and the network, then run again"
+
+
+def check_lasting(error: BaseException) -> None:
+    """Ends what writes something to keep, where a remote shard could not be read this time and may be another time.
+
+    Raises:
+        InputError: it is such an error.
+    """
+    if isinstance(error, RemoteError) and not error.lasting:
+        raise InputError(f"{error}: {remedy(error)}") from error
 
 
 def seconds_to_wait(error: BaseException) -> float:
