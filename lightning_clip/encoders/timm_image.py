@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import IMPORT_HINT, InputError, UnknownName, nearest
 from lightning_clip.encoders.base import ImageEncoder
+from lightning_clip.encoders.patches import use_products
 
 __all__ = ["TimmImageEncoder"]
 
@@ -52,6 +53,7 @@ class TimmImageEncoder(ImageEncoder):
         width = int(getattr(model, "head_hidden_size", None) or model.num_features)
         super().__init__(output_dim=width, image_size=size)
         self.architecture, self.options = architecture, options
+        use_products(model)
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import built, mapping
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.training.compiling import compile_tower
+from lightning_clip.training.residual import halve_residual
 
 __all__ = ["ExecutionSettings", "prepare"]
 
@@ -27,6 +28,7 @@ class ExecutionSettings:
         checkpoint: columns ("image", "text", ...) whose towers' blocks keep no activations and compute them again in backward.
         channels_last: lay images out as (B, H, W, C), which convolutions of many devices like.
         text_chunks: the most chunks that captions of a batch are sorted into by length; 1 pads all to the longest.
+        float32_residual: keep the sum that runs through a tower's blocks in float32 under bfloat16, too, see `halve_residual`.
         non_finite: on a loss that is NaN or infinite "stop" with an error, "skip" the step, or "ignore" it. "skip"
             waits for the device in each step; "stop" asks after the step before on an accelerator.
         rank_timeout: seconds > 0 that ranks wait for one that has fallen silent, before the run ends with its name.
@@ -39,6 +41,7 @@ class ExecutionSettings:
     checkpoint: tuple[str, ...] = ()
     channels_last: bool = False
     text_chunks: int = 4
+    float32_residual: bool = False
     non_finite: str = "stop"
     rank_timeout: float = 600.0
 
@@ -74,6 +77,9 @@ def prepare(model: SharedSpace, settings: ExecutionSettings) -> None:
     if settings.channels_last and "image" in towers:
         towers["image"].to(memory_format=torch.channels_last)
         model.channels_last = True
+    if not settings.float32_residual:
+        for tower in towers.values():
+            halve_residual(tower)
     if settings.compile:
         for tower in towers.values():
             compile_tower(tower)
