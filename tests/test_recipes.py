@@ -87,6 +87,29 @@ def test_builds(recipe: Path, data_folder: Path, base_checkpoint: Path, monkeypa
     assert cli.model.image_size == cli.model.model.image_encoder.image_size
 
 
+OWN = [recipe for recipe in RECIPES if "## With your own pairs" in (ROOT / f"docs/recipes/{recipe.stem}.md").read_text()]
+
+
+@pytest.mark.parametrize("recipe", OWN, ids=lambda path: path.stem)
+def test_takes_pairs_of_ones_own(
+    recipe: Path, data_folder: Path, base_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its page says; without validation and test data, and with a warm-up of any length."""
+    monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
+    (tmp_path / "photos").mkdir()
+    write_folder(tmp_path / "photos", count=7)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / f"docs/recipes/{recipe.stem}.md").read_text()
+    (command,) = [line for line in page.splitlines() if line.endswith("--data.train=photos --data.val=null --data.test=null")]
+    cli = build(recipe, "--trainer.devices=1", "--trainer.precision=32", *command.split()[4:])
+    cli.datamodule.setup("fit")
+    assert len(cli.datamodule.source("train")) == 7 and cli.datamodule.val_dataloader is None
+
+
+def test_most_recipes_take_pairs_of_ones_own() -> None:
+    assert len(OWN) == 12
+
+
 @pytest.mark.parametrize("how", sorted(path.stem for path in (ROOT / "recipes/adapt").glob("*.yaml") if path.stem != "cifar10"))
 def test_ways_to_adapt_build(how: str, data_folder: Path, base_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))

@@ -322,6 +322,22 @@ def glob_of_parquet(folder: Path) -> str:
 
 
 @layout
+def parquet_with_a_row_for_each_caption(folder: Path) -> str:
+    folder.mkdir(parents=True)
+    own = [{"image": {"bytes": picture(n), "path": None}, "text": text} for n, text in enumerate(CAPTIONS)]
+    parquet(folder / "all.parquet", [*own, *({**row, "text": f"again {row['text']}"} for row in own)])
+    return str(folder)
+
+
+@layout
+def json_of_pandas(folder: Path) -> str:
+    import pandas
+
+    pandas.DataFrame(rows(images(folder))).to_json(folder / "t.json")
+    return str(folder / "t.json")
+
+
+@layout
 def table_with_base64(folder: Path) -> str:
     import base64
 

@@ -95,7 +95,7 @@ class TestRowsOfOneImage:
         pair = TableSource(table, caption_column={"caption": 3.0, "label": 1.0})[0]
         assert pair.captions == ("a", "x", "b", "y") and pair.weights == (3.0, 1.0, 3.0, 1.0)
 
-    def test_images_in_the_table_stay_alone(self, tmp_path: Path) -> None:
+    def test_the_same_bytes_are_the_same_image(self, tmp_path: Path) -> None:
         import pyarrow
         import pyarrow.parquet
 
@@ -103,7 +103,8 @@ class TestRowsOfOneImage:
         content = (tmp_path / "0.jpg").read_bytes()
         table = pyarrow.Table.from_pylist([{"image": content, "caption": "a"}, {"image": content, "caption": "b"}])
         pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
-        assert len(TableSource(str(tmp_path / "t.parquet"))) == 2
+        source = TableSource(str(tmp_path / "t.parquet"))
+        assert len(source) == 1 and source.captions(0) == ("a", "b") and source[0].image == content
 
 
 class TestPlacesOfImages:

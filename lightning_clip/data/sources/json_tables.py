@@ -16,9 +16,10 @@ Row = dict[str, Any]
 
 
 def read_json(path: Path) -> Iterator[tuple[int, Row | str]]:
-    """Entries of a JSON file by number, or why one is no row: a list of objects, or a mapping as COCO or Karpathy have it.
+    """Entries of a JSON file by number, or why one is no row: a list of objects, or a mapping of COCO, Karpathy or pandas.
 
     COCO: "images" with "id" and "file_name", "annotations" with "image_id" and "caption": a row per image, its captions a list.
+    pandas: column -> row's name -> cell, as `DataFrame.to_json` writes.
     Karpathy: "images" with "filename" (in the folder "filepath", if there is one), "split" and "sentences" with "raw".
 
     Args:
@@ -33,6 +34,8 @@ def read_json(path: Path) -> Iterator[tuple[int, Row | str]]:
         raise InputError(f"table {str(path)!r} is no JSON ({error}): check the file") from error
     if isinstance(content, list):
         rows: Iterator[Any] = iter(content)
+    elif (columns := _columns(content)) is not None:
+        rows = columns
     elif isinstance(content, Mapping) and isinstance(content.get("images"), list):
         rows = _coco(content, path) if isinstance(content.get("annotations"), list) else _karpathy(content["images"])
     else:
@@ -43,6 +46,16 @@ def read_json(path: Path) -> Iterator[tuple[int, Row | str]]:
         )
     for number, row in enumerate(rows, start=1):
         yield number, row if isinstance(row, dict) else "is no JSON object: it needs an image name and a caption"
+
+
+def _columns(content: Any) -> Iterator[Any] | None:
+    """Rows of pandas' column -> row's name -> cell; None for anything else."""
+    if not isinstance(content, Mapping) or not content or not all(isinstance(cells, Mapping) for cells in content.values()):
+        return None
+    first = next(iter(content.values()))
+    if not first or any(cells.keys() != first.keys() for cells in content.values()):
+        return None
+    return ({column: cells[name] for column, cells in content.items()} for name in first)
 
 
 def _coco(content: Mapping[str, Any], path: Path) -> Iterator[Any]:

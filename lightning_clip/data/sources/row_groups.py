@@ -77,7 +77,7 @@ class Reading(NamedTuple):
     Attributes:
         where: column -> value, or list of values, that a row must have; "1" is equal to 1.
         captions: columns of the captions; none where rows need no text.
-        image: the column with the image's name; rows with bytes in it stay alone.
+        image: the column with the image's name or bytes.
         others: columns in which rows of one image must agree: label and further columns.
     """
 
@@ -133,13 +133,21 @@ def _grouped(rows: Rows, reading: Reading) -> tuple[Groups, int]:
         matching += 1
         if captions and not captions_of(row, captions)[0]:
             continue
-        name = None if image is None else cell(row, image)
-        key: Any = name if isinstance(name, str) else number  # a number stands for a row that stays alone
+        key = number if image is None else _image_key(cell(row, image), number)
         if others:
             key = (key, *(repr(cell(row, other)) for other in others))
         numbers.append(number)
         members.append(known.setdefault(key, len(known)))
     return Groups.of(numbers, members), matching
+
+
+def _image_key(value: Any, number: int) -> Any:
+    """What rows of one image share: its name, or a digest of its bytes; a row without either stays alone, by its number."""
+    if isinstance(value, Mapping):  # as Hugging Face datasets and their parquet files have it
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return hashlib.blake2b(value, digest_size=16).digest()
+    return value if isinstance(value, str) and value else number
 
 
 def classes_of(rows: Rows, groups: Groups, column: str) -> list[str]:
