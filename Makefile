@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types docs bench format clean
+.PHONY: help demo test lower check lint types docs bench format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,11 @@ demo: $(STAMP)  ## render scenes, train a CLIP model on them in minutes, write d
 
 test: $(STAMP)  ## run the tests, as many at a time as there are cores, at most four
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+lower:  ## run the tests with the oldest versions that pyproject.toml admits, in .venv-lower
+	@test -x .venv-lower/bin/uv || ($(PYTHON) -m venv .venv-lower && .venv-lower/bin/python -m pip install --quiet uv)
+	@.venv-lower/bin/uv pip install --quiet --python .venv-lower/bin/python --resolution lowest-direct -e ".[dev]"
+	@.venv-lower/bin/python -m pytest -n auto --maxprocesses 4
 
 check: $(STAMP) lint types test docs  ## all that must pass: lint, types, tests, docs, the README's commands
 
