@@ -52,8 +52,7 @@ def use_products(model: nn.Module) -> None:
         return
     side_by_side = layer.stride == layer.kernel_size and layer.dilation == (1, 1) and layer.padding in ((0, 0), "valid")
     if side_by_side and layer.groups == 1:
-        found = PatchProduct(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, bias=layer.bias is not None
-        )
+        high, wide = layer.kernel_size
+        found = PatchProduct(layer.in_channels, layer.out_channels, (high, wide), (high, wide), bias=layer.bias is not None)
         found.weight, found.bias = layer.weight, layer.bias
         embed.proj = found
