@@ -46,7 +46,7 @@ def isolated(folder: Path) -> Iterator[None]:
 
 
 def registries() -> list[Registry[object]]:
-    return [item for item in gc.get_objects() if type(item) is Registry]
+    return [item for item in gc.get_objects() if issubclass(type(item), Registry)]
 
 
 def file_of(module: str) -> str:
