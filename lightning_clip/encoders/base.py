@@ -246,6 +246,13 @@ class TextEncoder(Tower):
         if (self.vocab_size is not None and vocab_size > self.vocab_size) or context_length > self.context_length:
             raise self._no_growth(vocab_size, context_length)
 
+    def packs(self, tokens: Tensor) -> bool:
+        """Whether `forward` takes the captions' lengths as a third argument and then computes no padding of its own accord.
+
+        Such a tower gets a batch whole; for any other it is cut into chunks of like length.
+        """
+        return False
+
     @abstractmethod
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim)."""

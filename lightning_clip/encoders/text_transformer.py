@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from timm.layers import QuickGELU
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import embedding
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import TextEncoder, text_encoders
+from lightning_clip.encoders.lean_block import LeanBlock, through
+from lightning_clip.encoders.packed import pack
 
 __all__ = ["CLIP_TEXT_WIDTHS", "ClipTextTransformer", "at_last_token", "last_text_position"]
 
@@ -67,7 +69,7 @@ class ClipTextTransformer(TextEncoder):
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         activation = QuickGELU if quick_gelu else nn.GELU
         self.transformer = nn.ModuleList(
-            Block(width, heads, qkv_bias=True, act_layer=activation, norm_layer=nn.LayerNorm) for _ in range(layers)
+            LeanBlock(width, heads, qkv_bias=True, act_layer=activation, norm_layer=nn.LayerNorm) for _ in range(layers)
         )
         self.final_norm = nn.LayerNorm(width)
         self.reset_parameters()
@@ -86,20 +88,34 @@ class ClipTextTransformer(TextEncoder):
             for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim), at the last token."""
-        features: Tensor = self.final_norm(at_last_token(self._hidden(tokens), mask))
+    def forward(self, tokens: Tensor, mask: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Token ids int64 (B, L) and mask bool (B, L), True on text -> (B, output_dim), at the last token.
+
+        With the captions' lengths, where it `packs`, none of the padding is computed.
+        """
+        if lengths is not None:
+            return self._packed(tokens, lengths)
+        hidden = self._through_blocks(self._embedded(tokens), read=last_text_position(mask), is_causal=True)
+        features: Tensor = self.final_norm(hidden.squeeze(1))  # (B, 1, W) -> (B, W)
         return features
 
     def forward_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Token ids int64 (B, L) and mask bool (B, L) -> (B, L, W), after the last norm."""
-        features: Tensor = self.final_norm(self._hidden(tokens))
+        features: Tensor = self.final_norm(self._through_blocks(self._embedded(tokens), is_causal=True))
         return features
 
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         normed = self.forward_tokens(tokens, mask)
         return at_last_token(normed, mask), normed
+
+    def packs(self, tokens: Tensor) -> bool:
+        """On a CPU, with blocks as they were built: adapters inside are no hindrance, compiled blocks would be compiled for
+        each batch again.
+        """
+        blocks: Any = self.transformer
+        usual = all(isinstance(block, LeanBlock) and block.is_plain() and not is_compiled(block) for block in blocks)
+        return usual and tokens.device.type == "cpu" and not torch.compiler.is_compiling()
 
     def token_table(self) -> nn.Module:
         """The token embedding (vocab_size, width)."""
@@ -130,18 +146,40 @@ class ClipTextTransformer(TextEncoder):
         keys = ("width", "layers", "heads", "vocab_size", "context_length", "quick_gelu")
         return {"name": "clip_text", **{key: getattr(self, key) for key in keys}}
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        length = tokens.shape[1]
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        self._check_length(tokens.shape[1])
+        words: Tensor = self.token_embedding(tokens)  # (B, L) -> (B, L, W)
+        return words + self.positional_embedding[: tokens.shape[1]]
+
+    def _packed(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Features (B, output_dim) from rows of tokens alone."""
+        self._check_length(max(lengths))
+        # Where adapters draw dropout each caption draws its own.
+        drops = self.training and any(isinstance(layer, nn.Dropout) and layer.p for layer in self.modules())
+        packed = pack(tokens, lengths, share=not drops)
+        words = self.token_embedding(tokens.flatten()[packed.tokens])  # (B, L) -> (U,) -> (U, W)
+        hidden = words + embedding(packed.positions, self.positional_embedding)
+        hidden = self._through_blocks(hidden, read=packed.ends, packed=packed)  # -> (B, W), sorted by length
+        features: Tensor = self.final_norm(hidden)
+        return features[packed.back]
+
+    def _through_blocks(self, hidden: Tensor, read: Tensor | None = None, **options: Any) -> Tensor:
+        """All tokens, or what is read of them by the last block."""
+        for place, block in enumerate(self.transformer):
+            if read is not None and place == len(self.transformer) - 1:
+                options["read"] = read
+            # A frozen tower is in evaluation mode, and may have a gradient to pass on to new tokens or prompts.
+            hidden = through(block, hidden, self.checkpointed and (self.training or hidden.requires_grad), **options)
+        return hidden
+
+    def _check_length(self, length: int) -> None:
         if length > self.context_length:
             raise InputError(f"tokens of length {length} exceed the text tower's context_length {self.context_length}")
-        hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding[:length]  # (B, L) -> (B, L, W)
-        for block in self.transformer:
-            # A frozen tower is in evaluation mode, and may have a gradient to pass on to new tokens or prompts.
-            if self.checkpointed and (self.training or hidden.requires_grad):
-                hidden = checkpoint(block, hidden, is_causal=True, use_reentrant=False)
-            else:
-                hidden = block(hidden, is_causal=True)
-        return hidden
+
+
+def is_compiled(block: nn.Module) -> bool:
+    """Whether `block.compile()` was called."""
+    return getattr(block, "_compiled_call_impl", None) is not None
 
 
 def last_text_position(mask: Tensor) -> Tensor:

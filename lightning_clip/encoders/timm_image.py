@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import IMPORT_HINT, InputError, UnknownName, nearest
 from lightning_clip.encoders.base import ImageEncoder
-from lightning_clip.encoders.patches import use_products
+        use_products(model)
+        make_lean(model)
 
 __all__ = ["TimmImageEncoder"]
 
@@ -53,11 +55,17 @@ class TimmImageEncoder(ImageEncoder):
         width = int(getattr(model, "head_hidden_size", None) or model.num_features)
         super().__init__(output_dim=width, image_size=size)
         self.architecture, self.options = architecture, options
+<<<<<<< HEAD
         use_products(model)
+=======
+        make_lean(model)
+>>>>>>> 05ae160 (The last block computes the one token that is read, captions are packed end to end, inputs of linear layers are computed again in backward)
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised float pixels (B, 3, S, S) -> (B, output_dim)."""
+        if reads_class_token(self.model):
+            return at_class_token(self.model, image)
         features: Tensor = self.model(image)  # (B, 3, S, S) -> (B, W)
         return features
 
@@ -102,6 +110,28 @@ class TimmImageEncoder(ImageEncoder):
 def tokens_of(hidden: Tensor) -> Tensor:
     """What comes before a tower's pooling as tokens: a map (B, W, rows, columns), or tokens (B, L, W) -> (B, L, W)."""
     return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden  # (B, W, r, c) -> (B, r c, W)
+
+
+def reads_class_token(model: nn.Module) -> bool:
+    """Whether a model's features are those of its class token alone, and it is timm's plain ViT, so that how they come about
+    is known.
+    """
+    vit: Any = model
+    if not (untouched(model, VisionTransformer) and vit.global_pool == "token" and vit.attn_pool is None and vit.blocks):
+        return False
+    return isinstance(vit.blocks[-1], LeanBlock)
+
+
+def at_class_token(model: Any, image: Tensor) -> Tensor:
+    """What timm's ViT gives (B, W), its last block computed for the class token alone."""
+    hidden = model.patch_drop(model._pos_embed(model.patch_embed(image)))  # (B, 3, S, S) -> (B, L, W)
+    hidden = model.norm_pre(hidden)
+    *blocks, last = model.blocks
+    for block in blocks:
+        hidden = through(block, hidden, model.grad_checkpointing)
+    hidden = through(last, hidden, model.grad_checkpointing, read=0)  # (B, L, W) -> (B, 1, W)
+    features: Tensor = model.forward_head(model.norm(hidden))
+    return features
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import ClipOutput, KeptFeatures, Tokens
 from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.encoders.base import Tower
-from lightning_clip.encoders.chunks import encode_in_chunks
+from lightning_clip.encoders.chunks import encode_in_chunks, text_lengths
 from lightning_clip.encoders.padding import right_padded
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "SharedSpace"]
@@ -206,6 +206,9 @@ class SharedSpace(nn.Module):
             features: Tensor = tower(*inputs)
             return features
         tokens, mask = inputs
+        if self.text_chunks > 1 and len(tokens) and tower.packs(tokens):
+            packed: Tensor = tower(tokens, mask, text_lengths(mask) if value.lengths is None else value.lengths)
+            return packed
         return encode_in_chunks(tower, tokens, mask, value.lengths, self.text_chunks)
 
     def _read(self, tower: Any, value: Any) -> tuple[Any, ...]:

@@ -15,7 +15,8 @@ _FORMS = 64
 def compile_tower(tower: Tower) -> None:
     """Compiles each of a tower's blocks in place, or the whole tower where it has none; names of parameters stay.
 
-    Blocks of one class and shape are one compilation, whatever their number. Those of a text tower take any length from
+    Blocks of one class and shape are one compilation, whatever their number; the last one is another where it computes only
+    the token that is read. Those of a text tower take any length from
     the start: the chunks that captions are sorted into have another one in each batch.
 
     Args:
