@@ -60,7 +60,8 @@ def behind_activation(activation: nn.Module, layer: Any, x: Tensor) -> Tensor:
         (..., O).
     """
     if is_plain_linear(layer) and _helps(layer, x) and untouched(activation, *_ACTIVATIONS) and not _in_place(activation):
-        return _recomputed(activation, layer.weight, layer.bias, x)
+        # Not called as a module: those that listen to all modules must not be told of it twice.
+        return _recomputed(activation.forward, layer.weight, layer.bias, x)
     out: Tensor = layer(activation(x))
     return out
 
@@ -80,10 +81,12 @@ def _helps(layer: Any, x: Tensor) -> bool:
     """Whether computing the input of a linear layer again saves memory, and little time is lost.
 
     A frozen layer keeps no input, and a compiler decides for itself what it computes again. Under autocast what is kept is a
-    rounded copy. On an accelerator launches count for more than memory.
+    rounded copy. On an accelerator launches count for more than memory. Tensors of other classes (sharded, without memory) are
+    left to torch.
     """
     learns = torch.is_grad_enabled() and layer.weight.requires_grad
-    return learns and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    here = type(x) is Tensor and x.device.type == "cpu"
+    return learns and here and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
 def _in_place(activation: nn.Module) -> bool:

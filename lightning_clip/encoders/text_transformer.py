@@ -115,7 +115,8 @@ class ClipTextTransformer(TextEncoder):
         """
         blocks: Any = self.transformer
         usual = all(isinstance(block, LeanBlock) and block.is_plain() and not is_compiled(block) for block in blocks)
-        return usual and tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+        here = type(tokens) is Tensor and tokens.device.type == "cpu"
+        return usual and here and not torch.compiler.is_compiling()
 
     def token_table(self) -> nn.Module:
         """The token embedding (vocab_size, width)."""
@@ -154,14 +155,19 @@ class ClipTextTransformer(TextEncoder):
     def _packed(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """Features (B, output_dim) from rows of tokens alone."""
         self._check_length(max(lengths))
-        # Where adapters draw dropout each caption draws its own.
-        drops = self.training and any(isinstance(layer, nn.Dropout) and layer.p for layer in self.modules())
-        packed = pack(tokens, lengths, share=not drops)
+        packed = pack(tokens, lengths, share=self._shares())
         words = self.token_embedding(tokens.flatten()[packed.tokens])  # (B, L) -> (U,) -> (U, W)
         hidden = words + embedding(packed.positions, self.positional_embedding)
         hidden = self._through_blocks(hidden, read=packed.ends, packed=packed)  # -> (B, W), sorted by length
         features: Tensor = self.final_norm(hidden)
         return features[packed.back]
+
+    def _shares(self) -> bool:
+        """Whether captions that begin alike may share rows: not where adapters draw dropout, of which each draws its own, and
+        not in half precision, in which the gradients of many captions would be added up.
+        """
+        precise = self.positional_embedding.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        return precise and not (self.training and any(isinstance(layer, nn.Dropout) and layer.p for layer in self.modules()))
 
     def _through_blocks(self, hidden: Tensor, read: Tensor | None = None, **options: Any) -> Tensor:
         """All tokens, or what is read of them by the last block."""

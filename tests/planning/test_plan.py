@@ -11,6 +11,7 @@ from counting import library_counter
 from small import IMAGE, small_module
 
 from lightning_clip import ClipModule, InputError
+from lightning_clip.encoders import recomputed
 from lightning_clip.planning import Machines, Plan, TowerCost, find_device, make_plan, peak_flops_of, sharding_of
 from lightning_clip.planning.loss import loss_bytes
 from lightning_clip.planning.memory import optimizer_bytes
@@ -51,17 +52,23 @@ class TestPaper:
 
     def test_both_published_costs_imply_one_plausible_mfu(self) -> None:
         vit, resnet = self.implied_mfu("ViT-L/14", 256, 12), self.implied_mfu("RN50x64", 592, 18)
-        assert vit == pytest.approx(0.204, abs=0.005) and resnet == pytest.approx(0.184, abs=0.005)
+        # Of the published work itself it is 0.204: here the last block of each tower computes one token.
+        assert vit == pytest.approx(0.197, abs=0.005) and resnet == pytest.approx(0.184, abs=0.005)
         assert 1 / 1.15 < vit / resnet < 1.15
 
     def test_one_mfu_gives_both_published_figures(self) -> None:
         assert paper_plan("ViT-L/14", 256).accelerator_years == pytest.approx(8.4, rel=0.07)
         assert paper_plan("RN50x64", 592).accelerator_years == pytest.approx(29.2, rel=0.07)
 
-    @pytest.mark.parametrize(("name", "giga_products"), [("ViT-B/32", 4.41), ("ViT-B/16", 17.58), ("ViT-L/14", 81.1)])
-    def test_known_forward_products_of_the_image_towers(self, name: str, giga_products: float) -> None:
+    @pytest.mark.parametrize(
+        ("name", "giga_products", "width", "tokens"),
+        [("ViT-B/32", 4.41, 768, 50), ("ViT-B/16", 17.58, 768, 197), ("ViT-L/14", 81.1, 1024, 257)],
+    )
+    def test_known_forward_products_of_the_image_towers(self, name: str, giga_products: float, width: int, tokens: int) -> None:
         flops = (image_tower(name) if name == "ViT-B/16" else paper_plan(name, 256).towers[0]).flops
-        assert flops.forward / 2 == pytest.approx(giga_products * 1e9, rel=0.01)
+        # The last block's query, projection and MLP, and its attention, of all but the class token.
+        spared = (tokens - 1) * (10 * width**2 + 2 * tokens * width)
+        assert flops.forward / 2 == pytest.approx(giga_products * 1e9 - spared, rel=0.01)
         assert flops.backward == pytest.approx(2 * flops.forward, rel=0.02)
 
     @pytest.mark.parametrize(("name", "speed", "mfu"), [("ViT-B/32", 850, 0.12), ("ViT-L/14", 178, 0.30)])
@@ -108,7 +115,10 @@ class TestRealStep:
         optimizer.step()
         return library.get_total_flops(), kept, optimizer
 
-    def test_flops_and_memory(self, arguments: dict[str, Any]) -> None:
+    def test_flops_and_memory(self, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        kept_on_a_cpu = self.step(small_module(**arguments))[1]
+        # What accelerators keep; on a CPU some of it is computed again.
+        monkeypatch.setattr(recomputed, "_helps", lambda layer, x: False)
         module = small_module(**arguments)
         plan = make_plan(small_module(**arguments), cpu(), samples=1000, local_batch_size=self.size)
         flops, kept, optimizer = self.step(module)
@@ -119,7 +129,7 @@ class TestRealStep:
         states = [value for state in optimizer.state.values() for value in state.values()]
         assert plan.memory.optimizer == sum(state.nbytes for state in states)
         inputs = self.size * (3 * 32 * 32 + 9 * 24)
-        assert plan.memory.activations - inputs == pytest.approx(kept, rel=0.001)
+        assert plan.memory.activations - inputs == pytest.approx(kept, rel=0.001) and kept_on_a_cpu < kept
 
     def test_half_precision(self) -> None:
         module = small_module()
@@ -222,7 +232,8 @@ class TestPlan:
     def test_captions_cost_by_their_length(self) -> None:
         short, long = small_plan(caption_length=8), small_plan()
         assert long.caption_length == 24 and short.towers[0] == long.towers[0]
-        assert 2.9 < long.towers[1].flops.forward / short.towers[1].flops.forward < 3.3
+        # Three times the keys and values, and one token's query, projection and MLP in the only block.
+        assert 2 < long.towers[1].flops.forward / short.towers[1].flops.forward < 3
 
     def test_strategy_names(self) -> None:
         assert sharding_of("auto", 1).buffers == "" and sharding_of("auto", 2).name == "ddp"
