@@ -68,6 +68,10 @@ class LeanBlock(Block):  # type: ignore[misc]
         wide = behind_norm(self.norm2, mlp.fc1, x)  # (..., W) -> (..., 4 W)
         return _added(x, self.drop_path2(self.ls2(behind_activation(mlp.act, mlp.fc2, wide))), mlp.fc2)
 
+    def _get_name(self) -> str:
+        """A model that is printed shows what it is made of, not how it is computed."""
+        return Block.__name__
+
     def is_plain(self) -> bool:
         """Whether attention and MLP are timm's usual ones, now without dropout, so that their layers are all that there is."""
         attn, mlp = self._layers()

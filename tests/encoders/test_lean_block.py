@@ -156,3 +156,8 @@ def test_features_are_those_of_the_pass_with_all_tokens() -> None:
     mask = torch.arange(9) < torch.tensor([9, 1, 4])[:, None]
     for encoder, inputs in ((image_encoder, (torch.randn(2, 3, 32, 32),)), (text_encoder, (tokens, mask))):
         torch.testing.assert_close(encoder(*inputs), encoder.forward_both(*inputs)[0])  # type: ignore[operator]
+
+
+def test_a_tower_looks_like_timms_when_it_is_printed() -> None:
+    theirs, ours = pair()
+    assert repr(ours) == repr(theirs)
