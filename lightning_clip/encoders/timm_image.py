@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import IMPORT_HINT, InputError, UnknownName, nearest
 from lightning_clip.encoders.base import ImageEncoder
-        use_products(model)
-        make_lean(model)
+from lightning_clip.encoders.lean_block import LeanBlock, make_lean, through
+from lightning_clip.encoders.patches import use_products
+from lightning_clip.encoders.recomputed import untouched
 
 __all__ = ["TimmImageEncoder"]
 
@@ -55,11 +56,8 @@ class TimmImageEncoder(ImageEncoder):
         width = int(getattr(model, "head_hidden_size", None) or model.num_features)
         super().__init__(output_dim=width, image_size=size)
         self.architecture, self.options = architecture, options
-<<<<<<< HEAD
         use_products(model)
-=======
         make_lean(model)
->>>>>>> 05ae160 (The last block computes the one token that is read, captions are packed end to end, inputs of linear layers are computed again in backward)
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:

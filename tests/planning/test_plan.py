@@ -143,7 +143,8 @@ class TestRealStep:
 
         kept, _ = saved_bytes(features, list(model.parameters()))
         text = measure_text_tower(fake_clip(small_module(), "bf16-mixed"), 24)
-        assert text.fixed + self.size * text.activations == pytest.approx(kept, rel=0.001)
+        # A LayerNorm on fake tensors gives its statistics in bfloat16, a real one in float32.
+        assert text.fixed + self.size * text.activations == pytest.approx(kept, rel=0.02)
         assert text.activations < measure_text_tower(fake_clip(small_module()), 24).activations
 
     def test_a_locked_tower_costs_no_backward_and_no_state(self) -> None:
