@@ -256,6 +256,8 @@ class ClipDataModule(pl.LightningDataModule):
         if not train:
             columns = without_missing_views(columns, module.image_transform(train=False))
         dataset = self._prepared(module, source, columns, train)
+        # Where features are kept, an epoch begins after the one before has written them.
+        sampler.endless = sampler.batches_done is not None and dataset.features is None
         if set(columns) != {"image", "text"}:
             check_columns(dataset)
         further = {name: collate for name, collate in columns.items() if name not in ("image", "text")}

@@ -6,7 +6,7 @@ import gc
 import logging
 import pickle
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,16 +27,36 @@ class PairLoader(DataLoader[Any]):
     checkpoint was written with, so that a run which goes on with other data or another batch is told what that means.
 
     In training that place is asked when the first batch is drawn, not when the iteration is made: whoever asks a Trainer for
-    `estimated_stepping_batches` makes it before the progress of a checkpoint is restored.
+    `estimated_stepping_batches` makes it before the progress of a checkpoint is restored. With an endless sampler one iteration
+    serves all epochs: while the last batches of one are trained on, workers prepare the first of the next.
 
     Its arguments are those of a `DataLoader`, with a `PairSampler` as sampler.
     """
 
+    _running: Iterator[Any] | None = None
+    _place = 0  # batches of the run that `_running` has handed out, and those before it
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # callers ask no more of it than to be iterated
-        begin = self._begun
         # A Trainer that predicts puts a sampler of its own round it.
-        waits = isinstance(self.sampler, PairSampler) and self.sampler.batches_done is not None
-        return _OnFirstDraw(begin) if waits else begin()
+        trains = isinstance(self.sampler, PairSampler) and self.sampler.batches_done is not None
+        return _Epoch(self) if trains else self._begun()
+
+    def left(self) -> int:
+        """Batches from the run's place to the end of its epoch; from now on `take` gives them."""
+        sampler = self._pairs()
+        assert sampler.batches_done is not None
+        done = sampler.batches_done()
+        shut = self.num_workers > 0 and self._iterator is not self._running  # by a Trainer, whose fit has ended
+        if self._running is None or self._place != done or shut or not sampler.endless:
+            self._running, self._place = self._begun(), done
+        return sampler.batches - done % sampler.batches
+
+    def take(self) -> Any:
+        """The next batch of the run."""
+        assert self._running is not None
+        batch = next(self._running)
+        self._place += 1
+        return batch
 
     def _begun(self) -> Iterator[Any]:
         try:
@@ -75,17 +95,20 @@ class PairLoader(DataLoader[Any]):
         return self.sampler
 
 
-class _OnFirstDraw(Iterator[Any]):
-    """An iteration that begins, workers and all, when its first batch is asked for."""
+class _Epoch(Iterator[Any]):
+    """The rest of an epoch, workers and all, from when its first batch is asked for."""
 
-    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
-        self._begin = begin
-        self._batches: Iterator[Any] | None = None
+    def __init__(self, loader: PairLoader) -> None:
+        self._loader = loader
+        self._left: int | None = None
 
     def __next__(self) -> Any:
-        if self._batches is None:
-            self._batches = self._begin()
-        return next(self._batches)
+        if self._left is None:
+            self._left = self._loader.left()
+        if not self._left:
+            raise StopIteration
+        self._left -= 1
+        return self._loader.take()
 
 
 def start_worker(worker: int) -> None:

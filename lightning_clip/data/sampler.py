@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import count, repeat
 from typing import NamedTuple
 
 import torch.distributed as dist
@@ -46,6 +46,8 @@ class PairSampler(DistributedSampler[Visit]):
             has done. The iteration begins with the very next batch, in whichever epoch that is.
         limit: of an epoch's batches so many (int) or that share (float) is used, as `Trainer(limit_train_batches=...)` has it.
         fetch: told which shards come next, as `Order.upcoming` names them.
+        endless: one iteration goes on through all epochs, from `batches_done` on, so that loader workers need not wait at an
+            epoch's end for the next to begin.
 
     Raises:
         InputError: no samples, or fewer than one full batch per rank needs.
@@ -66,8 +68,9 @@ class PairSampler(DistributedSampler[Visit]):
         batches_done: Callable[[], int] | None = None,
         limit: int | float = 1.0,
         fetch: Callable[[list[int]], None] | None = None,
+        endless: bool = False,
     ) -> None:
-        self.order, self.batch_size = order, batch_size
+        self.order, self.batch_size, self.endless = order, batch_size, endless
         self.epoch, self.batches_done, self.limit, self.fetch = 0, batches_done, limit, fetch
         if len(self) == 0:
             raise InputError(_too_few(len(order), batch_size))
@@ -95,10 +98,19 @@ class PairSampler(DistributedSampler[Visit]):
             assert self.batch_size is not None
             self.epoch, done = divmod(self.batches_done(), self.batches)
             start = done * self.batch_size
-        return self._visits(rank, ranks, start)
+        if self.endless:
+            return self._epochs(rank, ranks, start)
+        return self._visits(rank, ranks, self.epoch, start, len(self))
 
-    def _visits(self, rank: int, ranks: int, start: int) -> Iterator[Visit]:
-        epoch, total, announced = self.epoch, len(self), None
+    def _epochs(self, rank: int, ranks: int, start: int) -> Iterator[Visit]:
+        assert self.batch_size is not None
+        used = self.batches * self.batch_size
+        for epoch in count(self.epoch):
+            yield from self._visits(rank, ranks, epoch, start, used)
+            start = 0
+
+    def _visits(self, rank: int, ranks: int, epoch: int, start: int, total: int) -> Iterator[Visit]:
+        announced = None
         for first in range(start, total, _AT_ONCE):
             last = min(total, first + _AT_ONCE)
             stretch = self.order.stretch(epoch, first * ranks + rank, min(last * ranks, len(self.order)), ranks)
