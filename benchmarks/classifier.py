@@ -1,7 +1,9 @@
 """A zero-shot classifier of 1,000 classes and 80 templates beside open_clip.build_zero_shot_classifier, the same weights.
 
 Both have CLIP's text Transformer of width 128 with 3 layers (--width, --layers), random weights, and ImageNet's class names
-and templates as open_clip ships them. One process, one thread, taking turns. Prints the largest difference.
+and templates as open_clip ships them. One process, one thread, taking turns. Prints the largest difference, and the peak
+memory of 10,000 classes (--many), ours in windows and with all prompts at once, with one text layer of width 64: what prompts
+take does not depend on it.
 
     python benchmarks/classifier.py
 """
@@ -11,9 +13,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import open_clip
 import torch
+from memory import peak_bytes
 from open_clip.model import CLIP
 from report import Row, machine, write_section
 from torch import Tensor
@@ -48,12 +52,39 @@ def own_tower(peer: CLIP, width: int, layers: int) -> tuple[ClipTextTransformer,
     return tower, peer.text_projection.detach()
 
 
+def encoder(tower: ClipTextTransformer, projection: Tensor) -> Callable[[list[str]], Tensor]:
+    """Texts -> features, as `ClipModule.encode_text` does it, with a tokenizer that has met no word yet."""
+    tokenizer = ClipTokenizer()
+
+    def encode(texts: list[str]) -> Tensor:
+        with torch.inference_mode():
+            return encode_texts(texts, tokenizer, 256, lambda tokens, mask: tower(tokens, mask) @ projection)
+
+    return encode
+
+
+def peaks(classes: int, templates: list[str]) -> tuple[int, int]:
+    """Bytes at the peak over the model and the class names: windows, and all prompts at once."""
+    peer = peer_model(64, 1)
+    tower, projection = own_tower(peer, 64, 1)
+    own = open_clip.IMAGENET_CLASSNAMES
+    names = [f"{own[place % len(own)]} {place // len(own)}" for place in range(classes)]
+    zero_shot_classifier(encoder(tower, projection), names[:200], templates)  # libraries and buffers
+
+    def peak(**window: int) -> int:
+        encode = encoder(tower, projection)
+        return peak_bytes(lambda: zero_shot_classifier(encode, names, templates, 1 << 30, **window))
+
+    return peak(), peak(window=1 << 30)
+
+
 def main() -> None:
     """Runs and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--many", type=int, default=10_000, help="classes whose peak memory is measured; 0 omits it")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -68,13 +99,7 @@ def main() -> None:
         return open_clip.build_zero_shot_classifier(peer, tokenizer, names, templates)
 
     def ours() -> Tensor:
-        tokenizer = ClipTokenizer()
-
-        def encode(texts: list[str]) -> Tensor:
-            with torch.inference_mode():  # as ClipModule.encode_text does it
-                return encode_texts(texts, tokenizer, 256, lambda tokens, mask: tower(tokens, mask) @ projection)
-
-        return zero_shot_classifier(encode, names, templates, batch_size=1 << 30)
+        return zero_shot_classifier(encoder(tower, projection), names, templates, batch_size=1 << 30)
 
     times: dict[str, list[float]] = {"theirs": [], "ours": []}
     difference = 0.0
@@ -91,6 +116,10 @@ def main() -> None:
     title = f"Zero-shot classifier: {len(names):,} classes, {len(templates)} templates"
     tower_words = f"text tower of width {arguments.width}, {arguments.layers} layers"
     rows = [Row(f"{what}; {tower_words}", f"{slow:.1f}", f"{fast:.1f}", f"{slow / fast:.1f}x")]
+    if arguments.many:
+        windows, at_once = peaks(arguments.many, templates)
+        what = f"{arguments.many:,} classes: peak memory over model and names in MiB; in the first column all prompts at once"
+        rows.append(Row(what, f"{at_once >> 20:,}", f"{windows >> 20:,}", f"{at_once / windows:.0f}x"))
     write_section("classifier", title, machine(1, arguments.rounds), rows)
 
 

@@ -76,6 +76,10 @@ class CachedSubject(ModelSubject):
         path = self.folder / f"prompts-{_short((list(class_names), list(templates)))}.safetensors"
         return _kept(path, lambda: super(CachedSubject, self)._class_vectors(class_names, templates))
 
+    def _class_embeddings(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
+        path = self.folder / f"classifier-{_short((list(class_names), list(templates)))}.safetensors"
+        return _kept(path, lambda: super(CachedSubject, self)._class_embeddings(class_names, templates))
+
 
 def set_fingerprint(source: PairSource, spec: Any = None) -> str:
     """A short name for a source: its description, or its kind; its size and its first captions.

@@ -15,13 +15,14 @@ from lightning_clip.data.sources import PairSource
 from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.images import Images
 from lightning_clip.evaluation.interface import EvaluatedModel
-from lightning_clip.prompts.classifier import template_vectors
+from lightning_clip.prompts.classifier import template_vectors, zero_shot_classifier
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
 __all__ = ["LiveSubject", "ModelSubject"]
 
 Extract = Callable[[Images, "int | None"], Features]
 _ALL_AT_ONCE = 1 << 30  # prompts: the model makes batches of equal length itself
+_MOST_KEPT = 1 << 17  # prompts whose features are held: ImageNet's 80,000 are; 10,000 classes with 80 templates are 2.4 GB
 
 
 class ModelSubject(ABC):
@@ -41,6 +42,7 @@ class ModelSubject(ABC):
         self.extracted: list[str] = []
         self._features: dict[tuple[str, str | None], Features] = {}
         self._vectors: dict[tuple[tuple[str, ...], str], Tensor] = {}
+        self._classifiers: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
 
     @property
     def scale(self) -> float:
@@ -84,7 +86,12 @@ class ModelSubject(ABC):
         patterns = list(self.dataset.templates if templates is None else templates)
         if not names:
             raise InputError(f"{self.name} has no class names: give class_names, in the order of its labels")
-        return normalize(self.template_vectors(names, patterns).sum(dim=0), dim=-1).T
+        if len(names) * len(patterns) <= _MOST_KEPT:
+            return normalize(self.template_vectors(names, patterns).sum(dim=0), dim=-1).T
+        key = (tuple(map(str, names)), tuple(patterns))
+        if key not in self._classifiers:
+            self._classifiers = {key: self._class_embeddings(names, patterns)}  # the last alone
+        return self._classifiers[key]
 
     def template_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
         """Unit features float32 (T, C, D) of each template with each class, each computed once.
@@ -146,6 +153,10 @@ class ModelSubject(ABC):
 
     def _class_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
         return template_vectors(self.model.encode_text, class_names, templates, _ALL_AT_ONCE)
+
+    def _class_embeddings(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
+        """The classifier float32 (D, C), without holding each template's features."""
+        return zero_shot_classifier(self.model.encode_text, class_names, templates, _ALL_AT_ONCE)
 
 
 class LiveSubject(ModelSubject):
