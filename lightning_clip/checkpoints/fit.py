@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["check_finite_weights", "check_fit", "groups"]
+__all__ = ["check_finite_weights", "check_fit", "differences", "groups"]
 
 _SHOWN = 6
 
@@ -32,18 +32,27 @@ def check_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tenso
     Raises:
         InputError: weights that are missing, left over, or of another shape.
     """
+    own, others = ({key: tuple(value.shape) for key, value in weights.items()} for weights in (wanted, given))
+    if text := differences(own, others):
+        raise InputError(f"the weights of {name!r} do not fit: {text}. {remedy}")
+
+
+def differences(wanted: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) -> str:
+    """What differs between the shapes of a model's weights and of others, in groups; empty if nothing does.
+
+    Examples:
+        >>> differences({"a.weight": (2, 3), "b": (1,)}, {"a.weight": (2, 4), "c": (1,)})
+        '1 of another shape: a.weight (a.weight is (2, 4), not (2, 3)); 1 missing: b; 1 unexpected: c'
+    """
     parts = []
-    shapes = {key: value.shape for key, value in given.items() if key in wanted and wanted[key].shape != value.shape}
-    if shapes:
-        key = next(iter(shapes))
-        example = f"{key} is {tuple(shapes[key])}, not {tuple(wanted[key].shape)}"
+    if shapes := [key for key, shape in given.items() if key in wanted and tuple(wanted[key]) != tuple(shape)]:
+        example = f"{shapes[0]} is {tuple(given[shapes[0]])}, not {tuple(wanted[shapes[0]])}"
         parts.append(f"{len(shapes)} of another shape: {groups(shapes)} ({example})")
     if missing := wanted.keys() - given.keys():
         parts.append(f"{len(missing)} missing: {groups(missing)}")
     if unexpected := given.keys() - wanted.keys():
         parts.append(f"{len(unexpected)} unexpected: {groups(unexpected)}")
-    if parts:
-        raise InputError(f"the weights of {name!r} do not fit: {'; '.join(parts)}. {remedy}")
+    return "; ".join(parts)
 
 
 def check_finite_weights(name: str, weights: Mapping[str, Tensor]) -> None:

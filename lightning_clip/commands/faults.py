@@ -14,6 +14,7 @@ __all__ = ["FAULT", "TRACEBACK", "said"]
 
 FAULT = 70  # the exit code that sysexits.h has for an error in the program itself
 TRACEBACK = "LIGHTNING_CLIP_TRACEBACK"
+_LONGEST = 2000  # letters of a line
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -69,4 +70,9 @@ def _one_line(error: BaseException) -> str:
     text = str(error)
     if "Original Traceback (most recent call last)" in text:  # raised in a loader's worker
         text = text.rpartition(f"{type(error).__name__}: ")[2]
-    return " ".join(text.split()) or type(error).__name__
+    return _shortened(" ".join(text.split())) or type(error).__name__
+
+
+def _shortened(text: str) -> str:
+    """Without the middle of what is too long to be read, such as a value of thousands of letters."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluatio
 __all__ = ["Failure", "Outcome", "run_suite", "suite_subject"]
 
 log = logging.getLogger(__name__)
-_FORMAT = 1  # of kept results
+_FORMAT = 2  # of kept results
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def _measured(suite: Suite, subject: ModelSubject, label: str, protocol: Protoco
     if (result := _tried(protocol, subject, names, outcome)) is None:
         return None
     with beside(path) as place:
-        place.write_text(json.dumps({"key": key, "result": asdict(result)}, ensure_ascii=False, default=str))
+        kept = json.loads(json.dumps({"key": key, "result": asdict(result)}, default=str))
+        place.write_text(json.dumps({**kept, "digest": _digest(kept)}, ensure_ascii=False), "utf-8")
     return _kept(path, key)
 
 
@@ -162,8 +164,15 @@ def _tried(protocol: Protocol, subject: ModelSubject, names: tuple[str, str, str
 
 def _kept(path: Path, key: Mapping[str, Any]) -> Result | None:
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text("utf-8"))
+        if stored.pop("digest") != _digest(stored):
+            return None
         same = stored["key"] == json.loads(json.dumps(key, default=str))
         return Result(**stored["result"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # missing or incomplete: measured again
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # missing, incomplete or damaged: measured again
+
+
+def _digest(stored: Mapping[str, Any]) -> str:
+    """By which damage shows, to figures too."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.network import hub_or_cache, is_hub_name
 from lightning_clip.core.registry import LIVE, Registry
+from lightning_clip.core.tensor_count import TooManyTensors, at_most_tensors
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.encoders import TextEncoder, image_encoders, projections, text_encoders
 from lightning_clip.encoders.base import Tower
@@ -17,6 +20,7 @@ from lightning_clip.model.space import CLIP_MEAN, CLIP_STD, SharedSpace
 
 __all__ = ["Temperature", "build_model", "default_tokenizer", "tokenizer_of"]
 
+_MOST_TENSORS = 50_000  # far more than the largest models have, and built in seconds
 _REGISTRIES: dict[str, Registry[Any]] = {"image": image_encoders, "text": text_encoders}
 
 
@@ -83,7 +87,9 @@ def tokenizer_of(recipe: Recipe) -> Any:
     spec = recipe.towers.get("text")
     if spec is None:
         return None
-    return tokenizers.build(default_tokenizer(spec.tower) if recipe.tokenizer is None else recipe.tokenizer)
+    given = default_tokenizer(spec.tower) if recipe.tokenizer is None else recipe.tokenizer
+    with _hub(f"tokenizer {_shown(given)}", given):
+        return tokenizers.build(given)
 
 
 def _tower(column: str, spec: Any, tokenizer: Tokenizer | None) -> Any:
@@ -95,9 +101,9 @@ def _tower(column: str, spec: Any, tokenizer: Tokenizer | None) -> Any:
             f"pass it again, load_from_checkpoint(path, towers={{{column!r}: ...}}), or register the class under a name"
         )
     if column != "text" or tokenizer is None:
-        tower = registry.build(spec)
+        tower = _built(registry, column, spec)
     else:
-        tower = registry.build(spec, vocab_size=tokenizer.vocab_size, context_length=tokenizer.context_length)
+        tower = _built(registry, column, spec, vocab_size=tokenizer.vocab_size, context_length=tokenizer.context_length)
         _check_tokenizer(tokenizer, tower)
     if not isinstance(tower, Tower):
         raise InputError(
@@ -105,6 +111,47 @@ def _tower(column: str, spec: Any, tokenizer: Tokenizer | None) -> Any:
             "lightning_clip.encoders.Tower"
         )
     return tower
+
+
+def _built(registry: Registry[Any], column: str, spec: Any, **sizes: int) -> Any:
+    """A tower from its settings; what is wrong with them is said by libraries in errors of every kind."""
+    try:
+        with at_most_tensors(_MOST_TENSORS), _hub(f"{column} tower {_shown(spec)}", spec):
+            return registry.build(spec, **sizes)
+    except TooManyTensors:
+        raise InputError(
+            f"{column} tower {_shown(spec)} has more than {_MOST_TENSORS:,} tensors: set a smaller depth (layers)"
+        ) from None
+    except (InputError, NotImplementedError):  # the latter where a library computes with tensors that have no memory
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if "meta" in str(error) or not _is_own(registry, spec):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{column} tower {_shown(spec)} cannot be built ({type(error).__name__}: {reason}): check its sizes"
+        ) from error
+
+
+def _hub(what: str, spec: Any) -> AbstractContextManager[None]:
+    """Where a spec names something of a hub, without long waits for a network that is not there."""
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    names = [str(settings.get("name", "")), f"hf:{settings['path']}" if settings.get("path") else ""]
+    asks = any(name.startswith(("hf:", "hf-hub:")) and is_hub_name(name.partition(":")[2]) for name in names)
+    return hub_or_cache(what) if asks or settings.get("pretrained") is True else nullcontext()
+
+
+def _is_own(registry: Registry[Any], spec: Any) -> bool:
+    """Whether a tower is of this package, and not of a plug-in, whose faults are its own."""
+    name = spec.get("name") if isinstance(spec, Mapping) else spec
+    found = registry.factory(name) if isinstance(name, str) else None
+    return str(getattr(getattr(found, "func", found), "__module__", "")).startswith("lightning_clip.")
+
+
+def _shown(spec: Any) -> str:
+    """Settings in an error, without the end of very long ones."""
+    text = repr(dict(spec) if isinstance(spec, Mapping) else spec)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _check_tokenizer(tokenizer: Tokenizer, text_encoder: TextEncoder) -> None:

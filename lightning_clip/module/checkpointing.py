@@ -20,6 +20,7 @@ from lightning_clip.checkpoints.reading import (
 from lightning_clip.checkpoints.writing import write_whole
 from lightning_clip.core.plugins import PLUGINS_KEY, loaded_plugins
 from lightning_clip.model.recipe import TowerSpec
+from lightning_clip.weights.own import check_stored
 
 if TYPE_CHECKING:
     from lightning_clip.module.building import BuiltOnUse
@@ -30,6 +31,7 @@ _GO_ON = (
     "It was written by another class or under other settings: go on with those, or let a new run begin with its towers "
     "(pretrained: FILE.ckpt)"
 )
+_OF_LOADING = {"weights_only", "map_location", "hparams_file", "strict"}  # Lightning's; others are constructor arguments
 _HPARAMS = "hyper_parameters"
 # Lightning's notes on how it recorded hparams for loggers, which are not what builds the module.
 _NOTES = ("hparams_name", "hparams_type")
@@ -94,6 +96,8 @@ def load_module(asked: type, path: Any, options: Mapping[str, Any], load: Callab
         path = Path(path).expanduser()
     with explain_loading(path, asked):
         writer = class_of_checkpoint(path, asked, given["weights_only"])
+        if not options.keys() - _OF_LOADING:
+            check_stored(str(path), content_of(path, given["weights_only"]))
         return load(writer, path, _trusting_no_file(path, options_with_base(path, _with_stored_towers(path, given))))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["TRUST", "read_file", "read_weights", "unreachable"]
+__all__ = ["TRUST", "read_file", "read_weights", "readable_settings", "unreachable"]
 
 TRUST = "allow_pickle=True, or rewrite it once with lightning-clip export --allow-pickle --format safetensors"
 
@@ -106,6 +107,27 @@ def unreachable(what: str, error: Exception) -> InputError:
         "hf:FOLDER, or open_clip:NAME/FILE"
     )
     return InputError(f"{what} cannot be loaded ({type(error).__name__}: {reason}). {remedy}")
+
+
+@contextmanager
+def readable_settings(what: str) -> Iterator[None]:
+    """Around reading settings that another library wrote, of which any value may be of another kind than it writes.
+
+    Args:
+        what: holds them, for messages.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{what} has a setting of another kind than its library writes ({type(error).__name__}: {reason}): write it again"
+        ) from error
 
 
 def _is_archive(path: Path) -> bool:

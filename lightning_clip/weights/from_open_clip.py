@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from lightning_clip.checkpoints.fit import check_fit
 from lightning_clip.core.errors import InputError, existing_path, nearest
+from lightning_clip.core.settings import mapping
 from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
-from lightning_clip.weights.files import read_weights, unreachable
+from lightning_clip.weights.bounds import check_sizes, shapes_of
+from lightning_clip.weights.files import read_weights, readable_settings, unreachable
 from lightning_clip.weights.open_clip_images import read_image
 from lightning_clip.weights.open_clip_inputs import read_tokenizer, read_transform
 from lightning_clip.weights.open_clip_texts import read_text
@@ -30,12 +32,13 @@ __all__ = ["open_open_clip", "open_openai"]
 
 @dataclass
 class _Found:
-    """A model of open_clip before it is built: its name there, settings, and where its weights are."""
+    """A model of open_clip before it is built: its name there, settings, where its weights are, and the settings' file."""
 
     name: str
     config: dict[str, Any]
     file: Path
     preprocess: dict[str, Any] = field(default_factory=dict)
+    settings: str = ""
 
 
 def open_open_clip(name: str, source: Source) -> Pretrained:
@@ -52,13 +55,16 @@ def open_open_clip(name: str, source: Source) -> Pretrained:
     weights = _read(found.file, source.allow_pickle)
     if is_openai(weights):
         found.config["quick_gelu"] = True  # all of OpenAI's weights were trained so, whatever name they are given
+    if found.settings and weights:
+        _check_sizes(found, weights)
     with _explained(label), _quiet():
         options = {"force_quick_gelu": bool(found.config.get("quick_gelu"))}
         model = open_clip.create_model(found.name, load_weights=False, pretrained_text=False, **options).eval()
     _load(model, weights, found.file, label)
     tokens, problem = _tokenizer(found, label)
-    preprocess = open_clip.get_model_preprocess_cfg(model) | found.preprocess
-    translated = _translated(model, found.config, tokens, preprocess, source, label)
+    with readable_settings(found.settings) if found.settings else nullcontext():
+        preprocess = open_clip.get_model_preprocess_cfg(model) | found.preprocess
+        translated = _translated(model, found.config, tokens, preprocess, source, label)
     translated.problem = problem
     return translated
 
@@ -114,17 +120,53 @@ def _hub(name: str) -> _Found:
     from open_clip.factory import _get_hf_config, download_pretrained_from_hf
 
     config = _get_hf_config(name.removeprefix("hf-hub:"))
-    return _Found(name, config["model_cfg"], Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"))))
+    file = Path(download_pretrained_from_hf(name.removeprefix("hf-hub:")))
+    return _Found(name, _model_settings(config, name), file, settings=f"open_clip:{name}")
 
 
 def _folder(name: str) -> _Found:
     from open_clip.factory import _find_checkpoint_in_dir
 
     folder = existing_path(name.removeprefix("local-dir:"), "folder")
-    config = json.loads((folder / "open_clip_config.json").read_text("utf-8"))
+    settings = folder / "open_clip_config.json"
+    config = _model_settings(json.loads(settings.read_text("utf-8")), str(settings))
     if (file := _find_checkpoint_in_dir(folder)) is None:
         raise InputError(f"folder {str(folder)!r} has open_clip's configuration but no weights: open_clip_model.safetensors")
-    return _Found(f"local-dir:{folder}", config["model_cfg"], Path(file))
+    return _Found(f"local-dir:{folder}", config, Path(file), settings=str(settings))
+
+
+def _model_settings(content: Any, file: str) -> dict[str, Any]:
+    """The settings of the model in an open_clip_config.json.
+
+    Raises:
+        InputError: another kind of file, or none of a tower.
+    """
+    found = mapping(mapping(content, f"{file!r}: what it holds").get("model_cfg"), f"{file!r}: model_cfg")
+    for key in ("vision_cfg", "text_cfg"):
+        if not mapping(found.get(key), f"{file!r}: model_cfg.{key}"):
+            raise InputError(f"{file!r} has no model_cfg.{key}: export the model again")
+    return found
+
+
+def _check_sizes(found: _Found, weights: dict[str, Tensor]) -> None:
+    """Holds the settings against the weights, before there is memory for a model of any size."""
+    import open_clip
+
+    config = {key: value for key, value in found.config.items() if key != "custom_text"}
+    config["text_cfg"] = {**config["text_cfg"], "hf_model_pretrained": False}
+    config["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
+    kind = open_clip.CLIP
+    if found.config.get("custom_text") or "hf_model_name" in config["text_cfg"]:
+        kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
+    plain = plain_names(weights)
+    with _quiet():
+        check_sizes(
+            found.settings,
+            config,
+            shapes_of(plain),
+            lambda: kind(**config),
+            lambda model: shapes_of(_named_as(model, dict(plain))),
+        )
 
 
 def _read(file: Path, allow_pickle: bool) -> dict[str, Tensor]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from lightning_clip.checkpoints.fit import groups
 from lightning_clip.core.errors import InputError, existing_path, nearest
-from lightning_clip.weights.files import TRUST, unreachable
+from lightning_clip.weights.bounds import check_sizes
+from lightning_clip.weights.files import TRUST, readable_settings, unreachable
 from lightning_clip.weights.source import Pretrained, Source
 from lightning_clip.weights.towers import assemble
 from lightning_clip.weights.transformers_families import FAMILIES
 from lightning_clip.weights.transformers_inputs import read_tokenizer, read_transform
+from lightning_clip.weights.transformers_shapes import stored_shapes
 from lightning_clip.weights.transformers_towers import read_image, read_text
 
 __all__ = ["open_transformers", "quiet_loading"]
@@ -30,6 +34,14 @@ def open_transformers(name: str, source: Source) -> Pretrained:
     label = f"hf:{name}"
     model, loading = _load(name, label, source.allow_pickle)
     _check(loading, label)
+    with readable_settings(label):
+        found, problem = _translated(name, model, source, label)
+    found.problem = problem
+    return found
+
+
+def _translated(name: str, model: Any, source: Source, label: str) -> tuple[Pretrained, InputError | None]:
+    """A live model in our words, and why its tokenizer cannot be read, if so."""
     family = model.config.model_type
     tokenizer, problem = read_tokenizer(name, model, label)
     image = read_image(model, family, source.image_size, label)
@@ -38,11 +50,9 @@ def open_transformers(name: str, source: Source) -> Pretrained:
         tokenizer["context_length"] = length
     scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
     width = len(model.text_projection.weight) if hasattr(model, "text_projection") else model.text_model.config.projection_size
-    found = assemble(
-        label, (image, text), scale, embed_dim=int(width), tokenizer=tokenizer, transform=read_transform(name, label)
-    )
-    found.problem = problem
-    return found
+    transform = read_transform(name, label)
+    found = assemble(label, (image, text), scale, embed_dim=int(width), tokenizer=tokenizer, transform=transform)
+    return found, problem
 
 
 def _load(name: str, label: str, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
@@ -54,9 +64,12 @@ def _load(name: str, label: str, allow_pickle: bool) -> tuple[Any, dict[str, Any
             options = {"trust_remote_code": False, "weights_only": not allow_pickle}
             # What does not fit is told by `_check`, in one line.
             options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            _check_sizes(name, config, label)
             with quiet_loading():
                 model, loading = AutoModel.from_pretrained(name, config=config, **options)
             return model.float().eval(), loading
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         if allow_pickle:
             raise unreachable(label, error) from error
@@ -74,6 +87,15 @@ def _load(name: str, label: str, allow_pickle: bool) -> tuple[Any, dict[str, Any
         f"{label} is a {config.model_type!r} model, and only these families of transformers map exactly: "
         f"{nearest(config.model_type, FAMILIES)}"
     )
+
+
+def _check_sizes(name: str, config: Any, label: str) -> None:
+    """Holds config.json against the weights' files, before there is memory for a model of any size."""
+    from transformers import AutoModel
+
+    if weights := stored_shapes(name):
+        file = str(Path(name) / "config.json") if Path(name).is_dir() else label
+        check_sizes(file, config.to_dict(), weights, lambda: AutoModel.from_config(deepcopy(config), trust_remote_code=False))
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.network import hub_or_cache, is_hub_name
 from lightning_clip.core.settings import expanded
 from lightning_clip.data.tokenizers import tokenizers
 from lightning_clip.encoders.padding import side_mapping
@@ -33,9 +35,13 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
     from lightning_clip.weights.own import SETTINGS_FILE, open_checkpoint, open_folder
 
     if source.source.startswith("open_clip:"):
-        return open_open_clip(source.source.removeprefix("open_clip:"), source)
+        name = source.source.removeprefix("open_clip:")
+        with hub_or_cache(f"pretrained {source.source!r}") if _may_download(name) else nullcontext():
+            return open_open_clip(name, source)
     if source.source.startswith("hf:"):
-        return open_transformers(expanded(source.source.removeprefix("hf:")), source)
+        name = expanded(source.source.removeprefix("hf:"))
+        with hub_or_cache(f"pretrained {source.source!r}") if is_hub_name(name) else nullcontext():
+            return open_transformers(name, source)
     path = existing_source(source.source, "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)")
     if (path / SETTINGS_FILE).is_file():
         return open_folder(path, source)
@@ -44,6 +50,11 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
     if (path / "config.json").is_file():
         return open_transformers(str(path), source)
     return open_checkpoint(path, source)
+
+
+def _may_download(name: str) -> bool:
+    """Whether weights of open_clip are named by a tag or a repository, and not by a file or folder."""
+    return not name.startswith("local-dir:") and is_hub_name(name.partition("/")[2])
 
 
 def start_from(pretrained: str | Mapping[str, Any] | Source | None, given: Recipe) -> tuple[Recipe, Pretrained | None]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,13 +16,24 @@ from lightning_clip.checkpoints.checking import CLASS_KEY, check_content
 from lightning_clip.checkpoints.reading import is_in_parts
 from lightning_clip.checkpoints.trained_only import BASE_KEY
 from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.model.build import Temperature, build_model, tokenizer_of
 from lightning_clip.model.recipe import Recipe, TowerSpec
+from lightning_clip.weights.bounds import Shapes, check_sizes, shapes_of
 from lightning_clip.weights.files import read_file, read_weights
 from lightning_clip.weights.openai import is_openai, plain_names
 from lightning_clip.weights.positions import resized_grid, resized_row
 from lightning_clip.weights.source import Pretrained, Source
 
-__all__ = ["RECIPE_KEYS", "SETTINGS_FILE", "WEIGHTS_FILE", "open_checkpoint", "open_folder", "parts_of"]
+__all__ = [
+    "RECIPE_KEYS",
+    "SETTINGS_FILE",
+    "WEIGHTS_FILE",
+    "check_recipe",
+    "check_stored",
+    "open_checkpoint",
+    "open_folder",
+    "parts_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +67,7 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
     except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
         raise InputError(f"pretrained {str(path)!r} has settings that build no model ({error}): write it again") from error
     weights = _of_every_model(content["state_dict"], parts_of(recipe), path)
+    check_recipe(str(path), settings, recipe, shapes_of(weights))
     return _resized(Pretrained(str(path), recipe, weights), source)
 
 
@@ -71,6 +85,39 @@ def _of_every_model(state: dict[str, Tensor], parts: set[str], path: Path) -> di
     return {key: value for key, value in own.items() if key.partition(".")[0] in parts}
 
 
+def check_recipe(file: str, settings: Mapping[str, Any], recipe: Recipe, weights: Shapes) -> None:
+    """Refuses settings that build another model than the weights are of, before there is memory for it.
+
+    Args:
+        file: that holds the settings, for messages.
+        settings: as they stand there.
+        recipe: the same.
+        weights: shapes by our names.
+    """
+    built = {key: value for key, value in settings.items() if key in RECIPE_KEYS and key not in ("objective", "tokenizer")}
+    start = Temperature(bias=0.0 if "logit_bias" in weights else None)
+    check_sizes(file, built, weights, lambda: build_model(recipe, tokenizer_of(recipe), start))
+
+
+def check_stored(path: str, content: Mapping[str, Any]) -> None:
+    """As `check_recipe`, of a checkpoint; those that hold only a part of their weights are passed over.
+
+    Args:
+        path: of the checkpoint, for messages.
+        content: of it.
+    """
+    settings, state = content.get("hyper_parameters"), content["state_dict"]
+    if not isinstance(settings, Mapping) or BASE_KEY in content or has_parts(state) or settings.get("pretrained"):
+        return
+    try:
+        recipe = Recipe.from_mapping(settings)
+    except (ValueError, KeyError, TypeError, AttributeError):  # of a class with arguments of its own, or said while it is built
+        return
+    if all(spec.is_given for spec in recipe.towers.values()):
+        own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+        check_recipe(path, settings, recipe, shapes_of(own))
+
+
 def open_folder(folder: Path, source: Source) -> Pretrained:
     """What `lightning-clip export --format safetensors` wrote."""
     try:
@@ -79,6 +126,7 @@ def open_folder(folder: Path, source: Source) -> Pretrained:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{str(folder / SETTINGS_FILE)!r} is broken ({error}): export the model again") from error
     weights = read_file(existing_path(folder / WEIGHTS_FILE, "weights"), source.allow_pickle)
+    check_recipe(str(folder / SETTINGS_FILE), settings, recipe, shapes_of(weights))
     return _resized(Pretrained(str(folder), recipe, weights), source)
 
 

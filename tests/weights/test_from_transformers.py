@@ -248,7 +248,10 @@ class TestMistakes:
         settings = json.loads((tmp_path / "config.json").read_text())
         settings["vision_config"]["intermediate_size"] = 56
         (tmp_path / "config.json").write_text(json.dumps(settings))
-        expected = r"do not fit its config.json: 6 of another shape: vision_model.encoder.layers.\*.mlp.fc1.bias \(2\)"
+        expected = (
+            r"config.json' says vision_config.intermediate_size 56, .*They do not fit: 6 of another shape: "
+            r"vision_model.encoder.layers.\*.mlp.fc1.bias \(2\)"
+        )
         with pytest.raises(InputError, match=expected):
             ClipModule(pretrained=str(tmp_path))
         assert "MISMATCH" not in "".join(capfd.readouterr())
