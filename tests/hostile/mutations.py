@@ -19,8 +19,10 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 7, 1.5, -0.5, 1e-30, 1e300, float("nan"), float("inf"),
     255, 1000, 65536, 1_000_000, 2**31, 2**40, 2**63, 10**30, -(2**40),
     "", " ",
-    "x", "none", "3", "null", "é\u202e\0", "a" * 5000, "[/red]", "%s{}{0}", "hf:", "synthetic", "resnet18", "clip",
-    [], {}, [[]], [1, 2], ["a"], [None], {"name": "x"}, {"name": 3}, {"a": {"b": {}}}, [[[[[[]]]]]], {"class_path": "os.system"},
+    "x", "none", "3", "null",
+    "é\u202e\0", "a" * 5000, "[/red]", "%s{}{0}", "hf:", "synthetic", "resnet18", "clip",
+    [], {}, [[]], [1, 2], ["a"], [None], {"name": "x"}, {"name": 3}, {"a": {"b": {}}},
+    [[[[[[]]]]]], {"class_path": "os.system"},
 )  # fmt: skip
 
 
