@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ def model_card(
     """
     front = {"library_name": library, "tags": ["clip", "image-text", "zero-shot-image-classification", "lightning_clip"]}
     parts = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {title}", _what(module, run)]
-    parts += ["## Use", f"```python\n{usage.strip()}\n```"]
+    parts += ["## Use", _fenced("python", usage)]
     parts += [f"Read back by {library}, unit features differ from the original's by at most {difference:.1e}."]
     parts += ["## Training data", _data(run), "## Recipe", _recipe(run), "## Compute", _compute(run)]
     parts += [
@@ -159,14 +160,20 @@ def _data(run: Run) -> str:
         return "Not recorded with this model."
     chosen = {key: settings[key] for key in ("train", "captions", "local_batch_size") if settings.get(key) is not None}
     seen = f"{run.samples:,} pairs were seen.\n\n" if run.samples else ""
-    return f"{seen}```yaml\n{yaml.safe_dump(chosen, allow_unicode=True, sort_keys=False)}```"
+    return seen + _fenced("yaml", yaml.safe_dump(chosen, allow_unicode=True, sort_keys=False))
 
 
 def _recipe(run: Run) -> str:
     length = f"{run.steps:,} optimizer steps, {run.epochs} whole passes over the data.\n\n" if run.steps is not None else ""
     if run.recipe is None:
         return f"{length}The settings of the run are not recorded with this model."
-    return f"{length}<details><summary>All settings</summary>\n\n```yaml\n{run.recipe.strip()}\n```\n\n</details>"
+    return f"{length}<details><summary>All settings</summary>\n\n{_fenced('yaml', run.recipe)}\n\n</details>"
+
+
+def _fenced(language: str, text: str) -> str:
+    """Text as it is, between fences that are longer than any row of backticks in it, so that none of them ends the block."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.strip()}\n{fence}"
 
 
 def _compute(run: Run) -> str:

@@ -95,7 +95,8 @@ def _check_sizes(name: str, config: Any, label: str) -> None:
 
     if weights := stored_shapes(name):
         file = str(Path(name) / "config.json") if Path(name).is_dir() else label
-        check_sizes(file, config.to_dict(), weights, lambda: AutoModel.from_config(deepcopy(config), trust_remote_code=False))
+        make: Any = AutoModel.from_config
+        check_sizes(file, config.to_dict(), weights, lambda: make(deepcopy(config), trust_remote_code=False))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def stored_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 def _place(name: str, file: str) -> Path | None:
     """Where a file of a folder or repository is on this machine."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     if (folder := Path(name)).is_dir():
         return folder / file if (folder / file).is_file() else None

@@ -248,7 +248,7 @@ class TestModels:
         ],
     )
     def test_mistakes(self, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(InputError, match=message):
             open_model(name)
 

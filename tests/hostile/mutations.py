@@ -111,7 +111,7 @@ def _once(root: Any, rng: random.Random) -> Any:
         holder[key] = mutated_json(holder[key].encode(), rng).decode(errors="replace")
     elif kind == 6:
         deep: Any = 0
-        for _ in range(rng.choice((3, 300))):
+        for _ in range(rng.choice((3, 100))):
             deep = [deep] if rng.random() < 0.5 else {"a": deep}
         holder[key] = deep
     else:

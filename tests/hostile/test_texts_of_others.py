@@ -55,7 +55,7 @@ def test_a_suites_names(trained: Path, tmp_path: Path, command: Callable[..., tu
     code, said = command(
         "evaluate",
         "--checkpoint",
-        f"{NASTY}={trained / 'last.ckpt'}",
+        f"{NASTY.replace('/', '')}={trained / 'last.ckpt'}",
         "--suite",
         str(tmp_path / "suite.yaml"),
         "--output",
@@ -65,3 +65,12 @@ def test_a_suites_names(trained: Path, tmp_path: Path, command: Callable[..., tu
     for page in ("report.md", "report.html"):
         text = (out / page).read_text()
         assert "<script>alert" not in text and "alert(1)" in text, page
+
+
+def test_a_recipe_stays_in_its_block_of_a_model_card() -> None:
+    from lightning_clip.export.card import _fenced
+
+    text = "notes: |\n  ```\n  # A heading\n  ````\n"
+    lines = _fenced("yaml", text).splitlines()
+    assert lines[0] == "`````yaml" and lines[-1] == "`````" and lines.count("`````") == 1
+    assert _fenced("python", "print(1)") == "```python\nprint(1)\n```"

@@ -84,15 +84,15 @@ def watched(folder: Path) -> Iterator[None]:
     signal.alarm(SECONDS)
     try:
         yield
-    finally:
+    finally:  # also where a file is refused
         signal.alarm(0)
         _state["folder"] = None
         resource.setrlimit(resource.RLIMIT_AS, space)
         signal.signal(signal.SIGALRM, before)
-    taken = _peak() - at_start
-    assert not _found, _found
-    assert clock.taken() < SECONDS, "too slow"
-    assert taken < GIBIBYTE, f"{taken / GIBIBYTE:.1f} GiB"
+        taken = _peak() - at_start
+        assert not _found, _found
+        assert clock.taken() < SECONDS, "too slow"
+        assert taken < GIBIBYTE, f"{taken / GIBIBYTE:.1f} GiB"
 
 
 class _Clock:
