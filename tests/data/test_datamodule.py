@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from small import small_data, small_module, small_trainer, write_folder
 from lightning_clip import ClipDataModule, InputError, Retrieval
 from lightning_clip.core.types import PairBatch
 from lightning_clip.data import pair_sources
+from lightning_clip.data.loader import PairLoader
+from lightning_clip.data.sampler import PairSampler
 
 
 def spoil(folder: Path, numbers: Iterable[int]) -> None:
@@ -180,3 +183,28 @@ def test_spawned_workers(captions: str, said: str, tmp_path: Path) -> None:
         timeout=240,
     )
     assert said in done.stdout + done.stderr, done.stderr[-3000:]
+
+
+class TestEpochs:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_one_iteration_serves_all(self, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers go on from epoch to epoch, also over validation and what limits an epoch; each is a drawing of its own."""
+        table, begun, seen = write_folder(tmp_path, count=20), [], []
+        begin = PairLoader._begun
+        monkeypatch.setattr(PairLoader, "_begun", lambda loader: begun.append(loader.drop_last) or begin(loader))
+
+        class Sees(pl.Callback):
+            def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: PairBatch, *_: Any) -> None:
+                seen.append(batch.index.tolist())
+
+        data = ClipDataModule(str(table), str(table), local_batch_size=4, num_workers=workers)
+        trainer = small_trainer(tmp_path, max_epochs=3, max_steps=-1, limit_train_batches=4, callbacks=[Sees()])
+        trainer.fit(small_module(), data)
+        assert begun.count(True) == 1 and begun.count(False) == 3  # of training, and of three validations
+        expected = [visit.index for visit in PairSampler(data.source("train").order(0), batch_size=4)]
+        assert list(chain(*seen[:4])) == expected[:16]
+        epochs = [list(chain(*seen[start : start + 4])) for start in (0, 4, 8)]
+        assert all(len(set(epoch)) == 16 for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+        again = small_trainer(tmp_path, max_epochs=1, max_steps=-1)  # the loader is a new one
+        again.fit(small_module(), data)
+        assert begun.count(True) == 2
