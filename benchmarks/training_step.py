@@ -1,39 +1,58 @@
-"""One training step beside open_clip's: the same towers, loss, batch and optimizer, interleaved in one process, one thread.
+"""A whole training step beside open_clip's: the same towers, loss, batch and optimizer, float32, one thread.
 
-What differs: captions are padded to the longest of the batch here, to 77 tokens there; and the code of the towers.
-Caption lengths here are those of rendered scenes.
+ViT of width 192 with 12 layers on patches of 8 in 64 px, text of width 256 with 6 layers: 22.9M parameters. A step is
+tokenizing Flickr8k's captions, normalising pixels, both towers, the loss, backward and AdamW. open_clip runs at its context of
+77 and at 32, the least that holds every caption. Each contender has a process of its own; they take turns, step by step, and
+CPU time is counted, so that other work on the machine weighs on all alike. Memory is the growth of the process from before
+the model is built to the peak of its steps. Needs `LIGHTNING_CLIP_DATA`.
 
-    python benchmarks/training_step.py --batch 64 --rounds 7
+    python benchmarks/training_step.py --rounds 7
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
+import sys
 from collections.abc import Callable
 
 import open_clip
 import torch
-from open_clip.model import CLIP
+from captions import flickr8k_captions
+from in_turns import Measured, in_turns, serve
 from report import Row, machine, write_section
 
 from lightning_clip import ClipModel, SoftmaxContrastiveLoss
-from lightning_clip.data import ClipTokenizer, SyntheticScenes
+from lightning_clip.data import ClipTokenizer
+from lightning_clip.training.allocator import keep_freed_memory
+from lightning_clip.training.optim import OptimizerSettings, build_optimizer, undecayed_names
 
-WIDTH, LAYERS, PATCH, SIZE, EMBED = 192, 6, 16, 64, 192
+WIDTH, LAYERS, PATCH, SIZE, HEADS = 192, 12, 8, 64, 3
+TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBED = 256, 6, 4, 256
 
 
-def ours(images: torch.Tensor, captions: list[str]) -> Callable[[], None]:
+def batch(size: int) -> tuple[torch.Tensor, list[str]]:
+    """Random pixels (B, 3, 64, 64) and captions."""
+    captions = flickr8k_captions()
+    if captions is None:
+        sys.exit("benchmarks/training_step.py: LIGHTNING_CLIP_DATA does not name a folder with flickr8k")
+    pixels = torch.randint(256, (size, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return pixels, captions[:: len(captions) // size][:size]
+
+
+def ours(size: int) -> Callable[[], object]:
     """A step of ClipModel."""
-    size = {"image_size": SIZE, "patch_size": PATCH, "depth": LAYERS, "embed_dim": WIDTH, "num_heads": 3}
-    image = {"name": "vit_base_patch16_clip_224", **size}
-    model = ClipModel(image, {"name": "clip_text", "width": WIDTH, "layers": LAYERS, "heads": 3}, embed_dim=EMBED)
-    optimizer, loss, tokenizer = torch.optim.AdamW(model.parameters(), lr=1e-4), SoftmaxContrastiveLoss(), ClipTokenizer()
+    keep_freed_memory()  # as `lightning-clip fit` does on a CPU
+    pixels, captions = batch(size)
+    image = {"image_size": SIZE, "patch_size": PATCH, "depth": LAYERS, "embed_dim": WIDTH, "num_heads": HEADS}
+    text = {"width": TEXT_WIDTH, "layers": TEXT_LAYERS, "heads": TEXT_HEADS}
+    model = ClipModel({"name": "vit_base_patch16_clip_224", **image}, {"name": "clip_text", **text}, embed_dim=EMBED)
+    optimizer = build_optimizer(model, OptimizerSettings(), undecayed_names(model))
+    loss, tokenizer = SoftmaxContrastiveLoss(), ClipTokenizer()
 
     def step() -> None:
         tokens, mask = tokenizer(captions)
-        output = model(images, tokens, mask, mask.sum(dim=1).tolist())
+        output = model(pixels, tokens, mask, mask.sum(dim=1).tolist())
         loss(output.image_features, output.text_features, output.scale).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -41,53 +60,63 @@ def ours(images: torch.Tensor, captions: list[str]) -> Callable[[], None]:
     return step
 
 
-def theirs(images: torch.Tensor, captions: list[str]) -> Callable[[], None]:
-    """A step of open_clip's CLIP with its loss and tokenizer."""
-    vision = {"layers": LAYERS, "width": WIDTH, "head_width": WIDTH // 3, "patch_size": PATCH, "image_size": SIZE}
-    text = {"context_length": 77, "vocab_size": 49408, "width": WIDTH, "heads": 3, "layers": LAYERS}
-    model = CLIP(embed_dim=EMBED, vision_cfg=vision, text_cfg=text)
-    optimizer, loss = torch.optim.AdamW(model.parameters(), lr=1e-4), open_clip.ClipLoss()
-    tokenizer = open_clip.SimpleTokenizer()
-    mean, std = torch.tensor(open_clip.OPENAI_DATASET_MEAN), torch.tensor(open_clip.OPENAI_DATASET_STD)
+def theirs(context: int, size: int) -> Callable[[], object]:
+    """A step of open_clip's CLIP with its loss, its tokenizer and the optimizer of its training script."""
+    pixels, captions = batch(size)
+    vision = {"layers": LAYERS, "width": WIDTH, "head_width": WIDTH // HEADS, "patch_size": PATCH, "image_size": SIZE}
+    text = {"context_length": context, "width": TEXT_WIDTH, "heads": TEXT_HEADS, "layers": TEXT_LAYERS}
+    model = open_clip.model.CLIP(embed_dim=EMBED, vision_cfg=vision, text_cfg={"vocab_size": 49408, **text})
+    groups: list[list[torch.nn.Parameter]] = [[], []]
+    for parameter in model.parameters():
+        groups[parameter.ndim < 2].append(parameter)
+    decays = [{"params": group, "weight_decay": decay} for group, decay in zip(groups, (0.2, 0.0), strict=True)]
+    optimizer, loss = torch.optim.AdamW(decays, lr=5e-4, betas=(0.9, 0.98), eps=1e-6), open_clip.ClipLoss()
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    mean, std = (
+        torch.tensor(value).view(1, 3, 1, 1) for value in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
 
     def step() -> None:
-        pixels = (images / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-        image_features, text_features, scale = model(pixels, tokenizer(captions))
-        loss(image_features, text_features, scale).backward()
+        features = model((pixels / 255 - mean) / std, tokenizer(captions))
+        loss(*features).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
+def rows(size: int, found: dict[str, Measured]) -> list[Row]:
+    """Lines of the table for one size of batch."""
+    lines, own = [], found["ours"]
+    for context in (77, 32):
+        peer = found[f"open_clip {context}"]
+        ratio = statistics.median(theirs / ours for theirs, ours in zip(peer.seconds, own.seconds, strict=True))
+        what = f"{size} pairs, open_clip at context {context}"
+        lines.append(Row(what, f"{peer.median:.2f} s", f"{own.median:.2f} s", f"{ratio:.2f}x faster"))
+        memory = f"{own.peak / peer.peak:.2f} of the memory"
+        lines.append(Row(f"{what}, memory", f"{peer.peak / 2**20:,.0f} MiB", f"{own.peak / 2**20:,.0f} MiB", memory))
+    return lines
+
+
 def main() -> None:
-    """Runs and prints."""
+    """Runs and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    scenes = SyntheticScenes(size=arguments.batch, image_size=SIZE)
-    images = torch.stack([torch.as_tensor(scenes[i].image) for i in range(arguments.batch)])
-    captions = [scenes[i].captions[0] for i in range(arguments.batch)]
-    steps = {"lightning_clip": ours(images, captions), "open_clip": theirs(images, captions)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(arguments.rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    theirs_took, ours_took = medians["open_clip"], medians["lightning_clip"]
-    row = Row(
-        f"{arguments.batch} pairs, {SIZE} px, both towers of width {WIDTH} and {LAYERS} layers",
-        f"{theirs_took:.2f} s, {arguments.batch / theirs_took:.1f} samples/s",
-        f"{ours_took:.2f} s, {arguments.batch / ours_took:.1f} samples/s",
-        f"{theirs_took / ours_took:.2f}x faster",
-    )
-    write_section("training_step", "A whole training step, float32", machine(1, arguments.rounds), [row])
+    if arguments.serve:
+        name, size = arguments.serve[0], int(arguments.serve[1])
+        serve(lambda: ours(size) if name == "ours" else theirs(int(name.split()[1]), size))
+        return
+    lines = []
+    for size in arguments.batches:
+        names = ["ours", "open_clip 77", "open_clip 32"]
+        commands = {name: [sys.executable, __file__, "--serve", name, str(size)] for name in names}
+        lines += rows(size, in_turns(commands, arguments.rounds))
+    write_section("training_step", "A whole training step, float32", machine(1, arguments.rounds), lines)
 
 
 if __name__ == "__main__":

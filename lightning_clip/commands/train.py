@@ -23,6 +23,7 @@ from lightning_clip.commands.trainer_errors import explained
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.training.allocator import keep_freed_memory
 
 __all__ = ["ClipCLI", "quiet", "run"]
 
@@ -119,6 +120,8 @@ class ClipCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Sees to it that a signal ends in a checkpoint, and looks for the batch size where that was asked."""
+        if self.trainer.strategy.root_device.type == "cpu":  # type: ignore[attr-defined]
+            keep_freed_memory()
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, SaveOnSignal) for callback in callbacks):
             callbacks.append(SaveOnSignal())
