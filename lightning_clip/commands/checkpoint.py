@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.locks import only_writer
 
 __all__ = ["add_consolidate_arguments", "add_merge_arguments", "run_consolidate", "run_merge"]
 
@@ -29,11 +32,14 @@ def run_consolidate(arguments: argparse.Namespace) -> None:
         InputError: an output that exists or has no folder, or a checkpoint that cannot be read.
     """
     folder = existing_path(arguments.folder, "checkpoint")
-    output = _new_file(arguments.output, "--output")
+    with _new_file(arguments.output, "--output") as output:
+        _consolidate(folder, output, arguments.allow_pickle)
 
+
+def _consolidate(folder: Path, output: Path, allow_pickle: bool) -> None:
     from lightning_clip.strategies.consolidate import consolidate
 
-    checkpoint = consolidate(folder, allow_pickle=arguments.allow_pickle)
+    checkpoint = consolidate(folder, allow_pickle=allow_pickle)
     _write(checkpoint, output)
     count = sum(value.numel() for value in checkpoint["state_dict"].values())
     resumable = "optimizer's state included" if checkpoint.get("optimizer_states") else "weights alone, without optimizer"
@@ -58,14 +64,16 @@ def run_merge(arguments: argparse.Namespace) -> None:
         InputError: an output that exists or has no folder, a checkpoint that cannot be read or is whole.
     """
     path = existing_path(arguments.checkpoint, "checkpoint")
-    output = _new_file(arguments.output, "output")
+    with _new_file(arguments.output, "output") as output:
+        _merge(path, output, {"pretrained": arguments.pretrained} if arguments.pretrained else {})
 
+
+def _merge(path: Path, output: Path, options: dict[str, Any]) -> None:
     import torch
 
     from lightning_clip.merging import merged
     from lightning_clip.module.clip_module import ClipModule
 
-    options = {"pretrained": arguments.pretrained} if arguments.pretrained else {}
     module = merged(ClipModule.load_from_checkpoint(path, **options))
     before = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     kept = {key: before[key] for key in ("epoch", "global_step", "pytorch-lightning_version") if key in before}
@@ -76,15 +84,23 @@ def run_merge(arguments: argparse.Namespace) -> None:
     print(f"wrote {output}: {count:,} values, weights alone, without optimizer, step {before.get('global_step', 0)}")
 
 
-def _new_file(name: str, argument: str) -> Path:
+@contextmanager
+def _new_file(name: str, argument: str) -> Iterator[Path]:
+    """A file that only this process writes while the block lasts, and that is not there yet."""
     output = Path(name).expanduser()
+    _check_new(output, argument)
+    with only_writer(output, argument):  # and again: another process may have written it meanwhile
+        _check_new(output, argument)
+        yield output
+
+
+def _check_new(output: Path, argument: str) -> None:
     if output.exists():
         raise InputError(f"{argument} {str(output)!r} exists and is never replaced: remove it or give another name")
     if output.suffix != ".ckpt":
         raise InputError(f"{argument} {str(output)!r} must end in .ckpt")
     if not output.parent.is_dir():
         raise InputError(f"{argument} {str(output)!r}: there is no folder {str(output.parent)!r}, make it first")
-    return output
 
 
 def _write(checkpoint: dict[str, Any], output: Path) -> None:

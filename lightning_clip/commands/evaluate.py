@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_clip.evaluation.interface import EvaluatedModel
+    from lightning_clip.evaluation.suite import Suite
 
 __all__ = ["add_arguments", "opened_model", "run"]
 
@@ -27,19 +30,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the headlines, writes the report; exits with 1 if something could not be measured."""
+    from lightning_clip.commands.train import quiet
+    from lightning_clip.core.locks import only_writer
+    from lightning_clip.evaluation.suite import Suite
+
+    quiet()
+    suite = Suite.read(arguments.suite, **({"output": arguments.output} if arguments.output else {}))
+    with nullcontext() if _is_further_rank() else only_writer(suite.output, "--output"):
+        _evaluate(suite, arguments.checkpoint)
+
+
+def _is_further_rank() -> bool:
+    """Whether this process is one of several of one evaluation, and not the first."""
+    return any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def _evaluate(suite: Suite, checkpoints: list[str]) -> None:
     from pathlib import Path
 
     from rich.table import Table
 
-    from lightning_clip.commands.train import quiet
     from lightning_clip.evaluation.run_suite import run_suite
-    from lightning_clip.evaluation.suite import Suite
     from lightning_clip.evaluation.summary import HEADER, headline_rows, write_summary
     from lightning_clip.reporting.terminal import PlainConsole
 
-    quiet()
-    suite = Suite.read(arguments.suite, **({"output": arguments.output} if arguments.output else {}))
-    models = [opened_model(text) for text in arguments.checkpoint]
+    models = [opened_model(text) for text in checkpoints]
     console = PlainConsole()
     outcome = run_suite(suite, models, lambda text: console.print(text, highlight=False))
     table = Table(*HEADER)

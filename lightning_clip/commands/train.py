@@ -18,6 +18,7 @@ from lightning_clip.checkpoints.checking import check_checkpoint
 from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.deep_settings import with_deep_settings
 from lightning_clip.commands.imports import IMPORT_HELP, with_plugins
+from lightning_clip.commands.run_lock import OnlyRun
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.commands.trainer_errors import explained
 from lightning_clip.core.errors import InputError, existing_path
@@ -125,6 +126,7 @@ class ClipCLI(LightningCLI):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, SaveOnSignal) for callback in callbacks):
             callbacks.append(SaveOnSignal())
+        callbacks.append(OnlyRun())
         if self._get(self.config, "find_batch_size"):
             find_batch_size(self.trainer, self.model, self.datamodule)
 

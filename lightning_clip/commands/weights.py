@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.locks import only_writer
 
 if TYPE_CHECKING:
     from lightning_clip.module.clip_module import ClipModule
@@ -50,8 +51,13 @@ def run_interpolate(arguments: argparse.Namespace) -> None:
     """Scores every alpha on every set, writes the best model.
 
     Raises:
-        InputError: models that do not fit each other, a wrong alpha or suite, or an output that exists.
+        InputError: models that do not fit each other, a wrong alpha or suite, or an output that exists or is being written.
     """
+    with only_writer(arguments.output, "--output"):
+        _interpolate(arguments)
+
+
+def _interpolate(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.merging.interpolation import curve_figure, sweep
@@ -86,8 +92,14 @@ def run_soup(arguments: argparse.Namespace) -> None:
     """Averages, with a table of what is in the soup.
 
     Raises:
-        InputError: models that do not fit each other, a greedy soup without a suite, or an output that exists.
+        InputError: models that do not fit each other, a greedy soup without a suite, or an output that exists or is being
+            written.
     """
+    with only_writer(arguments.output, "--output"):
+        _soup(arguments)
+
+
+def _soup(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.merging.mixing import write_checkpoint
