@@ -16,7 +16,7 @@ from pathlib import Path
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.system_errors import reason_of_writing
 
-__all__ = ["beside", "place_beside", "remove_leftovers", "safe_name", "sync", "sync_entry", "take_place"]
+__all__ = ["beside", "place_beside", "remove_leftovers", "removed_on_failure", "safe_name", "sync", "sync_entry", "take_place"]
 
 _ABANDONED = 3600  # seconds in which nothing was written
 
@@ -66,6 +66,30 @@ def beside(path: str | Path, *, folder: bool = False, durable: bool = False) -> 
             place.unlink()
         if isinstance(error, Exception) and not isinstance(error, InputError) and (reason := reason_of_writing(error, target)):
             raise InputError(f"{str(path)!r} cannot be written: {reason}") from error
+        raise
+
+
+@contextmanager
+def removed_on_failure(path: Path) -> Iterator[None]:
+    """Leaves nothing under `path` if the block fails.
+
+    Args:
+        path: of a file that the block writes.
+
+    Examples:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "a.partial"
+        >>> with suppress(ValueError), removed_on_failure(place):
+        ...     _ = place.write_text("half")
+        ...     raise ValueError
+        >>> place.exists()
+        False
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
         raise
 
 

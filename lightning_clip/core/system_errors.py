@@ -31,6 +31,8 @@ def reason_of_writing(error: BaseException, target: Path) -> str | None:
         return f"the disk is full ({free:.1f} GB free). {kept}: make room or choose another place"
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return f"{error.strerror}. Choose another place"
+    if found := re.search(r"open file failed with strerror: ([^\n]+)", str(error)):  # torch's writer
+        return f"{found[1].strip()}. Choose another place"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return "the name is too long. Choose a shorter one"
     if isinstance(error, NotADirectoryError | FileExistsError):
@@ -85,7 +87,9 @@ def _of_files(error: OSError, place: str) -> str | None:
 def _is_full(error: BaseException) -> bool:
     # torch's writer keeps the system's number to itself; of a zip archive nothing else fails while it is written.
     text = str(error)
-    return _number(error) in _NO_ROOM or "No space left" in text or "PytorchStreamWriter failed writing" in text
+    if _number(error) in _NO_ROOM or "No space left" in text or "PytorchStreamWriter failed writing" in text:
+        return True
+    return "inline_container" in text and "unexpected pos" in text
 
 
 def _number(error: BaseException) -> int | None:

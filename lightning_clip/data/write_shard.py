@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
-from lightning_clip.core.atomic import beside
+from lightning_clip.core.atomic import beside, removed_on_failure
 from lightning_clip.core.errors import InputError, nearest, reason_of
 from lightning_clip.core.types import TEACHERS, Pair
 from lightning_clip.data.column_files import column_members
@@ -116,7 +116,7 @@ class Packer:
         partial = path.with_suffix(".tar.partial")
         # Fixed times and owners: the same pairs give the same bytes.
         fixed = {"encoder": False, "mtime": 0, "user": "", "group": ""}
-        with partial.open("wb") as stream, TarWriter(stream, **fixed) as writer:
+        with removed_on_failure(partial), partial.open("wb") as stream, TarWriter(stream, **fixed) as writer:
             for index in range(start, stop):
                 try:
                     members = self._members(index)

@@ -64,6 +64,7 @@ class TestFaults:
             (OSError(errno.EMFILE, "Too many open files"), "raise the limit of open files"),
             (FileExistsError(errno.EEXIST, "File exists", "out"), "'out': File exists"),
             (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "the disk is full"),
+            (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 128 vs 0"), "the disk is full"),
             (MemoryError(), "the memory is full"),
             (torch.OutOfMemoryError("CUDA out of memory. Tried"), "memory is full: set a smaller local_batch_size"),
         ],
