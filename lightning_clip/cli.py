@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from lightning_clip.commands.faults import said
 from lightning_clip.commands.imports import add_import_argument, import_plugins
+from lightning_clip.core.errors import InputError
 from lightning_clip.core.trust import restricted, typed
 
 __all__ = ["build_parser", "main"]
@@ -107,6 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         return said(error)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust, which meets a file that it did not expect
+            raise
+        return said(InputError(f"a file is damaged in a way that its library cannot read ({error}): write it again"))
     return 0
 
 

@@ -88,8 +88,13 @@ def tokenizer_of(recipe: Recipe) -> Any:
     if spec is None:
         return None
     given = default_tokenizer(spec.tower) if recipe.tokenizer is None else recipe.tokenizer
-    with _hub(f"tokenizer {_shown(given)}", given):
-        return tokenizers.build(given)
+    try:
+        with _hub(f"tokenizer {_shown(given)}", given):
+            return tokenizers.build(given)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the library of tokenizers, which is none of Python's Exceptions
+            raise
+        raise InputError(f"tokenizer {_shown(given)} is damaged ({error}): write it again") from error
 
 
 def _tower(column: str, spec: Any, tokenizer: Tokenizer | None) -> Any:

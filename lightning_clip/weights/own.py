@@ -118,11 +118,25 @@ def check_stored(path: str, content: Mapping[str, Any]) -> None:
         check_recipe(path, settings, recipe, shapes_of(own))
 
 
+def _check_objective(value: Any) -> None:
+    """Refuses what names no objective; from Python one may be an object, from a file never."""
+    if isinstance(value, list) and value:
+        for entry in value:
+            _check_objective(entry)
+        return
+    named = isinstance(value, Mapping) and isinstance(value.get("name"), str)
+    if not (named or isinstance(value, str)):
+        raise InputError(f"objective {str(value)[:100]!r} is no name and no mapping with one")
+    if named and "loss" in value and not isinstance(value["loss"], str | Mapping):
+        raise InputError(f"objective.loss {str(value['loss'])[:100]!r} is no name and no mapping with one")
+
+
 def open_folder(folder: Path, source: Source) -> Pretrained:
     """What `lightning-clip export --format safetensors` wrote."""
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
         recipe = Recipe.from_mapping(settings)
+        _check_objective(settings["objective"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{str(folder / SETTINGS_FILE)!r} is broken ({error}): export the model again") from error
     weights = read_file(existing_path(folder / WEIGHTS_FILE, "weights"), source.allow_pickle)

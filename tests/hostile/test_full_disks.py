@@ -1,4 +1,4 @@
-"""Full disks and disks that can only be read, under commands that write: one line, nothing half-written, the old output kept."""
+"""Full and read-only disks, under commands that write: one line, nothing half-written, what was there before is kept."""
 
 from __future__ import annotations
 

@@ -118,3 +118,16 @@ def test_the_bound_ends_with_its_block() -> None:
     with pytest.raises(TooManyTensors, match="more than 1 tensors"), at_most_tensors(1):
         torch.nn.Linear(2, 2)
     torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("objective", 3, "lightning_clip.json' is broken .objective '3' is no name"),
+        ("objective", ["pairs", None], "objective 'None' is no name"),
+        ("objective", {"name": "pairs", "loss": 3}, "objective.loss '3' is no name"),
+    ],
+)
+def test_objectives_of_another_kind(key: str, value: Any, message: str, folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        ClipModule.from_pretrained(str(changed(folders, f"lightning_clip.json/{key}", value, tmp_path)))
