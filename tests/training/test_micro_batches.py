@@ -38,7 +38,8 @@ def small_start() -> dict[str, Tensor]:
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, value in expected.items():
-        assert (found[name] - value).double().norm() <= 1e-5 * value.double().norm(), name
+        # Captions of another slice share other beginnings: sums are rounded in another order, and AdamW divides by small ones.
+        assert (found[name] - value).double().norm() <= 2e-5 * value.double().norm(), name
 
 
 class TestSameWeights:
