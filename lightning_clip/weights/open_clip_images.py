@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import in_range
 from lightning_clip.encoders import HuggingFaceImageEncoder, ImageEncoder, OpenClipImageEncoder, TimmImageEncoder
 from lightning_clip.encoders.projection import IdentityProjection, LinearProjection
 from lightning_clip.weights import clip, siglip
@@ -50,6 +51,7 @@ def read_image(visual: nn.Module, config: dict[str, Any], image_size: int | None
     if isinstance(own, list | tuple) and own[0] != own[-1]:
         raise InputError(f"{label} takes images of {tuple(own)}: only square ones are supported")
     size = image_size or int(own[0] if isinstance(own, list | tuple) else own)
+    in_range(f"{label}: image_size", size, 1, whole=True)
     if settings["timm_model_name"]:
         return _read_timm(visual, config, size)
     weights = visual.state_dict(prefix="visual.")
