@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_clip.checkpoints.fit import check_finite_weights
 from lightning_clip.checkpoints.reading import is_ours
 from lightning_clip.model.predictor import Predictor
-from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.weights.names import existing_source
+from lightning_clip.weights.trained import TrainedModel, open_checkpoint_plainly, open_trained
 
-__all__ = ["is_name", "open_module", "open_predictor"]
+if TYPE_CHECKING:
+    from lightning_clip.module.clip_module import ClipModule
+
+__all__ = ["is_name", "open_for_use", "open_module", "open_predictor"]
 
 
 def is_name(source: str) -> bool:
@@ -37,18 +41,49 @@ def open_module(source: str | Path, *, allow_pickle: bool = False) -> ClipModule
         InputError: nothing of that name, weights that do not fit or are not finite, or weights that would have to be
             downloaded without network.
     """
-    module = _opened(str(source), allow_pickle)
+    from lightning_clip.module.clip_module import ClipModule  # here: what only uses a model starts without Lightning
+
+    if (path := _checkpoint(str(source))) is None:
+        module = ClipModule.from_pretrained(str(source), allow_pickle=allow_pickle)
+    else:
+        module = ClipModule.load_from_checkpoint(path, weights_only=not allow_pickle)
     check_finite_weights(str(source), module.model.state_dict())
     return module
 
 
-def _opened(source: str, allow_pickle: bool) -> ClipModule:
-    if not is_name(source):
-        kind = "checkpoint" if source.endswith(".ckpt") else "model (a checkpoint, open_clip:NAME/WEIGHTS, hf:NAME or a folder)"
-        path = existing_source(source, kind)
-        if path.is_file() and (path.suffix == ".ckpt" or is_ours(path)):
-            return ClipModule.load_from_checkpoint(path, weights_only=not allow_pickle)
-    return ClipModule.from_pretrained(source, allow_pickle=allow_pickle)
+def open_for_use(source: str | Path, *, allow_pickle: bool = False) -> TrainedModel | ClipModule:
+    """A model that is used and not trained: without Lightning where that goes, else the module.
+
+    It goes for all but checkpoints of subclasses of `ClipModule` and of adapted models.
+
+    Args:
+        source: as for `open_module`.
+        allow_pickle: as for `open_module`.
+
+    Raises:
+        InputError: as `open_module`.
+    """
+    if (path := _checkpoint(str(source))) is None:
+        found: TrainedModel | None = open_trained(source, allow_pickle=allow_pickle)
+    else:
+        found = open_checkpoint_plainly(path, allow_pickle=allow_pickle)
+    if found is None:
+        return open_module(source, allow_pickle=allow_pickle)
+    check_finite_weights(str(source), found.model.state_dict())
+    return found
+
+
+def _checkpoint(source: str) -> Path | None:
+    """The path of a checkpoint of ours; None for other sources.
+
+    Raises:
+        InputError: a path where nothing is.
+    """
+    if is_name(source):
+        return None
+    kind = "checkpoint" if source.endswith(".ckpt") else "model (a checkpoint, open_clip:NAME/WEIGHTS, hf:NAME or a folder)"
+    path = existing_source(source, kind)
+    return path if path.is_file() and (path.suffix == ".ckpt" or is_ours(path)) else None
 
 
 def open_predictor(source: str | Path, *, allow_pickle: bool = False) -> Predictor:
@@ -65,4 +100,4 @@ def open_predictor(source: str | Path, *, allow_pickle: bool = False) -> Predict
         >>> predictor = open_predictor("open_clip:ViT-B-32/openai")  # doctest: +SKIP
         >>> predictor.scores(image, ["a cat", "a dog"]).softmax(dim=-1)  # doctest: +SKIP
     """
-    return open_module(source, allow_pickle=allow_pickle).predictor
+    return open_for_use(source, allow_pickle=allow_pickle).predictor

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,6 +25,7 @@ from lightning_clip.training.optim import OptimizerSettings, Rate
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from lightning.pytorch.strategies import Strategy
 
     from lightning_clip.model.space import SharedSpace
 
@@ -55,7 +55,7 @@ class Adaptation:
     def __init__(
         self, model: SharedSpace, settings: AdaptSettings, strategy: Strategy | None = None, base: Base | None = None
     ) -> None:
-        if settings.stages and isinstance(strategy, DeepSpeedStrategy):
+        if settings.stages and _is_deepspeed(strategy):
             raise InputError(
                 "adapt.stages cannot change what DeepSpeed trains once it has taken the weights apart: use strategy 'ddp' or "
                 "'clip_fsdp2', or one run for each stage"
@@ -163,8 +163,16 @@ class Adaptation:
         return TrainedOnly({f"model.{name}" for name in names}, base.source)
 
 
+def _is_deepspeed(strategy: Strategy | None) -> bool:
+    if strategy is None:
+        return False
+    from lightning.pytorch.strategies import DeepSpeedStrategy  # here and below: what opens weights starts without Lightning
+
+    return isinstance(strategy, DeepSpeedStrategy)
+
+
 def _check_store(strategy: Strategy | None) -> None:
-    if isinstance(strategy, DeepSpeedStrategy) or getattr(strategy, "_save_distributed_checkpoint", False):
+    if _is_deepspeed(strategy) or getattr(strategy, "_save_distributed_checkpoint", False):
         raise InputError(
             f"{type(strategy).__name__} writes checkpoints in parts, which hold all weights: set adapt.store to full, or use "
             "strategy 'ddp' or 'clip_fsdp2' without sharded_checkpoint"
@@ -173,6 +181,8 @@ def _check_store(strategy: Strategy | None) -> None:
 
 def _wrap_again(strategy: Strategy) -> None:
     """DDP reduces the gradients of those parameters that were trained when it wrapped the module: others need a new one."""
+    from lightning.pytorch.strategies import DDPStrategy
+
     wrapped = strategy.model
     if isinstance(strategy, DDPStrategy) and isinstance(wrapped, DistributedDataParallel):
         wrapped._remove_autograd_hooks()  # type: ignore[no-untyped-call]

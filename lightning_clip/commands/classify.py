@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from lightning_clip.data.decoding import decode
-    from lightning_clip.loading import open_module
+    from lightning_clip.loading import open_predictor
     from lightning_clip.prompts import resolve_templates
     from lightning_clip.reporting.terminal import PlainConsole
 
@@ -62,8 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise
         except (OSError, ValueError) as error:
             raise InputError(f"image {path!r} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
-    module = open_module(arguments.checkpoint)
-    score = module.predictor.similarity(labels, templates)
+    score = open_predictor(arguments.checkpoint).similarity(labels, templates)
     table = Table()
     table.add_column("image")
     table.add_column("label")

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the headlines, writes the report; exits with 1 if something could not be measured."""
-    from lightning_clip.commands.train import quiet
+    from lightning_clip.commands.quiet import quiet
     from lightning_clip.core.locks import only_writer
     from lightning_clip.evaluation.suite import Suite
 

@@ -39,14 +39,14 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: weights that cannot be read, or a format that cannot hold them.
     """
-    from lightning_clip.commands.train import quiet
+    from lightning_clip.commands.quiet import quiet
     from lightning_clip.export.card import Run
     from lightning_clip.export.export import export, push_to_hub
-    from lightning_clip.loading import open_module
+    from lightning_clip.loading import open_for_use
 
     quiet()
     with typed() if arguments.allow_pickle else nullcontext():
-        module = open_module(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
+        module = open_for_use(arguments.checkpoint, allow_pickle=arguments.allow_pickle)
         known = Run.of(arguments.checkpoint, arguments.recipe, arguments.evaluation, arguments.allow_pickle)
     done = export(module, arguments.format, arguments.output, known, towers=arguments.towers)
     size = sum(file.stat().st_size for file in done.folder.rglob("*") if file.is_file())

@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints the plan."""
     from rich.table import Table
 
+    from lightning_clip.commands.quiet import quiet
     from lightning_clip.commands.recipe import read_recipe
-    from lightning_clip.commands.train import quiet
     from lightning_clip.planning import Machines, find_device, make_plan
     from lightning_clip.planning.tables import plan_mapping, plan_tables
     from lightning_clip.reporting.terminal import PlainConsole

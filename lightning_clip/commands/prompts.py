@@ -52,7 +52,7 @@ def run_search(arguments: argparse.Namespace) -> None:
     """
     from pathlib import Path
 
-    from lightning_clip.commands.train import quiet
+    from lightning_clip.commands.quiet import quiet
     from lightning_clip.prompts.search import search_templates
     from lightning_clip.reporting.terminal import PlainConsole
 

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Precomputes each teacher's features of all images, in the evaluation transform, and all captions; then packs."""
     import torch
 
-    from lightning_clip.commands.train import quiet
+    from lightning_clip.commands.quiet import quiet
     from lightning_clip.data.pack_shards import pack_shards
     from lightning_clip.data.teachers import TaughtSource
     from lightning_clip.evaluation.models import open_model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -18,6 +16,7 @@ from lightning_clip.checkpoints.checking import check_checkpoint
 from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.deep_settings import with_deep_settings
 from lightning_clip.commands.imports import IMPORT_HELP, with_plugins
+from lightning_clip.commands.quiet import quiet
 from lightning_clip.commands.run_lock import OnlyRun
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.commands.trainer_errors import explained
@@ -26,7 +25,7 @@ from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.training.allocator import keep_freed_memory
 
-__all__ = ["ClipCLI", "quiet", "run"]
+__all__ = ["ClipCLI", "run"]
 
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 # `${model.embed_dim}` in a recipe, instead of `${fit.model.embed_dim}`.
@@ -204,18 +203,3 @@ def _constructor_error(error: BaseException) -> BaseException:
         chain = inner
         seen.add(id(chain))
     return chain
-
-
-def quiet() -> None:
-    """Hides hints that do not help here: about loader workers (recipes choose them), log intervals and seeds."""
-    for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
-    for message in (
-        "does not have many workers",
-        "treespec, LeafSpec",
-        "exists and is not empty",
-        "smaller than the logging interval",
-        r"module\(s\) in eval mode at the start of training",  # frozen towers are so on purpose
-    ):
-        warnings.filterwarnings("ignore", f".*{message}")

@@ -1,13 +1,19 @@
-"""Pairs: sources, order, transforms, tokenizers and the data module."""
+"""Pairs: sources, order, transforms, tokenizers and the data module, which is imported when first used: it needs Lightning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from lightning_clip.data.clip_tokenizer import ClipTokenizer
-from lightning_clip.data.datamodule import ClipDataModule
 from lightning_clip.data.few_shot import FewShotSource
 from lightning_clip.data.sampler import PairSampler
 from lightning_clip.data.sources import ClassFolders, PairSource, ShardSource, TableSource, pair_sources
 from lightning_clip.data.synthetic import SyntheticScenes
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers, train_tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
+
+if TYPE_CHECKING:
+    from lightning_clip.data.datamodule import ClipDataModule
 
 __all__ = [
     "ClassFolders",
@@ -26,3 +32,11 @@ __all__ = [
     "tokenizers",
     "train_tokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ClipDataModule":
+        from lightning_clip.data.datamodule import ClipDataModule
+
+        return ClipDataModule
+    raise AttributeError(f"module 'lightning_clip.data' has no attribute {name!r}")

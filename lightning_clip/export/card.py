@@ -15,7 +15,6 @@ from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.yaml_bounds import check_growth
 from lightning_clip.encoders import ImageEncoder, Tower
 from lightning_clip.export.interface import Exportable
-from lightning_clip.planning.formatting import accelerator_time
 from lightning_clip.weights.files import read_file
 
 __all__ = ["Run", "model_card"]
@@ -181,6 +180,8 @@ def _compute(run: Run) -> str:
         return "Not measured: the callback `ComputeMeter` keeps it in the checkpoint."
     rows = [(name, seconds) for name, seconds in sorted(run.accelerator_seconds.items())]
     rows += [("together", sum(run.accelerator_seconds.values()))] if len(rows) > 1 else []
+    from lightning_clip.planning.formatting import accelerator_time  # here: planning opens modules
+
     lines = "\n".join(f"| {name} | {accelerator_time(seconds)} | {seconds / (365.25 * 86400):.3g} |" for name, seconds in rows)
     return f"| device | accelerator time | accelerator-years |\n|---|---|---|\n{lines}"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_clip.core.registry import LIVE
 from lightning_clip.export.formats import Format, formats, largest_difference
 from lightning_clip.export.interface import Exportable
-from lightning_clip.loading import open_module
+from lightning_clip.loading import open_for_use
 from lightning_clip.weights.own import RECIPE_KEYS, SETTINGS_FILE, WEIGHTS_FILE
 
 __all__ = ["SafetensorsFormat"]
@@ -46,7 +46,7 @@ module.encode_text(["a dog"])
 
     def differences(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, float]:
         """Of features where the towers read images or texts, of weights where they read other columns."""
-        read, model = open_module(folder), module.model
+        read, model = open_for_use(folder), module.model
         weights = read.model.state_dict()
         found = {
             key.partition("_encoder.")[0]: largest_difference(weights[key], value)
@@ -54,14 +54,14 @@ module.encode_text(["a dog"])
             if "_encoder." in key and value.numel()
         }
         if "image" in model.columns:
-            found["image"] = largest_difference(read.encode_image(pixels), module.predictor.encode_image(pixels))
+            found["image"] = largest_difference(read.predictor.encode_image(pixels), module.predictor.encode_image(pixels))
         if "text" in model.columns:
-            found["text"] = largest_difference(read.encode_text(texts), module.predictor.encode_text(texts))
+            found["text"] = largest_difference(read.predictor.encode_text(texts), module.predictor.encode_text(texts))
         return found
 
     def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by `from_pretrained`, from the folder."""
-        read = open_module(folder)
+        read = open_for_use(folder).predictor
         return read.encode_image(pixels), read.encode_text(list(texts))
 
 

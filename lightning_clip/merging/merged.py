@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -11,11 +11,15 @@ from torch.distributed.tensor import DTensor
 from lightning_clip.adapt.lora import has_parts
 from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.new_tokens import join_new_tokens
-from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.weights.trained import TrainedModel
+
+if TYPE_CHECKING:
+    from lightning_clip.module.clip_module import ClipModule
 
 __all__ = ["is_whole", "merged", "whole"]
 
-Module = TypeVar("Module", bound=ClipModule)
+Module = TypeVar("Module", bound="ClipModule")
+Whole = TypeVar("Whole", bound="ClipModule | TrainedModel")
 
 
 def merged(module: Module) -> Module:
@@ -46,8 +50,10 @@ def merged(module: Module) -> Module:
     return ordinary.train(module.training)
 
 
-def whole(module: Module) -> Module:
+def whole(module: Whole) -> Whole:
     """The module itself, or `merged` where that makes a difference."""
+    if isinstance(module, TrainedModel):
+        return module
     module.configure_model()
     return module if is_whole(module) else merged(module)
 

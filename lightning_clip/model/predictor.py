@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -161,6 +160,8 @@ class Predictor:
             return self.encode_text(values, batch_size)
         if self.model.share.get(column, column) == "image":
             return self.encode_image(values, batch_size)
+        from lightning.fabric.utilities.apply_func import move_data_to_device  # here: images and texts do without Lightning
+
         found = []
         with evaluating(self.model):
             for start in range(0, len(values), batch_size):

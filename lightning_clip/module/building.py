@@ -14,20 +14,20 @@ from lightning_clip.adapt import Adaptation, AdaptSettings, grow_tower, grown_to
 from lightning_clip.data.feature_store import FeatureStore
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
-from lightning_clip.model.build import build_model, tokenizer_of
+from lightning_clip.model.build import tokenizer_of
 from lightning_clip.model.predictor import ImageInput, Predictor, TextInput
 from lightning_clip.model.presets import preset
 from lightning_clip.model.recipe import Recipe, TowerSpec
 from lightning_clip.model.space import SharedSpace
-from lightning_clip.module.learning import check_adapters, check_finite, collators, freeze, prepare, still
+from lightning_clip.module.learning import check_adapters, check_finite, collators, prepare, still
 from lightning_clip.module.on_ranks import OnRanks
 from lightning_clip.module.running import check_trainer, take_up
 from lightning_clip.module.settings import recorded
 from lightning_clip.objectives import Objective, build_objective
-from lightning_clip.objectives.weighted import builders
 from lightning_clip.training.execution import prepare as apply_execution
 from lightning_clip.training.optim import undecayed_names
 from lightning_clip.training.windows import Window
+from lightning_clip.weights.assembly import add_objective, loaded_model, with_towers_read
 from lightning_clip.weights.opening import start_from
 from lightning_clip.weights.source import Pretrained
 
@@ -62,8 +62,7 @@ class BuiltOnUse(OnRanks):
         self._own_columns = {column for column, spec in given.towers.items() if spec.tower is not None}
         recipe, self._start = start_from(pretrained, given)
         self.objective = build_objective(recipe.objective)
-        self.recipe = recipe.reading(dict.fromkeys(self.reads(), type(self).__name__) | builders(self.objective))
-        _ = self.recipe.transform  # a wrong setting is said now, not when the first loader is made
+        self.recipe = with_towers_read(recipe, self.objective, self.reads(), type(self).__name__)
         self.training_settings.execution.check_towers([c for c in self.recipe.towers if c not in self.recipe.share])
         self._first_tokenizer = tokenizer_of(self.recipe)
         self.tokenizer = self._first_tokenizer
@@ -196,16 +195,13 @@ class BuiltOnUse(OnRanks):
     def _build(self) -> None:
         if not self._prepared:
             prepare(self)
-        model = build_model(self.recipe, self._first_tokenizer, self.objective.initial_temperature())
+        model = loaded_model(self.recipe, self._first_tokenizer, self.objective, self._start)
         base = known_base(self._given, self._start.weights if self._start else ())
-        if self._start is not None:
-            self._start.load_into(model)
-            self._start = None  # a checkpoint holds all of it from now on
+        self._start = None  # a checkpoint holds all of it from now on
         if self.tokenizer is not self._first_tokenizer:
             grow_tower(model.tower("text"), self._first_tokenizer, self.tokenizer, self.training_settings.adapt)
         self._modules["model"] = model  # add_module() would ask the property of this name
-        self.objective.build(model)
-        freeze(model, self.objective)
+        add_objective(model, self.objective)
         grown = self.tokenizer is not self._first_tokenizer
         check_adapters(model, self.objective, self.training_settings.adapt, grown)
         self.complete_model()

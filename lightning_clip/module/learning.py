@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
@@ -31,7 +30,6 @@ __all__ = [
     "empty_output",
     "encode_columns",
     "evaluate_batch",
-    "freeze",
     "log_measured",
     "log_progress",
     "prepare",
@@ -66,16 +64,6 @@ class _Learns(Protocol):
 def data_of(module: Any) -> Any | None:
     """The data module of the run, or None."""
     return None if module._trainer is None else getattr(module.trainer, "datamodule", None)
-
-
-def freeze(model: SharedSpace, objective: Objective) -> None:
-    """Parameters that the objective does not learn have no gradient."""
-    learns = objective.learns()
-    frozen = [parameter for name, parameter in model.named_parameters() if not name.startswith(learns)]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    if frozen:
-        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # of Lightning: here it is meant
 
 
 def still(model: SharedSpace, objective: Objective) -> None:

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from lightning_clip.core.distributed import AcrossRanks
@@ -18,6 +17,8 @@ from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames
 
 if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
+
     from lightning_clip.model.predictor import Predictor
 
 __all__ = ["Objective", "objectives"]

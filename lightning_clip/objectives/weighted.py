@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
@@ -19,6 +18,8 @@ from lightning_clip.objectives.base import Objective
 from lightning_clip.prompts.classifier import ClassNames
 
 if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
+
     from lightning_clip.model.predictor import Predictor
 
 __all__ = ["WeightedSum", "builders", "each_objective"]

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from lightning_clip.core.atomic import beside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Section", "Table", "write_report"]
 

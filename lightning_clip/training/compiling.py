@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-import torch._dynamo
-
 from lightning_clip.encoders.base import TextEncoder, Tower
 
 __all__ = ["compile_tower"]
@@ -29,6 +26,8 @@ def compile_tower(tower: Tower) -> None:
         >>> next(iter(tower.state_dict()))
         'positional_embedding'
     """
+    import torch._dynamo  # here: it is slow to import
+
     # All compiled modules count against one limit, and each tower needs a few: training, evaluation, a rest of a batch.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _FORMS)
     dynamic = True if isinstance(tower, TextEncoder) else None

@@ -16,9 +16,12 @@ from lightning_clip.encoders.padding import side_mapping
 from lightning_clip.model.recipe import DEFAULT_EMBED_DIM, NO_TOWER, Recipe, TowerSpec
 from lightning_clip.objectives import build_objective
 from lightning_clip.weights.names import existing_source
+from lightning_clip.weights.own import SETTINGS_FILE, open_checkpoint, open_folder
 from lightning_clip.weights.source import Pretrained, Source
 
 __all__ = ["open_pretrained", "start_from"]
+
+_KINDS = "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)"
 
 
 def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretrained:
@@ -30,24 +33,31 @@ def open_pretrained(value: str | Path | Mapping[str, Any] | Source) -> Pretraine
     """
     source = Source.of(value)
     # Here and below: each of these libraries is slow to import.
-    from lightning_clip.weights.from_open_clip import open_open_clip
-    from lightning_clip.weights.from_transformers import open_transformers
-    from lightning_clip.weights.own import SETTINGS_FILE, open_checkpoint, open_folder
-
     if source.source.startswith("open_clip:"):
+        from lightning_clip.weights.from_open_clip import open_open_clip
+
         name = source.source.removeprefix("open_clip:")
         with hub_or_cache(f"pretrained {source.source!r}") if _may_download(name) else nullcontext():
             return open_open_clip(name, source)
     if source.source.startswith("hf:"):
+        from lightning_clip.weights.from_transformers import open_transformers
+
         name = expanded(source.source.removeprefix("hf:"))
         with hub_or_cache(f"pretrained {source.source!r}") if is_hub_name(name) else nullcontext():
             return open_transformers(name, source)
-    path = existing_source(source.source, "pretrained (a checkpoint, open_clip:NAME/TAG, hf:NAME or a folder)")
+    return _open_path(existing_source(source.source, _KINDS), source)
+
+
+def _open_path(path: Path, source: Source) -> Pretrained:
     if (path / SETTINGS_FILE).is_file():
         return open_folder(path, source)
     if (path / "open_clip_config.json").is_file():
+        from lightning_clip.weights.from_open_clip import open_open_clip
+
         return open_open_clip(f"local-dir:{path}", source)
     if (path / "config.json").is_file():
+        from lightning_clip.weights.from_transformers import open_transformers
+
         return open_transformers(str(path), source)
     return open_checkpoint(path, source)
 
