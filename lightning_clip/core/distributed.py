@@ -11,7 +11,7 @@ from torch.distributed.nn.functional import all_gather
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["AcrossRanks", "agree", "on_any_rank", "world"]
+__all__ = ["AcrossRanks", "agree", "mean_over_ranks", "world"]
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 
@@ -21,15 +21,6 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def on_any_rank(flag: Tensor) -> Tensor:
-    """Whether a boolean () is True on any rank; the same on all of them."""
-    if world()[1] == 1:
-        return flag
-    found = flag.to(torch.int32)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found.bool()
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ __all__ = ["Positives", "check_exchange", "check_features", "open_exchange", "pr
 Positives: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_UNKNOWN = -1.0  # no norm
 _FORMS = ("none", "(B, 1)", "(B, 2)", "((N, 1), (M, 1))", "((N, 2), (M, 2))")
 
 
@@ -59,6 +61,7 @@ def open_exchange(
     positives: Positives | None = None,
     alone: bool = False,
     check_finite: bool = True,
+    norms: bool = False,
 ) -> Exchange:
     """Checks the features of all ranks and says how they meet; what is wrong on one rank is raised on all of them.
 
@@ -69,6 +72,8 @@ def open_exchange(
         positives: int64 (N,) or (N, K), or those of images and of texts (M,) or (M, K).
         alone: this rank by itself, as in evaluation.
         check_finite: whether to look for NaN.
+        norms: whether the ranks tell each other the largest norms of their features, too; on CPUs alone, since on an
+            accelerator it would wait for the device.
 
     Raises:
         InputError: see `check_features`, or ranks whose width, type or kind of ids differ.
@@ -78,14 +83,34 @@ def open_exchange(
         check_features(image_features, text_features, check_finite, positives)
         return Alone(len(text_features), len(image_features))
     problem = _problem(image_features, text_features, check_finite, positives)
-    header = [0] * 5  # of a faulty rank, whose numbers nobody looks at
+    header = [0] * 7  # of a faulty rank, whose numbers nobody looks at
     if problem is None:
         sizes = [len(image_features), len(text_features), image_features.shape[1]]
-        header = [*sizes, _TYPES.index(image_features.dtype), _FORMS.index(_form(positives))]
+        longest = _longest(image_features, text_features) if norms else [_UNKNOWN, _UNKNOWN]
+        header = [*sizes, _TYPES.index(image_features.dtype), _FORMS.index(_form(positives)), *map(_bits, longest)]
     headers = agree(problem, header, image_features.device)
     _check_alike(headers)
     rows, columns = [found[0] for found in headers], [found[1] for found in headers]
-    return (Ring if kind == "ring" else Gather)(columns, rank, rows)
+    told = [max(_number(found[place]) for found in headers) for place in (5, 6)]
+    known = None if _UNKNOWN in told else (told[0], told[1])
+    return (Ring if kind == "ring" else Gather)(columns, rank, rows, known)
+
+
+def _longest(*features: Tensor) -> list[float]:
+    """The largest norm of a row of each, in float32 or better."""
+    if features[0].device.type != "cpu":
+        return [_UNKNOWN] * len(features)
+    dtype = torch.promote_types(features[0].dtype, torch.float32)
+    return [float(value.detach().norm(dim=1, dtype=dtype).amax()) for value in features]
+
+
+def _bits(value: float) -> int:
+    """A number as an int64 of the same bits: headers hold whole numbers."""
+    return int.from_bytes(struct.pack("<d", value), "little", signed=True)
+
+
+def _number(bits: int) -> float:
+    return float(struct.unpack("<d", bits.to_bytes(8, "little", signed=True))[0])
 
 
 def _check_alike(headers: list[list[int]]) -> None:

@@ -4,7 +4,7 @@ Images are the rows of the matrix of logits and stay on their rank, texts are it
 handed to `Exchange.visit`, which lets every column pass by::
 
     alone    one block: this process' own columns
-    gather   one block: the columns of all ranks, O(N d) memory
+    gather   one block: the columns of all ranks, O(N d) memory; texts stay for the backward pass where they are few
     ring     a block a rank, handed from neighbour to neighbour, O(N d / ranks) memory
 
 None of them changes what the body computes, only when and where it sees a column.
@@ -19,7 +19,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
-__all__ = ["Alone", "Exchange", "Gather", "Ring"]
+__all__ = ["KEPT_BYTES", "Alone", "Exchange", "Gather", "Ring"]
+
+# Bytes of texts of all ranks that are kept from the forward pass for the backward pass, instead of a second gathering.
+KEPT_BYTES = 1 << 28
 
 # What arrives of every column, what is added to for every column, and the column (in this block) of this rank's first
 # row's own pair, or None where the block holds no pair of this rank.
@@ -33,10 +36,17 @@ class Exchange:
         sizes: columns of each rank, in rank order.
         rank: this rank's place in `sizes`.
         row_sizes: rows of each rank; None where each row has a column of its own.
+        longest: the largest norms of an image and of a text of all ranks, where they are known by now.
     """
 
-    def __init__(self, sizes: Sequence[int], rank: int = 0, row_sizes: Sequence[int] | None = None) -> None:
-        self.sizes, self.rank = list(sizes), rank
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        rank: int = 0,
+        row_sizes: Sequence[int] | None = None,
+        longest: tuple[float, float] | None = None,
+    ) -> None:
+        self.sizes, self.rank, self.longest = list(sizes), rank, longest
         self.row_sizes = list(sizes if row_sizes is None else row_sizes)
 
     @property
@@ -86,6 +96,9 @@ class Exchange:
         body(carried, added, 0)
         return list(added)
 
+    def forget(self) -> None:
+        """Lets go of what was kept for the backward pass."""
+
     def maximum(self, value: Tensor) -> Tensor:
         """The elementwise maximum over ranks of a tensor of any shape."""
         return value
@@ -134,11 +147,33 @@ class _Ranks(Exchange):
 class Gather(_Ranks):
     """All columns are brought to every rank, what was added to them is reduced and scattered back."""
 
+    _kept: tuple[Tensor, Tensor] | None = None  # texts of this rank, and of all
+
     def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
         everywhere = [self.all_rows(start) for start in added] if maximum else [self._zeros(start) for start in added]
-        body([self.all_rows(columns) for columns in carried], everywhere, self.offset)
+        body(self._arriving(carried), everywhere, self.offset)
         own = [self._scattered(value, maximum) for value in everywhere]
         return own if maximum else [start + value for start, value in zip(added, own, strict=True)]
+
+    def forget(self) -> None:
+        self._kept = None
+
+    def _arriving(self, carried: Sequence[Tensor]) -> list[Tensor]:
+        """What all ranks carry; vectors (B,) of one type travel together."""
+        vectors = [value for value in carried if value.ndim == 1]
+        if len({value.dtype for value in vectors}) > 1 or len(vectors) < 2:
+            return [self._known_rows(value) for value in carried]
+        travelled = iter(self.all_rows(torch.stack(vectors, dim=1)).unbind(dim=1))  # (B, K) -> (N, K) -> K x (N,)
+        return [next(travelled).contiguous() if value.ndim == 1 else self._known_rows(value) for value in carried]
+
+    def _known_rows(self, value: Tensor) -> Tensor:
+        """As `all_rows`; the same texts are gathered once for both passes, if they fit."""
+        if self._kept is not None and self._kept[0] is value:
+            return self._kept[1]
+        found = self.all_rows(value)
+        if value.ndim == 2 and found.numel() * found.element_size() <= KEPT_BYTES and self._kept is None:
+            self._kept = value, found
+        return found
 
     def _zeros(self, like: Tensor) -> Tensor:
         return like.new_zeros(self.total, *like.shape[1:])

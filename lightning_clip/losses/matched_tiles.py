@@ -88,7 +88,7 @@ class Placed(Exchange):
     """
 
     def __init__(self, inner: Exchange) -> None:
-        super().__init__(inner.sizes, inner.rank, inner.row_sizes)
+        super().__init__(inner.sizes, inner.rank, inner.row_sizes, inner.longest)
         self._inner = inner
 
     def over(self, sizes: Sequence[int]) -> Exchange:
@@ -103,6 +103,9 @@ class Placed(Exchange):
     def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
         places = iter(self.block_offsets())
         return self._inner.visit(carried, added, lambda block, sums, _: body(block, sums, next(places)), maximum)
+
+    def forget(self) -> None:
+        self._inner.forget()
 
     def maximum(self, value: Tensor) -> Tensor:
         return self._inner.maximum(value)

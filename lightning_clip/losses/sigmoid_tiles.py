@@ -184,6 +184,7 @@ class SigmoidTiles(torch.autograd.Function):
         with full_precision(images.device):
             if ctx.gradients is None:
                 gradients = ctx.problem.loss_and_gradients(ctx.tiles, upstream[0])[1]
+                ctx.problem.exchange.forget()
             else:
                 gradients = Gradients(*(value * upstream[0] for value in ctx.gradients))
         image_gradient, text_gradient, scale_gradient, bias_gradient = gradients

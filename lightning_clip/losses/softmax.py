@@ -156,6 +156,7 @@ class SoftmaxContrastiveLoss(ContrastiveLoss):
                 positives=positives,
                 alone=not self.training,
                 check_finite=self.check_finite,
+                norms=True,
             ),
             tile_size=self.tile_size,
             precision=self.precision,

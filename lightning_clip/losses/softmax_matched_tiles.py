@@ -90,6 +90,9 @@ class _Operands(Operands):
         self.logits[tile.entries] = entry_logits(self.images, texts, self.scale, tile)
         return super()._tile_sums(texts, tile, tiles, shift)
 
+    def _may_underflow(self, depth: Tensor) -> bool:
+        return True  # a row all of whose columns match has no others
+
     def gradients(
         self, rows: _Side, columns: _Side, shift: Tensor | None, tiles: Tiles, kept: bool, upstream: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,6 +160,7 @@ class MatchedSoftmaxTiles(torch.autograd.Function):
         images, texts, scale = ctx.saved_tensors
         with full_precision(images.device):
             found = ctx.operands.gradients(*ctx.sides, ctx.shift, ctx.tiles, ctx.kept, upstream[0])
+        ctx.operands.exchange.forget()
         ctx.kept = False  # the gradient was written over the exponentials: a second backward computes them again
         image_gradient, text_gradient, scale_gradient = found
         return (

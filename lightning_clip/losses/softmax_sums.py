@@ -78,13 +78,35 @@ class Operands:
 
     def log_sums(self, tiles: Tiles) -> tuple[Tensor, Tensor, Tensor | None]:
         """The logarithms r (B,) and c (B,), and the shift () that served all of them, or None."""
-        longest = torch.stack([features.norm(dim=1, dtype=self.dtype).amax() for features in (self.images, self.texts)])
-        bound = self.scale.abs() * self.exchange.maximum(longest).prod()
+        bound = self.scale.abs() * self._longest().prod()
         shift = (bound - _HIGHEST).clamp(min=0)
         rows, columns = self._sum_exponentials(tiles, shift)
-        if max(self.exchange.total, self.exchange.total_rows) > 1 and self._underflown(rows, columns):
+        if self._may_underflow(bound + shift) and self._underflown(rows, columns):
             return *self._sum_from_maxima(tiles), None
         return rows.log() + shift, columns.log() + shift, shift
+
+    def _longest(self) -> Tensor:
+        """The largest norms (2,) of an image and of a text of all ranks."""
+        if self.exchange.longest is not None:
+            return self.images.new_tensor(self.exchange.longest, dtype=self.dtype)
+        own = [features.norm(dim=1, dtype=self.dtype).amax() for features in (self.images, self.texts)]
+        return self.exchange.maximum(torch.stack(own))
+
+    def _may_underflow(self, depth: Tensor) -> bool:
+        """Whether ranks must ask each other if sums were lost: not where every row has another, of at least e^-depth.
+
+        Args:
+            depth: () how far below 0 an exponent may be, the same on all ranks.
+        """
+        least = min(self.exchange.total, self.exchange.total_rows)
+        if max(self.exchange.total, self.exchange.total_rows) == 1:
+            return False
+        return least == 1 or not bool(0.5 * (-depth).exp() >= self._lowest())
+
+    def _lowest(self) -> float:
+        """Sums below it may have lost what matters."""
+        limits = torch.finfo(self.dtype)
+        return max(self.exchange.total, self.exchange.total_rows) * limits.tiny / limits.eps
 
     def _sum_exponentials(self, tiles: Tiles, shift: Tensor) -> tuple[Tensor, Tensor]:
         """The sums over the others of exp(z - shift), of rows and of columns."""
@@ -108,9 +130,7 @@ class Operands:
 
     def _underflown(self, rows: Tensor, columns: Tensor) -> bool:
         """Whether, on any rank, the values lost below float32's smallest could matter to a sum."""
-        limits = torch.finfo(self.dtype)
-        lowest = max(self.exchange.total, self.exchange.total_rows) * limits.tiny / limits.eps
-        lost = (rows < lowest).any() | (columns < lowest).any()
+        lost = (rows < self._lowest()).any() | (columns < self._lowest()).any()
         return bool(self.exchange.maximum(lost.to(torch.float32)))
 
     def _sum_from_maxima(self, tiles: Tiles) -> tuple[Tensor, Tensor]:

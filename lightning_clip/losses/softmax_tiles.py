@@ -149,6 +149,7 @@ class SoftmaxTiles(torch.autograd.Function):
         images, texts, scale = ctx.saved_tensors
         with full_precision(images.device):
             found = gradients(ctx.operands, ctx.sums, ctx.tiles, ctx.kept, upstream[0])
+        ctx.operands.exchange.forget()
         ctx.kept = False  # the gradient was written over the exponentials: a second backward computes them again
         image_gradient, text_gradient, scale_gradient = found
         return (

@@ -35,7 +35,7 @@ from lightning_clip.module.learning import (
     start,
 )
 from lightning_clip.module.loaders import adopt_loaders
-from lightning_clip.module.running import log_losses
+from lightning_clip.module.running import log_losses, over_ranks
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import ChanceWatch, FiniteGuard, check_even, drop_gradients, gradient_norm
@@ -169,8 +169,9 @@ class ClipModule(BuiltOnUse):
         batch = self.adaptation.fill(batch, self.model, self.micro_batch_size)
         output = self.encode_batch(batch)
         parts = self.compute_loss(output, batch)
-        self._skip_step |= self._guard.watch(parts["loss"], self.trainer.global_step)
-        log_losses(self, parts, output.scale, batch.size)
+        whole = over_ranks(parts)
+        self._skip_step |= self._guard.watch(whole["loss"], self.trainer.global_step)
+        log_losses(self, whole, output.scale, batch.size)
         self._throughput.add(batch.size)
         return parts["loss"]
 

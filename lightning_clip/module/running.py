@@ -21,7 +21,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.losses import SoftmaxContrastiveLoss
 from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy, check_strategy
 
-__all__ = ["check_trainer", "log_losses", "say_untrained", "share_statistics", "take_up"]
+__all__ = ["check_trainer", "log_losses", "over_ranks", "say_untrained", "share_statistics", "take_up"]
 
 log = logging.getLogger(__name__)
 
@@ -85,17 +85,26 @@ def share_statistics(model: nn.Module) -> None:
                 dist.broadcast(statistic, 0)
 
 
+def over_ranks(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of a step's loss, () each, as means over all ranks, which one message brings together.
+
+    Args:
+        parts: of this rank.
+    """
+    values = mean_over_ranks(torch.stack([value.detach().float().reshape(()) for value in parts.values()]))  # (K,)
+    return dict(zip(parts, values, strict=True))
+
+
 def log_losses(module: Any, parts: Mapping[str, Tensor], scale: Tensor, rows: int) -> None:
-    """Logs the parts of a step's loss, () each, over the rows of all ranks; says once where the loss stays at chance.
+    """Logs the parts of a step's loss over the rows of all ranks; says once where the loss stays at chance.
 
     Args:
         module: in training.
-        parts: of this rank.
+        parts: () each, of all ranks.
         scale: (1,).
         rows: B, of this rank.
     """
-    values = mean_over_ranks(torch.stack([value.detach().float().reshape(()) for value in parts.values()]))
-    module.log_dict({f"train/{name}": value for name, value in zip(parts, values, strict=True)}, prog_bar=True)
+    module.log_dict({f"train/{name}": value for name, value in parts.items()}, prog_bar=True)
     module.log("train/scale", scale.detach())
     settings, step = module.training_settings.optimizer, module.trainer.global_step
     warmup = settings.warmup_steps
@@ -104,7 +113,7 @@ def log_losses(module: Any, parts: Mapping[str, Tensor], scale: Tensor, rows: in
     if step < warmup or not isinstance(getattr(module.objective, "loss", None), SoftmaxContrastiveLoss):
         return
     whole = rows * world()[1]
-    if module.chance.watch(values[0], whole, asked=(step + 1) % max(1, module.trainer.log_every_n_steps) == 0):
+    if module.chance.watch(next(iter(parts.values())), whole, asked=(step + 1) % max(1, module.trainer.log_every_n_steps) == 0):
         log.warning(
             "The loss has stayed at log %d = %.3f for %d steps, which is chance: features are alike and nothing is learned. "
             "Lower optimizer.lr (it is %g) or raise optimizer.warmup_steps (they are %d).",

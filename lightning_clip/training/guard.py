@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from lightning_clip.core.distributed import agree, on_any_rank
+from lightning_clip.core.distributed import agree
 from lightning_clip.core.errors import InputError
 
 __all__ = ["ChanceWatch", "FiniteGuard", "check_even", "drop_gradients", "gradient_norm"]
 
 
 class FiniteGuard:
-    """Watches the loss of each step, the same verdict on every rank.
+    """Watches the loss of each step; of its mean over all ranks the verdict is the same on every one.
 
     Args:
         policy: "stop" raises, "skip" reports that the step is to be skipped, "ignore" does nothing.
@@ -32,7 +32,7 @@ class FiniteGuard:
         """Whether the step is to be skipped.
 
         Args:
-            loss: () of this rank.
+            loss: (), the mean over all ranks, which is finite where each rank's is.
             step: its number, for the message.
 
         Raises:
@@ -41,7 +41,7 @@ class FiniteGuard:
         """
         if self.policy == "ignore":
             return False
-        found = on_any_rank(~loss.detach().isfinite())
+        found = ~loss.detach().isfinite()
         if self.policy == "skip":
             bad = bool(found)
             self.skipped += bad

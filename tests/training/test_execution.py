@@ -13,6 +13,7 @@ from small import IMAGE, TEXT, arguments_of, small_data, small_module, small_tra
 from torch import Tensor
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch
+from lightning_clip.module.running import over_ranks
 from lightning_clip.training.guard import FiniteGuard
 
 BERT = {
@@ -161,7 +162,7 @@ class TestGuard:
 
 
 def _watches(rank: int, world_size: int) -> bool:
-    return FiniteGuard("skip").watch(torch.tensor([1.0, math.inf][rank]), 0)
+    return FiniteGuard("skip").watch(over_ranks({"loss": torch.tensor([1.0, math.inf][rank])})["loss"], 0)
 
 
 @pytest.mark.parametrize(
