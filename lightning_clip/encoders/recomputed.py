@@ -6,6 +6,7 @@ again from what these keep themselves, and is a third of all that a block would 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import layer_norm, linear
 
-__all__ = ["behind_activation", "behind_norm", "is_plain_linear", "untouched"]
+__all__ = ["behind_activation", "behind_norm", "is_plain_linear", "passes_forward", "untouched"]
 
 _NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, TimmLayerNorm)
 # Elementwise, without parameters or random numbers.
@@ -110,6 +111,14 @@ def _recomputed(
     return out
 
 
+_pass = threading.local()
+
+
+def passes_forward() -> bool:
+    """Whether a layer here computes a forward pass: torch then has gradients disabled, as it has in backward."""
+    return getattr(_pass, "forward", False)
+
+
 class _Recomputed(Function):
     """`linear(make(x, *parameters), weight, bias)`, which keeps x and not what was made of it."""
 
@@ -117,7 +126,11 @@ class _Recomputed(Function):
     def forward(ctx: Any, make: Callable[..., Tensor], weight: Tensor, bias: Tensor | None, *inputs: Tensor | None) -> Tensor:
         ctx.make = make
         ctx.save_for_backward(weight, *inputs)
-        return linear(make(*inputs), weight, bias)
+        _pass.forward = True
+        try:
+            return linear(make(*inputs), weight, bias)
+        finally:
+            _pass.forward = False
 
     @staticmethod
     @once_differentiable

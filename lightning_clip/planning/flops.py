@@ -12,6 +12,8 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from typing_extensions import Self
 
+from lightning_clip.encoders.recomputed import passes_forward
+
 __all__ = ["FlopCounter", "Flops"]
 
 
@@ -45,7 +47,7 @@ class FlopCounter:
     """`torch.utils.flop_counter.FlopCounterMode` that books each matrix product under the pass that asked for it.
 
     Call `backward()` when the backward pass begins and `forward()` when it ends. Inside it autograd's own products run without
-    gradients, while a checkpointed block that is computed again runs with them: so the two are told apart.
+    gradients, while a checkpointed block that is computed again runs with them, or says so: the two are told apart by that.
 
     Examples:
         >>> x, w = torch.ones(3, 5), torch.ones(5, 7, requires_grad=True)
@@ -90,7 +92,7 @@ class FlopCounter:
     def _booking(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         def book(*arguments: Any, **options: Any) -> Any:
             count = formula(*arguments, **options)
-            again = self._account == "backward" and torch.is_grad_enabled()
+            again = self._account == "backward" and (torch.is_grad_enabled() or passes_forward())
             self._counted["recomputed" if again else self._account] += count
             return count
 

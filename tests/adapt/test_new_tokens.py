@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_clip import ClipModule, InputError
 from lightning_clip.adapt import AdaptSettings
 from lightning_clip.cli import main
-from lightning_clip.encoders import TextEncoder, text_transformer
+from lightning_clip.encoders import TextEncoder, lean_block
 from lightning_clip.encoders.new_tokens import GrownTable, add_new_tokens, join_new_tokens
 from lightning_clip.encoders.text_transformer import ClipTextTransformer
 from lightning_clip.export.export import export
@@ -188,8 +188,8 @@ class TestTraining:
         """A locked tower is in evaluation mode and keeps no activations for its new tokens all the same."""
         first, _ = built(adapt=adapt(LOCK))
         train(first, tmp_path)
-        calls, plain = [], text_transformer.checkpoint
-        monkeypatch.setattr(text_transformer, "checkpoint", lambda *a, **b: calls.append(1) or plain(*a, **b))
+        calls, plain = [], lean_block.checkpoint
+        monkeypatch.setattr(lean_block, "checkpoint", lambda *a, **b: calls.append(1) or plain(*a, **b))
         second, _ = built(adapt=adapt(LOCK), execution={"checkpoint": ["text"]})
         train(second, tmp_path)
         assert calls and torch.equal(part(second.state_dict(), ROWS), part(first.state_dict(), ROWS))

@@ -46,7 +46,7 @@ class Timed(ClipModule):
 
 
 def timed_module(clock: Clock) -> Timed:
-    module = Timed(IMAGE, TEXT, embed_dim=16, training={"optimizer": {"warmup_steps": 0}})
+    module = Timed(IMAGE, TEXT, embed_dim=16, training={"optimizer": {"warmup_steps": 0, "on_resume": "given"}})
     module.clock = clock
     return module
 
