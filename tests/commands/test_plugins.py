@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import operator
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -331,7 +332,7 @@ class TestCheckpoints:
     def test_one_whose_plugin_is_missing(self, folder: Path, refused: Refused) -> None:
         assert torch.load(checkpoint(folder), weights_only=True)[PLUGINS_KEY] == ["mine.py"]
         line = refused("export", "run/last.ckpt", "--format", "safetensors", "--output", "nothing")
-        assert "checkpoint 'run/last.ckpt' needs loss 'distance_of_mine' of a plug-in that is not imported" in line
+        assert re.search("'run/last.ckpt' needs (image encoder|loss) '[a-z_]+_of_mine' of a plug-in that is not imported", line)
         assert line.endswith("add --import mine.py (in Python: import it first)")
 
     def test_one_of_a_class_in_a_plugin(self, empty: Path, refused: Refused) -> None:

@@ -106,7 +106,7 @@ class TestTraining:
         trainer = small_trainer(tmp_path, strategy="ddp_fork", devices=2)
         trainer.fit(two, small_data(batch=8))
         for name, value in one.state_dict().items():
-            torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-5, atol=2e-6)
 
     def test_two_ranks_with_a_hugging_face_tower(self, tmp_path: Path) -> None:
         """Its pooler gets no gradient, which DDP must not wait for."""

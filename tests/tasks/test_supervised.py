@@ -91,7 +91,7 @@ class TestClassifier:
         """The head is not made anew from words."""
         module = module_of(ClassifierModule)
         fit(module, tmp_path, steps=2).save_checkpoint(tmp_path / "two.ckpt")
-        resumed = module_of(ClassifierModule)
+        resumed = module_of(ClassifierModule, optimizer={"lr": 1e-3, "warmup_steps": 0, "on_resume": "given"})
         small_trainer(tmp_path, max_steps=3).fit(resumed, labelled_data(), ckpt_path=tmp_path / "two.ckpt", weights_only=True)
         words = resumed.zero_shot_classifier(resumed.class_names).T
         learned = module.model.classes.weight
