@@ -151,10 +151,10 @@ def make_plan(
         >>> from lightning_clip.planning import Machines, find_device
         >>> machines = Machines(find_device("v100"), 256, "16-mixed", mfu=0.2)
         >>> text = {"name": "clip_text", "width": 32, "layers": 1, "heads": 2}
-        >>> module = ClipModule({"name": "vit_tiny_patch16_224", "depth": 1}, text, embed_dim=16)
+        >>> module = ClipModule({"name": "vit_tiny_patch16_224", "depth": 2}, text, embed_dim=16)
         >>> plan = make_plan(module, machines, samples=12_800_000_000, local_batch_size=128)
         >>> plan.steps, round(plan.towers[0].flops.forward / 1e9, 2)
-        (390625, 0.26)
+        (390625, 0.29)
     """
     length = _caption_length(module, caption_length)
     sizes = {"samples": samples, "local_batch_size": local_batch_size, "accumulate_grad_batches": accumulate}
