@@ -71,7 +71,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("one") / "a.ckpt")
 
 
-WRITTEN = ("is being written by process", "exists and is never replaced")
+WRITTEN = ("is being written by ", "exists and is never replaced")
 
 
 def test_interpolate(checkpoint: Path, tmp_path: Path) -> None:
