@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,8 +12,9 @@ from torch.distributed.nn.functional import all_gather
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["AcrossRanks", "agree", "mean_over_ranks", "world"]
+__all__ = ["AcrossRanks", "agree", "gathered", "mean_over_ranks", "world"]
 
+T = TypeVar("T")
 _TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 
 
@@ -31,6 +33,18 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / size
+
+
+def gathered(value: T) -> list[T]:
+    """What each rank gives, in rank order; every rank must ask.
+
+    Args:
+        value: of plain types.
+    """
+    found: list[Any] = [value] * world()[1]
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found
 
 
 def agree(problem: str | None, header: Sequence[int], device: torch.device) -> list[list[int]]:
@@ -59,9 +73,7 @@ def agree(problem: str | None, header: Sequence[int], device: torch.device) -> l
     dist.all_gather(parts, own)
     headers: list[list[int]] = torch.stack(parts).tolist()
     if any(found[0] for found in headers):
-        problems: list[str | None] = [None] * world_size
-        dist.all_gather_object(problems, problem)
-        raise InputError("; ".join(f"rank {place}: {text}" for place, text in enumerate(problems) if text))
+        raise InputError("; ".join(f"rank {place}: {text}" for place, text in enumerate(gathered(problem)) if text))
     return [found[1:] for found in headers]
 
 

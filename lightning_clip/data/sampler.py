@@ -46,6 +46,8 @@ class PairSampler(DistributedSampler[Visit]):
             has done. The iteration begins with the very next batch, in whichever epoch that is.
         limit: of an epoch's batches so many (int) or that share (float) is used, as `Trainer(limit_train_batches=...)` has it.
         fetch: told which shards come next, as `Order.upcoming` names them.
+
+    Attributes:
         endless: one iteration goes on through all epochs, from `batches_done` on, so that loader workers need not wait at an
             epoch's end for the next to begin.
 
@@ -68,9 +70,8 @@ class PairSampler(DistributedSampler[Visit]):
         batches_done: Callable[[], int] | None = None,
         limit: int | float = 1.0,
         fetch: Callable[[list[int]], None] | None = None,
-        endless: bool = False,
     ) -> None:
-        self.order, self.batch_size, self.endless = order, batch_size, endless
+        self.order, self.batch_size, self.endless = order, batch_size, False
         self.epoch, self.batches_done, self.limit, self.fetch = 0, batches_done, limit, fetch
         if len(self) == 0:
             raise InputError(_too_few(len(order), batch_size))

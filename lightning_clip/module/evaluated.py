@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from lightning_clip.core.distributed import world
+from lightning_clip.core.distributed import gathered
 
 __all__ = ["LossSums"]
 
@@ -50,10 +49,7 @@ class LossSums:
         """The means of all ranks, each of which must ask; begins anew."""
         own = {name: found.tolist() for name, found in self._sums.items()}
         self.clear()
-        parts = [own]
-        if (ranks := world()[1]) > 1:
-            parts = [{} for _ in range(ranks)]
-            dist.all_gather_object(parts, own)
+        parts = gathered(own)
         names = dict.fromkeys(name for part in parts for name in part)
         whole = {name: [sum(numbers) for numbers in zip(*(p[name] for p in parts if name in p), strict=True)] for name in names}
         return {name: total / rows for name, (total, rows) in whole.items()}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hostile.mutations import mutated
 from pictures import encoded, gradient
 
 from lightning_clip import InputError
@@ -26,25 +27,6 @@ def write_tar(path: Path, pairs: int = 4) -> Path:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
     return path
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Bytes flipped, set to extremes, cut out, doubled, or the end cut off."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 3, 16))):
-        at = rng.randrange(len(data) or 1)
-        kind = rng.randrange(5)
-        if kind == 0 and data:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at : at + 8] = rng.choice((b"\xff" * 8, b"\0" * 8, b"77777777", rng.randbytes(8)))
-        elif kind == 2:
-            del data[at : at + rng.randrange(1, 64)]
-        elif kind == 3:
-            data[at:at] = data[at : at + rng.randrange(1, 64)]
-        else:
-            del data[max(at, 1) :]
-    return bytes(data)
 
 
 def read_all(path: Path) -> None:
