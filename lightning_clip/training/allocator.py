@@ -1,7 +1,7 @@
 """The C library's allocator: memory that a step has freed is kept for the next one.
 
 Activations of a step are large. glibc asks the system for each large block and hands it back at once, and the system fills it
-with zeros, page by page, each time: a tenth of a step on a CPU.
+with zeros, page by page, each time.
 """
 
 from __future__ import annotations
