@@ -15,7 +15,8 @@ __all__ = ["halve_residual"]
 def halve_residual(tower: Tower) -> None:
     """Lets the sum of a tower's blocks be bfloat16 under an autocast to it, as open_clip's is; elsewhere nothing changes.
 
-    It begins in float32, since positions are added to it in float32, and each block would read and write twice as much. In float16 the sum of a deep tower could overflow.
+    It begins in float32, since positions are added to it in float32, and each block would read and write twice
+    as much. In float16 the sum of a deep tower could overflow.
 
     Args:
         tower: whose `blocks()` follow one another.
