@@ -3,7 +3,8 @@
 Float32, one thread; ViT (6 blocks) and text Transformer (3 blocks) of width 192 on 64 px images and captions of
 Flickr8k's lengths.
 Memory is the growth of the process' peak resident set, each in a process of its own; times are
-the processor's, interleaved in one process.
+the processor's, interleaved in one process. Then the look-ups of tokens alone: a gradient of the whole table in each slice
+beside one a batch.
 
     python benchmarks/micro_batches.py
 """
@@ -21,8 +22,10 @@ import torch
 from captions import lengths_like_flickr8k
 from memory import peak_bytes
 from report import Row, machine, write_section
+from torch import Tensor, nn
 
 from lightning_clip import ClipModule, PairBatch
+from lightning_clip.encoders.lookups import OneGradient
 from lightning_clip.training.micro_batches import encode_in_slices
 
 SIZE, WIDTH = 64, 192
@@ -48,8 +51,31 @@ def pairs(count: int) -> PairBatch:
 
 
 def step(model: ClipModule, batch: PairBatch, micro: int) -> None:
-    output = encode_in_slices(model.encode, batch, micro)
+    output = encode_in_slices(model.encode, batch, micro, model.model)
     model.compute_loss(output, batch)["loss"].backward()
+
+
+def looked_up(table: nn.Embedding, parts: list[Tensor], once: bool) -> None:
+    """Look-ups of all slices, forward and backward."""
+    tables = OneGradient(table if once else nn.Module())
+    total = table.weight.new_zeros(())
+    for ids in parts:
+        with tables.in_use():
+            total = total + table(ids).square().sum()
+    total.backward()
+
+
+def seconds_of_lookups(count: int, micro: int, rounds: int) -> dict[bool, float]:
+    batch, table = pairs(count), nn.Embedding(49408, WIDTH)
+    parts = [row[mask] for row, mask in zip(batch.tokens.split(micro), batch.mask.split(micro), strict=True)]  # type: ignore[union-attr]
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(2 * rounds + 1):
+        for once, times in found.items():
+            start = time.process_time()
+            looked_up(table, parts, once)
+            if number:
+                times.append(time.process_time() - start)
+    return {once: statistics.median(times) for once, times in found.items()}
 
 
 def measured_alone(count: int, micro: int) -> int:
@@ -96,8 +122,15 @@ def main() -> None:
         f"{times[micro]:.2f} s, {memory[micro] / 2**20:,.0f} MiB",
         f"1/{memory[whole] / memory[micro]:.1f} of the memory, {times[micro] / times[whole]:.2f}x the time",
     )
+    lookups = seconds_of_lookups(whole, micro, arguments.rounds)
+    tokens = Row(
+        f"look-ups of tokens in {whole // micro} slices, a gradient each and one a batch",
+        f"{1e3 * lookups[False]:.0f} ms",
+        f"{1e3 * lookups[True]:.0f} ms",
+        f"{lookups[False] / lookups[True]:.1f}x faster",
+    )
     title = "Micro-batches, forward and backward, float32"
-    write_section("micro_batches", title, machine(1, arguments.rounds), [row], heads=("the batch at once", "in slices"))
+    write_section("micro_batches", title, machine(1, arguments.rounds), [row, tokens], heads=("the batch at once", "in slices"))
 
 
 if __name__ == "__main__":

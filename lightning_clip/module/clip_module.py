@@ -149,7 +149,7 @@ class ClipModule(BuiltOnUse):
 
     def encode_batch(self, batch: PairBatch) -> ClipOutput:
         """Features and rows of a whole batch, in slices of `micro_batch_size`, and what the objective computes once."""
-        output = encode_in_slices(self.encoded_rows, batch, self.micro_batch_size or batch.size)
+        output = encode_in_slices(self.encoded_rows, batch, self.micro_batch_size or batch.size, self.model)
         once = self.objective.once(self.model, output, batch)
         return output._replace(rows={**output.rows, **once})
 

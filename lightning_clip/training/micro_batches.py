@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.encoders.chunks import places_on, text_lengths
+from lightning_clip.encoders.lookups import OneGradient
 
 __all__ = ["check_micro_batches", "encode_in_slices", "take"]
 
@@ -41,7 +42,9 @@ def _rows(value: Any, rows: Tensor, places: list[int]) -> Any:
     return [value[place] for place in places] if value else value
 
 
-def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch, size: int) -> ClipOutput:
+def encode_in_slices(
+    encode: Callable[[PairBatch], ClipOutput], batch: PairBatch, size: int, model: nn.Module | None = None
+) -> ClipOutput:
     """What `encode(batch)` gives, with the activations of `size` pairs in memory at a time.
 
     Captions of like length go into the same slice, which is then padded to its own longest only. Random numbers (dropout,
@@ -51,16 +54,23 @@ def encode_in_slices(encode: Callable[[PairBatch], ClipOutput], batch: PairBatch
         encode: any function of a batch, such as `ClipModule.encode` or what a subclass made of it.
         batch: B pairs.
         size: pairs a slice.
+        model: whose token tables `encode` looks up; each gets one gradient instead of one a slice and chunk.
     """
+    tables = OneGradient(model or nn.Module())
     if size >= batch.size or not torch.is_grad_enabled():
-        with _batch_statistics():
+        with _batch_statistics(), tables.in_use():
             return encode(batch)
+
+    def encoded(rows: Tensor) -> ClipOutput:
+        with tables.in_use():
+            # The slice is taken inside: what waits for the backward pass is a few numbers, not a copy of the images.
+            return encode(take(batch, rows))
+
     order = torch.tensor(_by_length(batch))
     *others, last = torch.split(order, size)
-    # The slice is taken inside: what waits for the backward pass is a few numbers, not a copy of the images.
-    parts = [checkpoint(lambda rows: encode(take(batch, rows)), rows, use_reentrant=False) for rows in others]
+    parts = [checkpoint(encoded, rows, use_reentrant=False) for rows in others]
     # Its gradient comes back first, before any slice is computed again: it may as well keep its activations.
-    parts.append(encode(take(batch, last)))
+    parts.append(encoded(last))
     back = places_on(order.argsort().tolist(), batch.index.device)
     features, rows = (_together([getattr(part, name) for part in parts], back) for name in ("features", "rows"))
     return parts[0]._replace(features=features, rows=rows)
