@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.core.types import KeptFeatures, Pair, PairBatch, Skipped
@@ -66,7 +66,12 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         features: of a frozen image tower; images whose features it holds are not decoded.
         columns: names of what is read; without "image" no image is decoded, without "text" no caption is chosen.
         fills: a batch of which nothing can be used gets the next usable samples instead, as training needs some.
+
+    Attributes:
+        divided: what is asked for at once is a part of a batch, and whoever joins the parts fills it.
     """
+
+    divided = False
 
     def __init__(
         self,
@@ -101,9 +106,18 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
                 samples = self._with_features(visits, self.features)
             else:
                 samples = [self._prepared(visit) for visit in visits]
-            if self.fills and all(isinstance(sample, Skipped) for sample in samples):
+            if self.fills and not self.divided and all(isinstance(sample, Skipped) for sample in samples):
                 samples += islice(self._following(visits[-1]), min(_FILLING, len(visits)))
             return samples
+
+    def following(self, visits: Sequence[Visit]) -> list[PreparedPair]:
+        """Samples in the place of a batch of which none can be used: the next usable ones.
+
+        Args:
+            visits: those of the batch.
+        """
+        with torch.random.fork_rng(devices=[]):
+            return list(islice(self._following(visits[-1]), min(_FILLING, len(visits))))
 
     def _following(self, last: Visit) -> Iterator[PreparedPair]:
         """Usable samples after a visit, in the order of the source."""
@@ -239,5 +253,5 @@ def _images(good: Sequence[PreparedPair]) -> Tensor | KeptFeatures:
     images = [sample.image for sample in good if sample.image is not None]
     if not images:
         return torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-    stacked = torch.stack(images)  # B x (3, S, S) -> (B, 3, S, S), or B x (W,) -> (B, W)
+    stacked = default_collate(images)  # B x (3, S, S) -> (B, 3, S, S), or B x (W,) -> (B, W); in a worker into shared memory
     return KeptFeatures(stacked) if images[0].ndim == 1 else stacked

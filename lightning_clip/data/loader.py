@@ -13,6 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.batches import PairCollator
+from lightning_clip.data.parts import Joined, PartCollator, PartSampler
+from lightning_clip.data.parts import part_size as chosen_size
 from lightning_clip.data.sampler import PairSampler, world
 
 __all__ = ["PairLoader", "start_worker"]
@@ -30,11 +33,34 @@ class PairLoader(DataLoader[Any]):
     `estimated_stepping_batches` makes it before the progress of a checkpoint is restored. With an endless sampler one iteration
     serves all epochs: while the last batches of one are trained on, workers prepare the first of the next.
 
-    Its arguments are those of a `DataLoader`, with a `PairSampler` as sampler.
+    Workers share a batch: each prepares a part of it (see `part_size`), so that a large batch takes as long as a part does, and
+    two batches are in flight instead of two a worker. Batches are the same whatever the number of workers and parts.
+
+    Args:
+        dataset: samples by visit.
+        part_size: samples of a part; None lets `part_size` choose.
+        options: those of a `DataLoader`, with a `PairSampler` as sampler.
     """
 
     _running: Iterator[Any] | None = None
     _place = 0  # batches of the run that `_running` has handed out, and those before it
+
+    def __init__(self, dataset: Any, *, part_size: int | None = None, **options: Any) -> None:
+        collate, workers = options.get("collate_fn"), options.get("num_workers", 0)
+        self.part_size = part_size or chosen_size(dataset, collate, options.get("batch_size"), workers)
+        if self.part_size is not None:
+            assert isinstance(collate, PairCollator)
+            dataset.divided, options["collate_fn"] = True, PartCollator(collate)
+        super().__init__(dataset, **options)
+
+    @property
+    def _index_sampler(self) -> Any:
+        """What torch's iterators hand to workers, one list of visits a message."""
+        batches: Any = self.batch_sampler
+        return batches if self.part_size is None else PartSampler(batches, self.part_size)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # callers ask no more of it than to be iterated
         # A Trainer that predicts puts a sampler of its own round it.
@@ -46,7 +72,8 @@ class PairLoader(DataLoader[Any]):
         sampler = self._pairs()
         assert sampler.batches_done is not None
         done = sampler.batches_done()
-        shut = self.num_workers > 0 and self._iterator is not self._running  # by a Trainer, whose fit has ended
+        at_work = self._running.parts if isinstance(self._running, Joined) else self._running
+        shut = self.num_workers > 0 and self._iterator is not at_work  # by a Trainer, whose fit has ended
         if self._running is None or self._place != done or shut or not sampler.endless:
             self._running, self._place = self._begun(), done
         return sampler.batches - done % sampler.batches
@@ -60,7 +87,7 @@ class PairLoader(DataLoader[Any]):
 
     def _begun(self) -> Iterator[Any]:
         try:
-            return super().__iter__()
+            begun = super().__iter__()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             if "pickle" not in str(error):
                 raise
@@ -68,6 +95,11 @@ class PairLoader(DataLoader[Any]):
                 f"loader workers that are spawned must be sent all that they use ({error}): define the function or class "
                 "at the top of a module, or load with num_workers=0"
             ) from error
+        if self.part_size is None:
+            return begun
+        assert isinstance(self.collate_fn, PartCollator)
+        pinned = self.pin_memory and torch.cuda.is_available()
+        return Joined(begun, begun._index_sampler, self.dataset, self.collate_fn, pinned)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, int]:
         """What the order depends on, and the batches done."""
