@@ -82,12 +82,20 @@ def default_tokenizer(text_encoder: Any) -> str:
     return f"hf:{path}" if path else "clip"
 
 
-def tokenizer_of(recipe: Recipe) -> Any:
-    """That of the recipe, or the one that belongs to its text tower; None where no tower reads texts."""
+def tokenizer_of(recipe: Recipe, predicted: bool = False) -> Any:
+    """That of the recipe, or the one that belongs to its text tower; None where nothing reads texts.
+
+    Args:
+        recipe: with the towers that are read.
+        predicted: whether texts are predicted, for which no tower is needed.
+
+    Raises:
+        InputError: no such tokenizer, or a broken one.
+    """
     spec = recipe.towers.get("text")
-    if spec is None:
+    if spec is None and not predicted:
         return None
-    given = default_tokenizer(spec.tower) if recipe.tokenizer is None else recipe.tokenizer
+    given = default_tokenizer(spec and spec.tower) if recipe.tokenizer is None else recipe.tokenizer
     try:
         with _hub(f"tokenizer {_shown(given)}", given):
             return tokenizers.build(given)

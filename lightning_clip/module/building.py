@@ -64,7 +64,7 @@ class BuiltOnUse(OnRanks):
         self.objective = build_objective(recipe.objective)
         self.recipe = with_towers_read(recipe, self.objective, self.reads(), type(self).__name__)
         self.training_settings.execution.check_towers([c for c in self.recipe.towers if c not in self.recipe.share])
-        self._first_tokenizer = tokenizer_of(self.recipe)
+        self._first_tokenizer = tokenizer_of(self.recipe, "text" in self.objective.predicts())
         self.tokenizer = self._first_tokenizer
         if self.tokenizer is not None:
             self.tokenizer = grown_tokenizer(self._first_tokenizer, self.training_settings.adapt.text)
@@ -174,7 +174,7 @@ class BuiltOnUse(OnRanks):
         Prediction encodes all columns that have a tower, a training step and an evaluation those that are read.
         """
         every = self._trainer is None or self.trainer.predicting
-        return collators(self.model, self.model.columns if every else self.reads())
+        return collators(self.model, (*(self.model.columns if every else self.reads()), *self.objective.predicts()))
 
     def configure_model(self) -> None:
         """Builds the towers, once, where the strategy wants them."""

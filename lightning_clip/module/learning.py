@@ -86,11 +86,15 @@ def check_finite(objective: Objective, stop: bool) -> None:
 
 
 def collators(model: SharedSpace, columns: Collection[str]) -> dict[str, Callable[[list[Any]], Any] | None]:
-    """How a batch of raw values of each column is put together; None for images, texts and views."""
+    """How a batch of raw values of each column is put together; None for images, texts and views.
+
+    Args:
+        model: whose towers read them.
+        columns: those that are wanted; "text" also where no tower reads it.
+    """
     known = ("image", "text", *model.share)
-    return {
-        column: None if column in known else type(model.tower(column)).collate for column in model.columns if column in columns
-    }
+    wanted = [column for column in dict.fromkeys((*model.columns, "text")) if column in columns]
+    return {column: None if column in known else type(model.tower(column)).collate for column in wanted}
 
 
 def check_adapters(model: SharedSpace, objective: Objective, settings: AdaptSettings, grown: bool) -> None:

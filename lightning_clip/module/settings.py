@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from textwrap import shorten
 from typing import Any
 
 from lightning_clip.adapt import AdaptSettings
@@ -92,7 +93,7 @@ def recorded(recipe: Recipe, objective: Objective, training: TrainingSettings) -
     return {
         **{f"{column}_tower": found.get("name", str(found)) for column, found in towers.items()},
         "embed_dim": recipe.embed_dim,
-        "objective": str(objective.to_mapping()),
+        "objective": shorten(str(objective.to_mapping()), 1000),  # a vocabulary may be long
         "lr": training.optimizer.lr,
         "weight_decay": training.optimizer.weight_decay,
         "micro_batch_size": training.micro_batch_size,

@@ -32,11 +32,14 @@ class Objective(AcrossRanks, nn.Module, ABC):
 
     Attributes:
         training_parts: names of what `build` adds and only training needs; exports omit it.
+        scoring_parts: names of what `build` adds and its scorer reads. Exports omit it where another objective of a sum scores;
+            alone, its model cannot be exported whole.
         max_scale: upper bound of the inverse temperature, applied after each step.
         evaluated: whether validation and test score it; False for what only training has, such as teachers.
     """
 
     training_parts: frozenset[str] = frozenset()
+    scoring_parts: frozenset[str] = frozenset()
     max_scale: float = 100.0
     evaluated: bool = True
 
@@ -48,6 +51,10 @@ class Objective(AcrossRanks, nn.Module, ABC):
 
     def reads_tokens(self) -> tuple[str, ...]:
         """Those of them whose token features (B, L, W) `rows` needs, in `output.tokens`."""
+        return ()
+
+    def predicts(self) -> tuple[str, ...]:
+        """Columns that it takes from the batch as they are and that need no tower, such as the texts that it predicts."""
         return ()
 
     def runs(self) -> tuple[str, ...]:
@@ -143,7 +150,7 @@ class Objective(AcrossRanks, nn.Module, ABC):
 
     def is_given(self, batch: PairBatch) -> bool:
         """Whether a batch of evaluation holds all that the loss reads."""
-        return all(batch.value(column) is not None for column in self.reads())
+        return all(batch.value(column) is not None for column in (*self.reads(), *self.predicts()))
 
     def measure(self, output: ClipOutput, batch: PairBatch) -> None:
         """Adds a batch of evaluation to its metrics; the default has none.

@@ -51,7 +51,9 @@ class WeightedSum(Objective):
             names.append(name if name not in names else f"{name}_{1 + sum(other.startswith(name) for other in names)}")
         self.weights = dict(zip(names, (weight for _, weight, _ in terms), strict=True))
         self.terms = nn.ModuleDict(dict(zip(names, (objective for _, _, objective in terms), strict=True)))
-        self.training_parts = frozenset().union(*(term.training_parts for term in self.each().values()))
+        self.scoring_parts = self._first.scoring_parts
+        every = (part for term in self.each().values() for part in (*term.training_parts, *term.scoring_parts))
+        self.training_parts = frozenset(every) - self.scoring_parts
         self.max_scale = self._first.max_scale
         self.evaluated = any(term.evaluated for term in self.each().values())
 
@@ -66,6 +68,9 @@ class WeightedSum(Objective):
 
     def reads_tokens(self) -> tuple[str, ...]:
         return _union(term.reads_tokens() for term in self.each().values())
+
+    def predicts(self) -> tuple[str, ...]:
+        return _union(term.predicts() for term in self.each().values())
 
     def runs(self) -> tuple[str, ...]:
         return _union(term.runs() for term in self.each().values())

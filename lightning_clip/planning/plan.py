@@ -164,7 +164,7 @@ def make_plan(
     fake = fake_clip(module, machines.precision)
     if micro_batch_size is not None:
         check_micro_batches(fake.model, micro_batch_size, local_batch_size)
-    if length is not None and length > (most := fake.model.tower("text").context_length):
+    if length is not None and "text" in fake.model.columns and length > (most := fake.model.tower("text").context_length):
         raise InputError(f"caption_length {length} exceeds the text tower's context_length {most}: give at most that")
     image_size = fake.model.tower("image").image_size if "image" in fake.model.columns else 0
     length = length or 0

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from lightning_clip.core.errors import InputError
 from lightning_clip.prompts.templates import resolve_templates
 
-__all__ = ["ClassNames", "template_vectors", "zero_shot_classifier"]
+__all__ = ["ClassNames", "names_of_classes", "template_vectors", "zero_shot_classifier"]
 
 ClassNames = Sequence[str | Sequence[str]]  # one name per class, or several
 Encode = Callable[[list[str]], Tensor]
@@ -56,7 +56,7 @@ def zero_shot_classifier(
                 [0.5000, 0.5000],
                 [0.5000, 0.5000]])
     """
-    patterns, names = resolve_templates(templates), _checked_names(class_names)
+    patterns, names = resolve_templates(templates), names_of_classes(class_names)
     _check_counts(batch_size, window)
     columns, dtype = [], torch.float32
     for classes in _chunks(names, max(1, window // len(patterns))):
@@ -89,7 +89,7 @@ def template_vectors(
     Raises:
         InputError: as `zero_shot_classifier`.
     """
-    patterns, names = resolve_templates(templates), _checked_names(class_names)
+    patterns, names = resolve_templates(templates), names_of_classes(class_names)
     _check_counts(batch_size, window)
     columns = []
     for classes in _chunks(names, max(1, window // len(patterns))):
@@ -149,8 +149,12 @@ def _features(encode_text: Encode, prompts: list[str]) -> Tensor:
     return features
 
 
-def _checked_names(class_names: ClassNames) -> list[list[str]]:
-    """The names of each class."""
+def names_of_classes(class_names: ClassNames) -> list[list[str]]:
+    """The names of each class, at least one.
+
+    Raises:
+        InputError: no class, a class without a name, or an empty name.
+    """
     if isinstance(class_names, str):
         raise InputError(f"class_names {class_names!r} is one string: give a list, [{class_names!r}, ...]")
     if len(class_names) == 0:

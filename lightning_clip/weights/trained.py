@@ -151,7 +151,7 @@ def _built(given: Recipe, pretrained: Source | None, execution: ExecutionSetting
     recipe, start = start_from(pretrained, given)
     objective = build_objective(recipe.objective)
     recipe = with_towers_read(recipe, objective, objective.reads(), "ClipModule")
-    tokenizer = tokenizer_of(recipe)
+    tokenizer = tokenizer_of(recipe, "text" in objective.predicts())
     objective.prepare(None, tokenizer)
     model = loaded_model(recipe, tokenizer, objective, start)
     add_objective(model, objective)
