@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 
+from lightning_clip.callbacks.evaluation_stops import EvaluationBatches, end_validation, may_stop_inside
 from lightning_clip.callbacks.last_checkpoint import LastCheckpoint, savers
+from lightning_clip.callbacks.signals import Signals
 from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.training.resuming import validate_again
 
 __all__ = ["SaveOnSignal"]
 
@@ -29,8 +30,11 @@ class SaveOnSignal(pl.Callback):
 
     The signal is only noted when it comes; the checkpoint is written when the batch in work is done, so that the resumed run
     (`--ckpt_path last`) continues with the very next sample. All ranks stop after the same batch, whichever got the signal.
-    The process ends with 128 + the signal's number; a second Ctrl-C ends it at once. In a notebook Ctrl-C is the usual
-    KeyboardInterrupt. Lightning's own handlers, which may save in the middle of a step, are replaced while the fit runs.
+    In a validation the run stops after the batch at work, and the resumed one begins with the whole validation: what is trained
+    is the same, and so is what ModelCheckpoint and EarlyStopping see. The process ends with 128 + the signal's number; a second
+    Ctrl-C ends it at once. In a notebook Ctrl-C is the usual KeyboardInterrupt. Lightning's own handlers, which may save in the
+    middle of a step, are replaced meanwhile. `Trainer.validate`, `test` and `predict`, and the check before the first step,
+    have nothing to save: they stop after the batch at work, at Ctrl-C as usual.
     Against what sends no signal, `last.ckpt` is also written when it is about to be `every_minutes` old.
 
     Args:
@@ -40,11 +44,14 @@ class SaveOnSignal(pl.Callback):
         every_minutes: how old `last.ckpt` may become, in runs that have a ModelCheckpoint; None leaves all to that.
         requeue: whether to call `scontrol requeue` afterwards, where the run is a SLURM job.
 
+    Attributes:
+        signals: what has been received.
+
     Raises:
         InputError: an unknown signal, a number of batches below 1, or minutes that are not above 0.
 
     Examples:
-        >>> SaveOnSignal(signals=["SIGTERM"]).received is None
+        >>> SaveOnSignal(signals=["SIGTERM"]).signals.received is None
         True
     """
 
@@ -64,11 +71,9 @@ class SaveOnSignal(pl.Callback):
             raise InputError(f"every_n_batches {every_n_batches} must be at least 1")
         if every_minutes is not None and not every_minutes > 0:
             raise InputError(f"every_minutes {every_minutes} must be above 0, or None for no checkpoint by time")
-        self.signals, self.folder, self.every_n_batches, self.requeue = tuple(signals), folder, every_n_batches, requeue
+        self.signals, self.folder, self.every_n_batches, self.requeue = Signals(signals), folder, every_n_batches, requeue
         self.age = None if every_minutes is None else LastCheckpoint(60 * every_minutes)
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-        self._speaks = True
+        self._evaluation = EvaluationBatches(every_n_batches)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Steps to the end of the callbacks, so that the checkpoint holds what the others made of the batch."""
@@ -76,15 +81,14 @@ class SaveOnSignal(pl.Callback):
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the signals over, after Lightning has."""
+        self._take(trainer, keyboard=False)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the signals over, after Lightning has; a thread that is not the main one may not."""
-        self.received, self._speaks = None, trainer.is_global_zero
+        self._take(trainer)
         if self.age is not None:
             self.age.start()
-        try:
-            self._before = {number: signal.signal(number, self._note) for number in self._numbers()}
-        except ValueError:
-            log.warning("signals are not watched: the fit does not run in the main thread")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -99,12 +103,91 @@ class SaveOnSignal(pl.Callback):
             return
         if not self._is_turn(trainer, batch_idx):
             return
-        received = self._agreed(trainer)
         path = self._path(trainer)
-        if not received:
-            if self.age is not None and self.age.is_due(trainer, path):
-                self._save(trainer, path)
+        if received := self.signals.agreed(trainer):
+            if not _is_validated_next(trainer, pl_module):  # else there, so that the resumed run does not pass over it
+                self._save_and_stop(trainer, received, path)
+        elif self.age is not None and self.age.is_due(trainer, path):
+            self._save(trainer, path)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As `on_train_batch_end`: a signal may have come since.
+
+        Raises:
+            SystemExit: with 128 + the signal's number, when a signal was received.
+        """
+        self._begin_evaluation(trainer)
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not may_stop_inside(trainer, pl_module):
             return
+        if received := self.signals.agreed(trainer):
+            self._save_and_stop(trainer, received, self._path(trainer), validates=True)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Ends at a signal, with the checkpoint of the training so far.
+
+        Raises:
+            SystemExit: with 128 + the signal's number, when a signal was received.
+        """
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            self._stop_evaluation(trainer)
+            return
+        if not (self._evaluation.is_turn(trainer) and may_stop_inside(trainer, pl_module)):
+            return
+        if received := self.signals.agreed(trainer):
+            end_validation(trainer, pl_module)
+            self._save_and_stop(trainer, received, self._path(trainer), validates=True)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin_evaluation(trainer)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._stop_evaluation(trainer)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin_evaluation(trainer)
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._stop_evaluation(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gives the signals back to Lightning, which gives them back to whoever had them before the fit."""
+        self.signals.give_back()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self.signals.give_back()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.give_back()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.give_back()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.signals.give_back()
+
+    def _take(self, trainer: pl.Trainer, *, keyboard: bool = True) -> None:
+        self.signals.speaks = trainer.is_global_zero
+        self.signals.take(keyboard=keyboard)
+
+    def _begin_evaluation(self, trainer: pl.Trainer) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._take(trainer, keyboard=False)
+        self._evaluation.begin(trainer)
+
+    def _stop_evaluation(self, trainer: pl.Trainer) -> None:
+        """Ends at a signal where there is nothing to save."""
+        if self._evaluation.is_turn(trainer) and (received := self.signals.agreed(trainer)):
+            if trainer.is_global_zero:
+                what = "before the first step" if trainer.sanity_checking else "in the middle of an evaluation"
+                log.warning("stopped by %s %s: nothing is written", signal.Signals(received).name, what)
+            raise SystemExit(128 + received)
+
+    def _save_and_stop(self, trainer: pl.Trainer, received: int, path: Path, *, validates: bool = False) -> NoReturn:
+        if validates:
+            validate_again(trainer)
         self._save(trainer, path)
         if trainer.is_global_zero:
             log.warning("stopped by %s; continue with --ckpt_path %s", signal.Signals(received).name, path)
@@ -112,47 +195,11 @@ class SaveOnSignal(pl.Callback):
                 _requeue()
         raise SystemExit(128 + received)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives the signals back to Lightning, which gives them back to whoever had them before the fit."""
-        self._give_back()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            if self.received == number:
-                for child in multiprocessing.active_children():
-                    child.kill()
-                os._exit(128 + number)
-            # Not through the log, which may be at work right now.
-            if self._speaks:
-                os.write(2, b"\ninterrupted: saving after this step, then stopping (Ctrl-C again stops at once)\n")
-        self.received = number
-
-    def _numbers(self) -> list[int]:
-        # A notebook's kernel, or a session at a prompt, shall live on.
-        usual = ("SIGINT",) if hasattr(sys, "ps1") or "ipykernel" in sys.modules else ()
-        return [getattr(signal, name) for name in self.signals if hasattr(signal, name) and name not in usual]
-
     def _is_turn(self, trainer: pl.Trainer, batch_idx: int) -> bool:
         """Whether ranks compare notes now: a question costs a wait for the device, so not in every batch."""
         turn = (batch_idx + 1) // trainer.accumulate_grad_batches
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         return trainer.world_size == 1 or turn % self.every_n_batches == 0 or last
-
-    def _agreed(self, trainer: pl.Trainer) -> int:
-        """The signal that any rank has received, or 0."""
-        own = self.received or 0
-        if trainer.world_size == 1:
-            return own
-        told = [number for number in self._numbers() if trainer.strategy.reduce_boolean_decision(own == number, all=False)]
-        return told[0] if told else 0
 
     def _path(self, trainer: pl.Trainer) -> Path:
         """`last.ckpt`, or what the run's ModelCheckpoint called its last one."""
@@ -174,6 +221,15 @@ class SaveOnSignal(pl.Callback):
             return Path(self.folder).expanduser()
         folders = (callback.dirpath for callback in savers(trainer) if callback.dirpath)
         return Path(next(folders, trainer.default_root_dir))
+
+
+def _is_validated_next(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Whether a validation that can be left begins after the batch that was trained last, on all ranks; never by the clock."""
+    by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
+    if by_clock or not sum(trainer.num_val_batches) or not may_stop_inside(trainer, module):
+        return False
+    loop: Any = trainer.fit_loop
+    return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
 
 
 def _requeue() -> None:

@@ -122,20 +122,25 @@ class ClipCLI(LightningCLI):
         """Sees to it that a signal ends in a checkpoint, and looks for the batch size where that was asked."""
         if self.trainer.strategy.root_device.type == "cpu":  # type: ignore[attr-defined]
             keep_freed_memory()
+        self._watch_signals()
+        self.trainer.callbacks.append(OnlyRun())  # type: ignore[attr-defined]
+        if self._get(self.config, "find_batch_size"):
+            find_batch_size(self.trainer, self.model, self.datamodule)
+
+    def _watch_signals(self) -> None:
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, SaveOnSignal) for callback in callbacks):
             callbacks.append(SaveOnSignal())
-        callbacks.append(OnlyRun())
-        if self._get(self.config, "find_batch_size"):
-            find_batch_size(self.trainer, self.model, self.datamodule)
 
     def before_validate(self) -> None:
         """Random weights are not worth measuring."""
         self._check_weights("validate")
+        self._watch_signals()
 
     def before_test(self) -> None:
         """As for `validate`."""
         self._check_weights("test")
+        self._watch_signals()
 
     def _check_weights(self, command: str) -> None:
         if self._get(self.config, "ckpt_path") is None and not getattr(self.model, "has_weights", True):
@@ -147,6 +152,7 @@ class ClipCLI(LightningCLI):
     def before_predict(self) -> None:
         """Without a writer the predictions would be lost."""
         self._check_weights("predict")
+        self._watch_signals()
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, WriteFeatures) for callback in callbacks):
             callbacks.append(WriteFeatures())

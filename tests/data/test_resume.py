@@ -131,8 +131,8 @@ class TestSignals:
     def test_a_second_ctrl_c_stops_at_once(self) -> None:
         def press_twice() -> None:
             callback = SaveOnSignal()
-            callback._note(signal.SIGINT, None)
-            callback._note(signal.SIGINT, None)
+            callback.signals.note(signal.SIGINT, None)
+            callback.signals.note(signal.SIGINT, None)
             os._exit(0)
 
         process = multiprocessing.get_context("fork").Process(target=press_twice)
@@ -141,9 +141,9 @@ class TestSignals:
         assert process.exitcode == 130
 
     def test_a_notebook_keeps_its_ctrl_c(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert signal.SIGINT in SaveOnSignal()._numbers()
+        assert signal.SIGINT in SaveOnSignal().signals.numbers()
         monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-        assert signal.SIGINT not in SaveOnSignal()._numbers()
+        assert signal.SIGINT not in SaveOnSignal().signals.numbers()
 
     @pytest.mark.parametrize(("save_last", "enable_checkpointing"), [(False, True), (True, True), (None, False)])
     def test_no_checkpoint_is_older_than_that(self, save_last: bool | None, enable_checkpointing: bool, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ class TestSignals:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
         callback = SaveOnSignal(["SIGUSR1"], str(tmp_path), requeue=True)
-        monkeypatch.setattr(callback, "_agreed", lambda trainer: signal.SIGUSR1)
+        monkeypatch.setattr(callback.signals, "agreed", lambda trainer: signal.SIGUSR1)
         data = ClipDataModule({"name": "synthetic", "size": 32, "image_size": 32}, local_batch_size=8)
         monkeypatch.delenv("SLURM_NTASKS", raising=False)
         with pytest.raises(SystemExit) as stop:

@@ -20,12 +20,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_clip import ClipDataModule, SaveOnSignal
 from lightning_clip.core.types import PairBatch
 
-__all__ = ["MOMENTS", "Plan", "Record", "final_weights", "records", "train"]
+__all__ = ["MOMENTS", "Plan", "Record", "final_weights", "records", "train", "validations"]
 
 MOMENTS = ("batch_start", "before_step", "saving", "batch_end")
 Record = Mapping[str, Any]
@@ -88,11 +88,29 @@ class _Recorder(pl.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._maybe(trainer, "epoch_end")
 
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        moment = "sanity" if trainer.sanity_checking else "validation"
+        self._maybe(trainer, f"{moment} {batch_idx}")
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            line = {"step": trainer.global_step, "loss": trainer.callback_metrics["val/loss"].item().hex()}
+            with (self.folder / f"validated{trainer.global_rank}.jsonl").open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         digest = hashlib.sha256()
         for name, value in pl_module.state_dict().items():
             digest.update(name.encode() + value.numpy().tobytes())
         (self.folder / f"weights{trainer.global_rank}.txt").write_text(digest.hexdigest())
+        seen = [
+            f"{callback.best_score.item():.9g} {callback.wait_count}"
+            if isinstance(callback, EarlyStopping)
+            else f"{callback.best_model_score} {Path(callback.best_model_path).name}"
+            for callback in trainer.callbacks
+            if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None
+        ]
+        (self.folder / f"monitored{trainer.global_rank}.txt").write_text("\n".join(seen))
 
     def _maybe(self, trainer: Any, moment: str, done: int = 0) -> None:
         if self.kill != (trainer.global_step - done, moment) or trainer.global_rank:
@@ -119,7 +137,7 @@ def train(
         folder: of checkpoint and records.
         resume: begin from `last.ckpt`, if there is one.
         kill: optimizer steps done, and the moment of the next one (one of `MOMENTS`), at which the run ends
-            itself; "epoch_end" after the checkpoints of that step.
+            itself; "epoch_end" after the checkpoints of that step, "validation 2" in batch 2 of the validation after it.
         kill_signal: SIGKILL for the whole session, any other for rank 0 alone.
         kill_after: seconds after which the whole session gets SIGKILL, wherever it is.
         timeout: seconds after which the test fails.
@@ -158,6 +176,11 @@ def records(folder: Path, ranks: int) -> list[dict[int, Record]]:
             assert batches.setdefault(seen["batch"], seen) == seen, "a batch was repeated differently"
         found.append(batches)
     return found
+
+
+def validations(folder: Path, rank: int = 0) -> list[tuple[int, str]]:
+    """Steps at which a run was validated, and the losses that were measured."""
+    return [(seen["step"], seen["loss"]) for seen in map(json.loads, _lines(folder / f"validated{rank}.jsonl"))]
 
 
 def final_weights(folder: Path, rank: int = 0) -> str:
