@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.losses.cuda_ring import RingSigmoid, RingSoftmax
 from lightning_clip.losses.cuda_sigmoid import CudaSigmoid
 from lightning_clip.losses.cuda_softmax import CudaSoftmax
 from lightning_clip.losses.exchange import Alone, Exchange, Ring
@@ -66,22 +67,24 @@ def cuda_softmax(
     images: Tensor, texts: Tensor, scale: Tensor, exchange: Exchange, image_weight: float, precision: str
 ) -> Tensor | None:
     """The softmax loss () of features (B, D) on CUDA; None where the plain tiles are to compute it."""
-    found = _usable("softmax", (images, texts, scale), exchange, precision)
-    return None if found is None else CudaSoftmax.apply(images, texts, scale, exchange, image_weight, *found)  # type: ignore[no-untyped-call, no-any-return]
+    found = _usable("softmax", (images, texts, scale), precision)
+    function = RingSoftmax if isinstance(exchange, Ring) else CudaSoftmax
+    return None if found is None else function.apply(images, texts, scale, exchange, image_weight, *found)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def cuda_sigmoid(
     images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, exchange: Exchange, precision: str
 ) -> Tensor | None:
     """The sigmoid loss () of features (B, D) on CUDA; None where the plain tiles are to compute it."""
-    found = _usable("sigmoid", (images, texts, scale, bias), exchange, precision)
-    return None if found is None else CudaSigmoid.apply(images, texts, scale, bias, exchange, *found)  # type: ignore[no-untyped-call, no-any-return]
+    found = _usable("sigmoid", (images, texts, scale, bias), precision)
+    function = RingSigmoid if isinstance(exchange, Ring) else CudaSigmoid
+    return None if found is None else function.apply(images, texts, scale, bias, exchange, *found)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _usable(name: str, operands: tuple[Tensor, ...], exchange: Exchange, precision: str) -> Multiplied | None:
+def _usable(name: str, operands: tuple[Tensor, ...], precision: str) -> Multiplied | None:
     images, texts = operands[:2]
     found = multiplied_as(images, precision)
-    if found is None or isinstance(exchange, Ring):
+    if found is None:
         return None
     # What is no batch of pairs on one device is left to the tiles, which tell what is wrong with it or cope.
     if images.shape != texts.shape or images.dtype != texts.dtype or len(images) == 0:

@@ -87,7 +87,7 @@ class Gradients:
 
     Args:
         images: of this rank.
-        texts: the columns.
+        texts: the columns, or a block of them.
         pull: whether images want a gradient.
         push: whether texts do.
 
@@ -102,6 +102,11 @@ class Gradients:
         like = texts.flat
         self.pulled = like.new_empty(images.rows, images.width, dtype=torch.float32) if pull else None
         self.pushed = like.new_empty(texts.rows, texts.width, dtype=torch.float32) if push else None
+        self._goes_on = False
+
+    def go_on(self) -> None:
+        """What follows is of another block of texts, and is added to what images got."""
+        self._goes_on = True
 
     def slopes(self) -> Iterator[tuple[Chunk, Slopes]]:
         """Chunks, and memory into which the loop's body writes a chunk's slopes times the gain."""
@@ -115,7 +120,7 @@ class Gradients:
             yield chunk, Slopes(slopes, row, memory.stride(0))
             whole = rows == self.images.rows
             if self.pulled is not None:  # (M, N) x (N, D') -> (M, D')
-                self.texts.combine(slopes, 0, self.pulled if whole else self.pulled[top : top + rows], add=False)
+                self.texts.combine(slopes, 0, self.pulled if whole else self.pulled[top : top + rows], self._goes_on)
             if self.pushed is not None:  # (N, M) x (M, D') -> (N, D')
                 self.images.combine([plane.t() for plane in slopes], top, self.pushed, add=top > 0)
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_clip.losses.cuda_factors import Factors, Tile, factors_of, pair_products, scaled
+from lightning_clip.losses.cuda_factors import Tile, factors_of, pair_products, scaled
 from lightning_clip.losses.cuda_gradients import Columns, Gradients
 from lightning_clip.losses.exchange import Exchange
 from lightning_clip.losses.tiling import refuse_double_backward
 
-__all__ = ["CudaSigmoid"]
+__all__ = ["CudaSigmoid", "fill"]
 
 TILE = Tile(128, 128, 64, 4, 3)
 
@@ -38,7 +38,8 @@ class CudaSigmoid(torch.autograd.Function):
         rows, columns = factors_of(images, dtype, planes), Columns.of(texts, dtype, planes, exchange)
         s = scale.float()
         gradients = Gradients(rows, columns.factors, *ctx.needs_input_grad[:2])
-        totals = _totals(rows, columns, s, bias.float(), gradients)
+        pairs = pair_products(rows, columns.factors, exchange.offset)
+        totals = fill(exchange.offset, pairs, s, bias.float(), gradients)
         ctx.columns, ctx.gradients = columns, gradients
         ctx.save_for_backward(images, texts, scale, bias, s, totals)
         return totals[0] * columns.share
@@ -59,12 +60,22 @@ class CudaSigmoid(torch.autograd.Function):
         )
 
 
-def _totals(images: Factors, columns: Columns, scale: Tensor, bias: Tensor, gradients: Gradients) -> Tensor:
-    """Sums of the loss, of its slopes, and of slope x product (3,) float32; fills the gradients."""
+def fill(offset: int, pairs: Tensor, scale: Tensor, bias: Tensor, gradients: Gradients) -> Tensor:
+    """Fills the gradients from a block of columns.
+
+    Args:
+        offset: column of row 0's pair.
+        pairs: the pairs' inner products (B,) float32, not read where the block holds none.
+        scale: (1,) float32.
+        bias: (1,) float32.
+        gradients: of images and the block.
+
+    Returns:
+        Sums of the loss, of its slopes, and of slope x product (3,) float32.
+    """
     from lightning_clip.losses import cuda_sigmoid_kernels as kernels  # here: Triton is absent where CUDA is
 
-    texts, offset = columns.factors, columns.exchange.offset
-    pairs = pair_products(images, texts, offset)
+    images, texts = gradients.images, gradients.texts
     operands = images.descriptor(TILE.rows, TILE.depth), texts.descriptor(TILE.columns, TILE.depth)
     parts = scale
     for (top, rows), slopes in gradients.slopes():

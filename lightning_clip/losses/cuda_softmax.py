@@ -22,7 +22,7 @@ from lightning_clip.losses.cuda_gradients import Columns, Gradients, chunks_of
 from lightning_clip.losses.exchange import Exchange
 from lightning_clip.losses.tiling import refuse_double_backward
 
-__all__ = ["CudaSoftmax"]
+__all__ = ["CudaSoftmax", "Kept", "fill", "finish", "log_sums"]
 
 SUMS, TILE = Tile(128, 128, 64, 4, 3), Tile(128, 128, 64, 8, 3)
 # Log-sums (down) and places (across) of a program that merges them; places of one that finishes.
@@ -57,7 +57,7 @@ class CudaSoftmax(torch.autograd.Function):
         columns: Columns = ctx.columns
         gradients = Gradients(ctx.rows, columns.factors, *ctx.needs_input_grad[:2])
         weights, weight = _rank_weights(upstream[0], columns)
-        moment = _moment(columns, s, _Kept(*kept), weights, gradients)
+        moment = fill(columns.exchange.offset, s, Kept(*kept), weights, gradients)
         weight = weight * columns.share
         factor = gradients.factor(weight, s)
         return (
@@ -68,7 +68,7 @@ class CudaSoftmax(torch.autograd.Function):
         )
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """What the gradient needs of the forward half, all float32.
 
     Attributes:
@@ -84,24 +84,31 @@ class _Kept(NamedTuple):
     pairs: Tensor
 
 
-def _sums(images: Factors, columns: Columns, scale: Tensor, image_weight: float) -> tuple[Tensor, _Kept]:
+def _sums(images: Factors, columns: Columns, scale: Tensor, image_weight: float) -> tuple[Tensor, Kept]:
     """The summed loss (), and what the gradient needs."""
     exchange = columns.exchange
     pairs = pair_products(images, columns.factors, exchange.offset)
-    row_logs, column_logs = _log_sums(images, columns, scale)
+    row_logs, column_logs = log_sums(images, columns.factors, exchange.offset, scale)
     if exchange.world_size > 1:
         top = exchange.maximum(column_logs).nan_to_num(neginf=0.0)
         column_logs = top + exchange.total_of((column_logs - top).exp2()).log2()
         column_logs = column_logs[exchange.offset : exchange.offset + images.rows].contiguous()  # (N,) -> (B,)
-    loss, own = _finish(row_logs, column_logs, pairs, scale, image_weight)
-    return loss, _Kept(row_logs, exchange.all_rows(column_logs), own, pairs)
+    loss, own = finish(row_logs, column_logs, pairs, scale, image_weight)
+    return loss, Kept(row_logs, exchange.all_rows(column_logs), own, pairs)
 
 
-def _log_sums(images: Factors, columns: Columns, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """log2 of the sums over the others of each row (B,), and of each column over this rank's rows (N,)."""
+def log_sums(images: Factors, texts: Factors, offset: int, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """log2 of the sums over the others of each row (B,) and of each column over this rank's rows (N,), in a block of columns.
+
+    Args:
+        images: of this rank.
+        texts: the block.
+        offset: column of row 0's pair.
+        scale: (1,) float32.
+    """
     from lightning_clip.losses import cuda_softmax_kernels as kernels  # here: Triton is absent where CUDA is
 
-    texts, tile = columns.factors, SUMS
+    tile = SUMS
     row_logs, column_logs = scale.new_empty(images.rows), scale.new_full((texts.rows,), -torch.inf)
     operands = images.descriptor(tile.rows, tile.depth), texts.descriptor(tile.columns, tile.depth)
     down, across = scale, scale
@@ -111,7 +118,7 @@ def _log_sums(images: Factors, columns: Columns, scale: Tensor) -> tuple[Tensor,
             down, across = scale.new_empty(grid[1], rows), scale.new_empty(grid[0], texts.rows)
         strides = down.stride(0), across.stride(0)
         kernels.softmax_sums[grid](
-            *operands, scale, down, across, top, rows, texts.rows, texts.width, images.rows, columns.exchange.offset + top,
+            *operands, scale, down, across, top, rows, texts.rows, texts.width, images.rows, offset + top,
             *strides, PAIRS=texts.products, **tile.options(rows, texts.rows),
         )  # fmt: skip
         kernels.merge_logs[(-(-rows // MERGE_WIDTH) - (-texts.rows // MERGE_WIDTH),)](
@@ -121,8 +128,8 @@ def _log_sums(images: Factors, columns: Columns, scale: Tensor) -> tuple[Tensor,
     return row_logs, column_logs
 
 
-def _finish(rows: Tensor, columns: Tensor, pairs: Tensor, scale: Tensor, image_weight: float) -> tuple[Tensor, Tensor]:
-    """The summed loss () and the pairs' slopes (B,); log-sums over the others become what `_Kept` holds, in place."""
+def finish(rows: Tensor, columns: Tensor, pairs: Tensor, scale: Tensor, image_weight: float) -> tuple[Tensor, Tensor]:
+    """The summed loss () and the pairs' slopes (B,); log-sums over the others become what `Kept` holds, in place."""
     from lightning_clip.losses import cuda_softmax_kernels as kernels  # here: Triton is absent where CUDA is
 
     own, parts = torch.empty_like(pairs), pairs.new_empty(-(-len(pairs) // FINISH_WIDTH))
@@ -147,13 +154,22 @@ def _rank_weights(upstream: Tensor, columns: Columns) -> tuple[tuple[Tensor, Ten
     return (upstream.float() / largest, every / largest), largest
 
 
-def _moment(
-    columns: Columns, scale: Tensor, kept: _Kept, weights: tuple[Tensor, Tensor] | None, gradients: Gradients
-) -> Tensor:
-    """The sum of slope x product (); fills the gradients."""
+def fill(offset: int, scale: Tensor, kept: Kept, weights: tuple[Tensor, Tensor] | None, gradients: Gradients) -> Tensor:
+    """Fills the gradients from a block of columns.
+
+    Args:
+        offset: column of row 0's pair.
+        scale: (1,) float32.
+        kept: of the forward half, of the columns those of the block.
+        weights: of the loss of this rank's rows () and of the columns (N,), at most 1; None where all are 1.
+        gradients: of images and the block.
+
+    Returns:
+        The sum of slope x product ().
+    """
     from lightning_clip.losses import cuda_softmax_kernels as kernels  # here: Triton is absent where CUDA is
 
-    images, texts, offset = gradients.images, columns.factors, columns.exchange.offset
+    images, texts = gradients.images, gradients.texts
     operands = images.descriptor(TILE.rows, TILE.depth), texts.descriptor(TILE.columns, TILE.depth)
     parts = scale
     for (top, rows), slopes in gradients.slopes():

@@ -13,13 +13,14 @@ None of them changes what the body computes, only when and where it sees a colum
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
-__all__ = ["KEPT_BYTES", "Alone", "Exchange", "Gather", "Ring"]
+__all__ = ["KEPT_BYTES", "LOG_SUM", "Alone", "Exchange", "Gather", "Join", "Ring"]
 
 # Bytes of texts of all ranks that are kept from the forward pass for the backward pass, instead of a second gathering.
 KEPT_BYTES = 1 << 28
@@ -27,6 +28,24 @@ KEPT_BYTES = 1 << 28
 # What arrives of every column, what is added to for every column, and the column (in this block) of this rank's first
 # row's own pair, or None where the block holds no pair of this rank.
 Body = Callable[[Sequence[Tensor], Sequence[Tensor], "int | None"], None]
+
+
+class Join(NamedTuple):
+    """How what ranks did to a column is put together.
+
+    Attributes:
+        start: what changes nothing.
+        into: joins the second tensor into the first, in place.
+    """
+
+    start: float
+    into: Callable[[Tensor, Tensor], object]
+
+
+_SUM = Join(0.0, Tensor.add_)
+_MAXIMUM = Join(-torch.inf, lambda total, value: torch.maximum(total, value, out=total))
+# Of logarithms to base 2.
+LOG_SUM = Join(-torch.inf, lambda total, value: torch.logaddexp2(total, value, out=total))
 
 
 class Exchange:
@@ -191,7 +210,8 @@ class Gather(_Ranks):
 class Ring(_Ranks):
     """Blocks of columns go from rank to rank and come home after a round, together with what was added to them.
 
-    While a block is worked on, the next one is already under way.
+    While a block is worked on, the next one is already under way, and so is what the ranks before did to this one: it arrives
+    a step after its block, and nothing but the last step of a round waits for a message alone.
     """
 
     def block_sizes(self) -> list[int]:
@@ -201,15 +221,34 @@ class Ring(_Ranks):
         return [sum(self.sizes[: (self.rank - step) % self.world_size]) for step in range(self.world_size)]
 
     def visit(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, maximum: bool = False) -> list[Tensor]:
-        block, sums = [columns.contiguous() for columns in carried], [start.clone() for start in added]
+        return self.round(carried, added, body, _MAXIMUM if maximum else _SUM)
+
+    def round(self, carried: Sequence[Tensor], added: Sequence[Tensor], body: Body, join: Join) -> list[Tensor]:
+        """As `visit`; the body gets `added` filled with what changes nothing, and what it leaves there is joined.
+
+        Args:
+            carried: read by the body; per tensor one entry for each column of this rank, (B, ...).
+            added: likewise, filled with what to start from.
+            body: called once for each block of columns, this rank's first.
+            join: how what ranks leave is put together.
+        """
+        block, sums = [columns.contiguous() for columns in carried], list(added)
         for step in range(self.world_size):
-            arriving = self.sizes[(self.rank - step - 1) % self.world_size]
-            last = step == self.world_size - 1
-            following, sent = ([], []) if last else self._pass_on(block, arriving)
-            body(block, sums, 0 if step == 0 else None)
+            size = self.sizes[(self.rank - step) % self.world_size]
+            # What was done to the block before goes on to where that block has gone, and the same comes here for this one.
+            arriving, sent = (sums, []) if step == 0 else self._pass_on(sums, size)
+            following: list[Tensor] = []
+            if step + 1 < self.world_size:
+                following, also = self._pass_on(block, self.sizes[(self.rank - step - 1) % self.world_size])
+                sent += also
+            done = [start.new_full((size, *start.shape[1:]), join.start) for start in added]
+            body(block, done, 0 if step == 0 else None)
             _wait(sent)
-            block = following
-            sums, sent = self._pass_on(sums, arriving)
+            for value, others in zip(done, arriving, strict=True):
+                join.into(value, others)
+            block, sums = following, done
+        if self.world_size > 1:
+            sums, sent = self._pass_on(sums, self.sizes[self.rank])
             _wait(sent)
         return sums
 

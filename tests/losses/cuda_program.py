@@ -11,14 +11,15 @@ from reference import dense
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.losses import cuda_choice, cuda_gradients, cuda_sigmoid, cuda_softmax, losses
+from lightning_clip.losses import cuda_choice, cuda_gradients, cuda_ring, cuda_sigmoid, cuda_softmax, losses
 from lightning_clip.losses.cuda_factors import Tile
-from lightning_clip.losses.exchange import Alone, Gather
+from lightning_clip.losses.exchange import Alone, Exchange, Gather, Ring
 from lightning_clip.losses.sigmoid import sigmoid_contrastive_loss
 from lightning_clip.losses.softmax import softmax_contrastive_loss
 
 HALF, EXACT = (torch.float16, 1), (torch.float16, 3)
 NAMES = ("softmax", "sigmoid")
+SIZES = [9, 5, 7]
 
 
 def features(count: int, dtype: torch.dtype, likeness: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -28,10 +29,13 @@ def features(count: int, dtype: torch.dtype, likeness: float = 0.0) -> tuple[Ten
     return images.to(dtype), normalize(texts + likeness * images, dim=-1).to(dtype)
 
 
-def kernels(name: str, inputs: list[Tensor], exchange: Alone | Gather, multiplied: tuple[torch.dtype, int]) -> Tensor:
+def kernels(name: str, inputs: list[Tensor], exchange: Exchange, multiplied: tuple[torch.dtype, int]) -> Tensor:
+    ring = isinstance(exchange, Ring)
     if name == "softmax":
-        return cuda_softmax.CudaSoftmax.apply(*inputs[:3], exchange, 0.5, *multiplied)
-    return cuda_sigmoid.CudaSigmoid.apply(*inputs, exchange, *multiplied)
+        function = cuda_ring.RingSoftmax if ring else cuda_softmax.CudaSoftmax
+        return function.apply(*inputs[:3], exchange, 0.5, *multiplied)
+    function = cuda_ring.RingSigmoid if ring else cuda_sigmoid.CudaSigmoid
+    return function.apply(*inputs, exchange, *multiplied)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -83,30 +87,52 @@ def only_what_is_asked_for() -> None:
         assert not loss.requires_grad
 
 
+def _one_rank(
+    rank: int, world_size: int, name: str, kind: type[Gather | Ring], weights: list[float], plain: bool
+) -> list[Tensor]:
+    part = slice(sum(SIZES[:rank]), sum(SIZES[: rank + 1]))
+    images, texts = features(sum(SIZES), torch.float32)
+    inputs = [images[part], texts[part], torch.tensor([9.0]), torch.tensor([-2.0])]
+    inputs = [value.clone().requires_grad_() for value in inputs]
+    exchange = kind(SIZES, rank)
+    if plain and name == "softmax":
+        loss = softmax_contrastive_loss(*inputs[:3], exchange=exchange)
+    elif plain:
+        loss = sigmoid_contrastive_loss(*inputs, exchange=exchange)
+    else:
+        loss = kernels(name, inputs, exchange, EXACT)
+    for _ in range(2):  # what is kept for it serves a second time
+        for value in inputs:
+            value.grad = None
+        (weights[rank] * loss).backward(retain_graph=True)
+    return [loss.detach(), *(value.grad for value in inputs if value.grad is not None)]
+
+
 def over_ranks() -> None:
     """Uneven ranks whose losses weigh differently, against autograd through the plain tiles."""
-    sizes, weights = [9, 5], [0.5, 4.0]
+    for kind in (Gather, Ring):
+        for name in NAMES:
+            _same_as_plain(name, kind, [0.5, 4.0, 1.0])
+    _same_as_plain("sigmoid", Ring, [2.0, 2.0, 2.0])  # texts go round once
 
-    def one(rank: int, world_size: int, name: str, plain: bool) -> list[Tensor]:
-        part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-        images, texts = features(sum(sizes), torch.float32)
-        inputs = [images[part], texts[part], torch.tensor([9.0]), torch.tensor([-2.0])]
-        inputs = [value.clone().requires_grad_() for value in inputs]
-        exchange = Gather(sizes, rank)
-        if plain and name == "softmax":
-            loss = softmax_contrastive_loss(*inputs[:3], exchange=exchange)
-        elif plain:
-            loss = sigmoid_contrastive_loss(*inputs, exchange=exchange)
-        else:
-            loss = kernels(name, inputs, exchange, EXACT)
-        (weights[rank] * loss).backward()
-        return [loss.detach(), *(value.grad for value in inputs if value.grad is not None)]
 
+def _same_as_plain(name: str, kind: type[Gather | Ring], weights: list[float]) -> None:
+    ranks = len(SIZES)
+    plain = run_ranks(_one_rank, ranks, name, Gather, weights, True)
+    for found, expected in zip(run_ranks(_one_rank, ranks, name, kind, weights, False), plain, strict=True):
+        assert len(found) == len(expected)
+        for value, reference in zip(found, expected, strict=True):
+            assert relative(value, reference.double()) <= 5e-6, (name, kind)
+
+
+def a_ring_of_one() -> None:
     for name in NAMES:
-        for found, expected in zip(run_ranks(one, 2, name, False), run_ranks(one, 2, name, True), strict=True):
-            assert len(found) == len(expected)
-            for value, reference in zip(found, expected, strict=True):
-                assert relative(value, reference.double()) <= 5e-6, name
+        images, texts = features(75, torch.float32)
+        values = [images, texts, torch.tensor([30.0]), torch.tensor([-8.0])]
+        values = [value.clone().requires_grad_() for value in values]
+        kernels(name, values, Ring([75], 0), EXACT).backward()
+        _, references = dense.gradients(name, images, texts, 30.0, -8.0)
+        assert max(relative(value.grad, reference) for value, reference in zip(values[:2], references, strict=False)) <= 2e-6
 
 
 def through_the_module() -> None:
@@ -118,6 +144,10 @@ def through_the_module() -> None:
         loss = losses.build(name)(*inputs)
         assert loss.grad_fn.name() == f"Cuda{name.title()}Backward"
         assert relative(loss.detach(), dense.gradients(name, *inputs[:2], 9.0, -2.0)[0]) <= 1e-6
+        function = softmax_contrastive_loss if name == "softmax" else sigmoid_contrastive_loss
+        ring = function(*inputs[: 3 if name == "softmax" else 4], exchange=Ring([20], 0))
+        assert ring.grad_fn.name() == f"Ring{name.title()}Backward"
+        assert relative(ring.detach(), loss.detach().double()) <= 1e-6
         tiled = losses.build({"name": name, "tile_size": 8})(*inputs)
         assert tiled.grad_fn.name() == f"{name.title()}TilesBackward"
 
@@ -126,7 +156,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cuda_softmax.SUMS = cuda_softmax.TILE = cuda_sigmoid.TILE = Tile(32, 64, 16, 1, 1)  # several programs on few features
     cuda_gradients.ROWS = 128
-    for work in (alone, only_what_is_asked_for, over_ranks, through_the_module):
+    for work in (alone, only_what_is_asked_for, over_ranks, a_ring_of_one, through_the_module):
         work()
         print(work.__name__)
     for name in NAMES:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.losses import losses, softmax_contrastive_loss
+from lightning_clip.losses import losses, sigmoid_contrastive_loss, softmax_contrastive_loss
 from lightning_clip.losses.cuda_choice import Multiplied, _runs, multiplied_as
+from lightning_clip.losses.exchange import Ring
 
 PROGRAM = Path(__file__).parent / "cuda_program.py"
 BOTH = ["softmax", "sigmoid"]
@@ -34,7 +35,7 @@ def test_kernels_against_float64() -> None:
         [sys.executable, str(PROGRAM)], env=settings, capture_output=True, text=True, timeout=115, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["alone", "only_what_is_asked_for", "over_ranks", "through_the_module"]
+    assert done.stdout.split() == ["alone", "only_what_is_asked_for", "over_ranks", "a_ring_of_one", "through_the_module"]
 
 
 class TestChoice:
@@ -88,6 +89,13 @@ def _inputs(count: int, dtype: torch.dtype) -> list[Tensor]:
     return [value.requires_grad_() for value in values]
 
 
+def _over_ring(name: str, inputs: list[Tensor]) -> Tensor:
+    exchange = Ring([len(inputs[0])], 0)
+    if name == "softmax":
+        return softmax_contrastive_loss(*inputs[:3], exchange=exchange)
+    return sigmoid_contrastive_loss(*inputs, exchange=exchange)
+
+
 @pytest.fixture
 def no_waiting() -> Iterator[None]:
     yield
@@ -101,9 +109,10 @@ class TestOnADevice:
     @pytest.mark.parametrize(
         ("dtype", "limit"), [(torch.float32, 5e-6), (torch.float16, 1e-3), (torch.bfloat16, 6e-3)], ids=str
     )
-    def test_against_float64(self, name: str, count: int, dtype: torch.dtype, limit: float) -> None:
+    @pytest.mark.parametrize("ring", [False, True], ids=["alone", "ring of one rank"])
+    def test_against_float64(self, name: str, count: int, dtype: torch.dtype, limit: float, ring: bool) -> None:
         inputs = _inputs(count, dtype)
-        loss = losses.build(name)(*inputs)
+        loss = _over_ring(name, inputs) if ring else losses.build(name)(*inputs)
         loss.backward()
         expected, references = dense.gradients(name, *(value.detach().cpu() for value in inputs[:2]), 40.0, -12.0)
         assert (loss.detach().double().cpu() - expected).abs() <= 2e-6 * expected
