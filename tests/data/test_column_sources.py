@@ -321,14 +321,14 @@ class TestOtherSources:
         features = datasets.Features(
             picture=datasets.Image(), lat=datasets.Value("float32"), lon=datasets.Value("float64"),
             year=datasets.Value("int16"), grid=datasets.Array2D((2, 3), "float32"), code=datasets.Value("string"),
-            meta={"at": datasets.List(datasets.Value("int32"))},
+            meta={"at": [datasets.Value("int32")]},
         )  # fmt: skip
         rows = [
             {"picture": {"bytes": jpeg(n), "path": None}, "lat": n + 0.5, "lon": 2.0, "year": 2000 + n,
              "grid": [[n, 1, 2], [3, 4, 5]], "code": "AC", "meta": {"at": [n, 7]}}
             for n in range(3)
         ]  # fmt: skip
-        datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path)
+        datasets.Dataset.from_list(rows, features=features).save_to_disk(str(tmp_path))
         columns = {"gps": ["lat", "lon"], "year": "year", "grid": "grid", "code": "code", "at": "meta.at"}
         source = HuggingFaceSource(str(tmp_path), image_column="picture", caption_column=None, columns=columns)
         pair = source[1]
@@ -347,7 +347,7 @@ class TestOtherSources:
         sound = pcm(np.full((4, 1), 2**14, np.int16), 8000)
         rows = [{"audio": {"bytes": sound, "path": None}, "text": "a tone"}]
         made = datasets.Dataset.from_list(rows, features=features).cast_column("audio", datasets.Audio(decode=False))
-        made.cast_column("audio", datasets.Audio()).save_to_disk(tmp_path)
+        made.cast_column("audio", datasets.Audio()).save_to_disk(str(tmp_path))
         pair = HuggingFaceSource(str(tmp_path), image_column=None, columns=["audio"])[0]
         assert pair.columns["audio"].tolist() == [[0.5] * 4] and pair.metadata == {"audio.sample_rate": 8000}
         assert pair.captions == ("a tone",) and pair.image is None

@@ -241,7 +241,7 @@ class TestHuggingFace:
     def write(self, folder: Path) -> str:
         datasets = pytest.importorskip("datasets")
         features = datasets.Features(
-            image=datasets.Image(), text=datasets.Value("string"), alt=datasets.List(datasets.Value("string")),
+            image=datasets.Image(), text=datasets.Value("string"), alt=[datasets.Value("string")],
             label=datasets.ClassLabel(names=["cat", "dog"]),
         )  # fmt: skip
         rows = [
