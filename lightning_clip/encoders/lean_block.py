@@ -133,6 +133,6 @@ def _up_to(last: Tensor, length: int) -> Tensor:
 
 
 def _added(x: Tensor, branch: Tensor, layer: nn.Module) -> Tensor:
-    """The sum, in the memory of the branch where that is a linear layer's own output (not where it is a view, as in torch 2.11)."""
+    """The sum, in the memory of the branch where that is a linear layer's own output, and no view as in torch 2.11."""
     own = is_plain_linear(layer) and branch.dtype == x.dtype and not branch._is_view()
     return branch.add_(x) if own else x + branch
