@@ -105,7 +105,7 @@ class Predictor:
             InputError: an image that cannot be read, or a tensor of another shape or type.
         """
         with evaluating(self.model):
-            return self._joined(self.model.encode_image(pixels) for pixels in self._pixels(images, batch_size))
+            return self._joined(self.model.encode_image(pixels) for pixels in self.pixels(images, batch_size))
 
     def encode_image_with_backbone(self, images: ImageInput, batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Unit features (B, D), and the image tower's (B, W) before the projection, which linear probes read.
@@ -114,7 +114,7 @@ class Predictor:
         """
         features, backbones = [], []
         with evaluating(self.model):
-            for pixels in self._pixels(images, batch_size):
+            for pixels in self.pixels(images, batch_size):
                 backbones.append(self.model.image_backbone(pixels))  # (B, 3, S, S) -> (B, W)
                 features.append(normalize(self.model.head("image")(backbones[-1]), dim=-1))  # -> (B, D)
         return self._joined(features), joined(backbones, self.model.tower("image").output_dim, self.device)
@@ -261,7 +261,8 @@ class Predictor:
         assert self.tokenizer is not None
         return self.tokenizer
 
-    def _pixels(self, images: ImageInput, batch_size: int) -> Iterator[Tensor]:
+    def pixels(self, images: ImageInput, batch_size: int = 256) -> Iterator[Tensor]:
+        """Images, as for `encode_image`, as uint8 (B, 3, S, S) on the model's device, in batches of at most `batch_size`."""
         device = self.device
         for pixels in pixel_batches(images, self.transform, self.image_size, batch_size):
             yield pixels.to(device)

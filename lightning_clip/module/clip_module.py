@@ -206,7 +206,7 @@ class ClipModule(BuiltOnUse):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.adaptation.proceed(self.trainer, self.model)
-        seed_batch(self.trainer)
+        self.objective.begin_batch(seed_batch(self.trainer))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._window.proceed(self.trainer, self)

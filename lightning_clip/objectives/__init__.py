@@ -3,13 +3,21 @@
 from lightning_clip.objectives.bag import BagObjective
 from lightning_clip.objectives.base import Objective, objectives
 from lightning_clip.objectives.build import build_objective
+from lightning_clip.objectives.captioning import Captioning
+from lightning_clip.objectives.decoding import DecodingObjective
+from lightning_clip.objectives.hashtags import Hashtags
+from lightning_clip.objectives.masked_words import MaskedWords
 from lightning_clip.objectives.pairs import ContrastivePairs
 from lightning_clip.objectives.weighted import WeightedSum, each_objective
 from lightning_clip.objectives.words import Words
 
 __all__ = [
     "BagObjective",
+    "Captioning",
     "ContrastivePairs",
+    "DecodingObjective",
+    "Hashtags",
+    "MaskedWords",
     "Objective",
     "WeightedSum",
     "Words",

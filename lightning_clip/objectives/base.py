@@ -35,12 +35,14 @@ class Objective(AcrossRanks, nn.Module, ABC):
         scoring_parts: names of what `build` adds and its scorer reads. Exports omit it where another objective of a sum scores;
             alone, its model cannot be exported whole.
         max_scale: upper bound of the inverse temperature, applied after each step.
+        batches: number of the batch that is learned from, for draws that depend on neither ranks nor slices.
         evaluated: whether validation and test score it; False for what only training has, such as teachers.
     """
 
     training_parts: frozenset[str] = frozenset()
     scoring_parts: frozenset[str] = frozenset()
     max_scale: float = 100.0
+    batches: int = 0
     evaluated: bool = True
 
     # -- columns ----------------------------------------------------------------------------------------------------
@@ -111,6 +113,14 @@ class Objective(AcrossRanks, nn.Module, ABC):
             predictor: of the model.
             data: the run's data module; None where there is none.
         """
+
+    def begin_batch(self, number: int) -> None:
+        """Takes note of a batch of training before anything of it is computed.
+
+        Args:
+            number: batches that the run has done before.
+        """
+        self.batches = number
 
     # -- in a step --------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,10 @@ class WeightedSum(Objective):
         for term in self.each().values():
             term.refresh(predictor, data)
 
+    def begin_batch(self, number: int) -> None:
+        for term in self.each().values():
+            term.begin_batch(number)
+
     # -- in a step --------------------------------------------------------------------------------------------------
 
     def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 __all__ = ["seed_batch"]
 
 
-def seed_batch(trainer: Trainer) -> None:
+def seed_batch(trainer: Trainer) -> int:
     """Makes dropout, patch dropout and other draws of a batch a function of (seed, batches done, rank).
 
     A run that was killed then draws what it would have drawn: a checkpoint need not hold generators, of which it could keep
     only those of one rank. The seed is the data module's.
+
+    Returns:
+        Batches done.
     """
-    done = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+    done: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
     seed = getattr(trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
     torch.manual_seed(mix(seed, done, trainer.global_rank) >> 1)
+    return done

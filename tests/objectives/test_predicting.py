@@ -13,12 +13,17 @@ from torch import Tensor
 from variants.senses import SETTINGS, Senses, batch_of, error_of, gradients, share
 
 from lightning_clip import ClipModule
+from lightning_clip.data import train_tokenizer
 
 WORDS = {"name": "words", "vocabulary": {"red": 0.5, "blue": 1.5, "small": 0.25, "night": 2.0}}
+DECODER = {"width": 16, "layers": 1, "heads": 2}
 # What each is built with where there is no data.
 SPECS: dict[str, Any] = {
     "words": WORDS,
     "words, binary": {**WORDS, "prediction": "binary"},
+    "hashtags": {"name": "hashtags", "vocabulary": ["red", "blue", "left", "night"], "separator": " "},
+    "captioning": {"name": "captioning", "decoder": DECODER, "backward": True},
+    "masked words": {"name": "masked_words", "decoder": DECODER, "share": 0.4},
     "words beside pairs": [{"name": "pairs"}, {**WORDS, "weight": 0.5}],
 }
 
@@ -50,14 +55,15 @@ def test_gradients_do_not_depend_on_how_it_is_run(name: str) -> None:
 def fitted(folder: Path, spec: Any, steps: int, **options: Any) -> dict[str, Tensor]:
     """Weights after a fit on scenes."""
     torch.manual_seed(0)
-    module = ClipModule(IMAGE, objective=spec, **SETTINGS)
+    tokenizer = train_tokenizer(["a small red circle on the left", "two large blue squares at the top"], 300)
+    module = ClipModule(IMAGE, objective=spec, **{**SETTINGS, "tokenizer": tokenizer})
     trainer = small_trainer(folder, max_steps=steps)
     trainer.fit(module, small_data(size=32, batch=8, val=None), **options)
     trainer.save_checkpoint(folder / f"{steps}.ckpt")
     return module.state_dict()
 
 
-@pytest.mark.parametrize("name", ["words"])
+@pytest.mark.parametrize("name", ["words", "masked_words"])
 def test_a_resumed_run_ends_with_the_same_weights(name: str, tmp_path: Path) -> None:
     """Its vocabulary is taken from the data again, and from the checkpoint where it is loaded alone."""
     whole = fitted(tmp_path, {"name": name}, 4)
