@@ -1,21 +1,16 @@
-"""Words of captions: how a text is split in any language, what a run's training texts are, how many of them hold a word."""
+"""Words and tags of captions: how a text is split in any language, and how many texts hold a word."""
 
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning_clip.core.errors import InputError, existing_path
-from lightning_clip.core.types import Pair
-from lightning_clip.data.captions import first_caption, random_caption
-from lightning_clip.data.sources import PairSource, readable_captions
 
-__all__ = ["common_entries", "inverse_frequencies", "read_synonyms", "tags_in", "training_captions", "words_in"]
+__all__ = ["common_entries", "inverse_frequencies", "read_synonyms", "tags_in", "words_in"]
 
 # Scripts that put no spaces between words: letter by letter, or whole sentences would be words.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -67,35 +62,6 @@ def read_synonyms(source: str | Mapping[str, str] | None, separator: str = ",") 
             if found.setdefault(tag, first) != first or first in found:
                 raise InputError(f"{source}, line {number}: {tag!r} is in two groups of synonyms: put it into one")
     return found
-
-
-def training_captions(data: Any | None, most: int = 1_000_000) -> Iterator[tuple[str, ...]]:
-    """The captions of each training sample as training shows them, read without images; none where there is no training data.
-
-    Where a caption is made of the class name, as by "template", it is made here, too.
-
-    Args:
-        data: a data module with `source`, or None.
-        most: samples that are read, at even distances; at least 1.
-    """
-    if not hasattr(data, "source") or getattr(data, "_specs", {"train": 1}).get("train") is None or data is None:
-        return
-    source: PairSource = data.source("train")
-    if not source.random_access:
-        return
-    choose = getattr(data, "captions", None)
-    plain = choose in (None, random_caption, first_caption)
-    for index in range(0, len(source), -(-len(source) // most)):
-        captions = readable_captions(source, index)
-        if plain:
-            yield captions
-            continue
-        label = source.label(index)
-        name = {} if label is None or not source.class_names else {"class_name": source.class_names[label]}
-        try:
-            yield (choose(Pair(b"", captions, str(index), label, metadata=name), random.Random(index)),)  # type: ignore[misc]
-        except (KeyError, IndexError, ValueError):
-            continue  # the run counts it as a bad sample
 
 
 def common_entries(documents: Iterable[Iterable[str]], size: int) -> tuple[Counter[str], int]:

@@ -15,7 +15,8 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.data.words import common_entries, inverse_frequencies, training_captions
+from lightning_clip.data.training_captions import training_captions
+from lightning_clip.data.words import common_entries, inverse_frequencies
 from lightning_clip.losses.bags import Bags, bag_loss
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective

@@ -15,7 +15,8 @@ from variants.senses import SETTINGS, WORDS, Senses, batch_of
 
 from lightning_clip import ClipDataModule, ClipModule, InputError, Pair, PairBatch
 from lightning_clip.data import PairSource
-from lightning_clip.data.words import common_entries, inverse_frequencies, training_captions, words_in
+from lightning_clip.data.training_captions import training_captions
+from lightning_clip.data.words import common_entries, inverse_frequencies, words_in
 from lightning_clip.export.export import export
 from lightning_clip.losses.bags import Bags, bag_loss
 from lightning_clip.objectives import Words, build_objective
