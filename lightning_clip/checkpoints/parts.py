@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["check_parts", "may_be_replaced", "write_parts"]
+__all__ = ["check_parts", "is_in_parts", "may_be_replaced", "write_parts"]
 
 _LIST = "parts.json"
 _BLOCK = 1 << 20  # bytes of a part that are compared, in three places: another step has other weights everywhere
@@ -56,8 +56,12 @@ def may_be_replaced(path: Path) -> bool:
     """Whether a checkpoint may take the name: nothing is there, a file, an empty folder or another checkpoint in parts."""
     if not path.is_dir():
         return True
-    names = {entry.name for entry in path.iterdir()}
-    return not names or bool(names & {_LIST, ".metadata", "meta.pt", "checkpoint"})
+    return is_in_parts(path) or not any(path.iterdir())
+
+
+def is_in_parts(folder: Path) -> bool:
+    """Whether a folder is a checkpoint, complete or not, that FSDP2's or DeepSpeed's ranks wrote."""
+    return bool({entry.name for entry in folder.iterdir()} & {_LIST, ".metadata", "meta.pt", "checkpoint"})
 
 
 def _print_of(path: Path) -> list[int | str]:

@@ -17,17 +17,17 @@ from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.deep_settings import with_deep_settings
 from lightning_clip.commands.imports import IMPORT_HELP, with_plugins
 from lightning_clip.commands.quiet import quiet
+from lightning_clip.commands.resume_path import check_path, found_by_word, is_word
 from lightning_clip.commands.run_lock import OnlyRun
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.commands.trainer_errors import explained
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError
 from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.training.allocator import keep_freed_memory
 
 __all__ = ["ClipCLI", "run"]
 
-_CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 # `${model.embed_dim}` in a recipe, instead of `${fit.model.embed_dim}`.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
@@ -51,6 +51,7 @@ class ClipCLI(LightningCLI):
     """
 
     trains = True
+    _checkpoint: str | None = None
 
     def __init__(self, arguments: Sequence[str]) -> None:
         given = with_plugins(arguments, obeys_recipes=self.trains and arguments[0] == "fit")
@@ -78,8 +79,8 @@ class ClipCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for flag, path in pairwise(args):
-            if flag == "--ckpt_path" and path not in (*_CHECKPOINT_WORDS, "null"):
-                existing_path(path, "checkpoint")
+            if flag == "--ckpt_path" and path != "null" and not is_word(path) and "://" not in path:
+                check_path(path)
         try:
             self.config = parser.parse_args(args)
         except OmegaConfBaseException as error:
@@ -91,11 +92,21 @@ class ClipCLI(LightningCLI):
 
     def _check_checkpoint(self) -> None:
         """What --ckpt_path names is looked at before anything is built."""
-        path = self._get(self.config, "ckpt_path")
-        if path in (None, *_CHECKPOINT_WORDS) or "://" in str(path) or not self._get(self.config, "weights_only"):
+        self._checkpoint = self._get(self.config, "ckpt_path")
+        if self._checkpoint is None or is_word(str(self._checkpoint)) or "://" in str(self._checkpoint):
             return
-        if (found := existing_path(path, "checkpoint")).is_file():
+        found = check_path(str(self._checkpoint))
+        self._checkpoint = str(found)
+        if found.is_file() and self._get(self.config, "weights_only"):
             check_checkpoint(found)
+
+    def _look_for_checkpoint(self, command: str) -> None:
+        """What --ckpt_path says by a word is looked for when the Trainer is there."""
+        if self._checkpoint is not None and is_word(self._checkpoint):
+            self._checkpoint = found_by_word(self._checkpoint, self.trainer, command)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "ckpt_path": self._checkpoint}
 
     def instantiate_classes(self) -> None:
         self._check_checkpoint()
@@ -124,6 +135,7 @@ class ClipCLI(LightningCLI):
             keep_freed_memory()
         self._watch_signals()
         self.trainer.callbacks.append(OnlyRun())  # type: ignore[attr-defined]
+        self._look_for_checkpoint("fit")
         if self._get(self.config, "find_batch_size"):
             find_batch_size(self.trainer, self.model, self.datamodule)
 
@@ -143,7 +155,8 @@ class ClipCLI(LightningCLI):
         self._watch_signals()
 
     def _check_weights(self, command: str) -> None:
-        if self._get(self.config, "ckpt_path") is None and not getattr(self.model, "has_weights", True):
+        self._look_for_checkpoint(command)
+        if self._checkpoint is None and not getattr(self.model, "has_weights", True):
             raise InputError(
                 f"{command} would measure random weights: give a checkpoint (--ckpt_path FILE.ckpt), or a recipe that begins "
                 "with trained weights (model.pretrained)"
