@@ -20,6 +20,7 @@ from lightning_clip.checkpoints.reading import (
 from lightning_clip.checkpoints.writing import write_whole
 from lightning_clip.core.plugins import PLUGINS_KEY, loaded_plugins
 from lightning_clip.model.recipe import TowerSpec
+from lightning_clip.module.optimizing import check_same_optimizer
 from lightning_clip.weights.own import check_stored
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def on_load(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
     """Puts weights in place that a checkpoint left out, checks that it fits, sets the locks of its step."""
     adaptation = module.adaptation
     module.has_weights = True
+    check_same_optimizer(module, checkpoint)
     module._window.load(checkpoint)
     complete(checkpoint, module)
     if module._trainer is not None and module.strict_loading and "state_dict" in checkpoint:  # else said while it is loaded

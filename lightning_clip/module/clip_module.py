@@ -35,12 +35,12 @@ from lightning_clip.module.learning import (
     start,
 )
 from lightning_clip.module.loaders import adopt_loaders
+from lightning_clip.module.optimizing import configure
 from lightning_clip.module.running import log_losses, over_ranks
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import ChanceWatch, FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.training.micro_batches import encode_in_slices
-from lightning_clip.training.optim import build_optimizer, build_scheduler
 from lightning_clip.training.resuming import begin_next_epoch
 from lightning_clip.training.seeding import seed_batch
 from lightning_clip.training.throughput import Throughput
@@ -156,12 +156,7 @@ class ClipModule(BuiltOnUse):
     # -- Lightning --------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        fused = self.trainer.precision != "16-mixed"  # whose scaling would rule out clipping by norm
-        settings = self.training_settings.optimizer
-        rates = self.adaptation.rates(settings, self.undecayed)
-        optimizer = build_optimizer(self.model, settings, self.undecayed, fused, rates)
-        schedule = build_scheduler(optimizer, settings, self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return configure(self)
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         if getattr(self.trainer.strategy, "passes_are_collective", False):

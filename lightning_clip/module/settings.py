@@ -14,6 +14,7 @@ from lightning_clip.model.recipe import Recipe, plain_settings
 from lightning_clip.objectives import Objective
 from lightning_clip.training.execution import ExecutionSettings
 from lightning_clip.training.optim import OptimizerSettings
+from lightning_clip.training.optimizers import note_of
 
 __all__ = ["TrainingSettings", "recorded"]
 
@@ -74,7 +75,7 @@ class TrainingSettings:
     def to_mapping(self) -> dict[str, Any]:
         """Plain types that `of` reads."""
         return {
-            "optimizer": plain_settings(self.optimizer),
+            "optimizer": self.optimizer.to_mapping(),
             "micro_batch_size": self.micro_batch_size,
             "execution": plain_settings(self.execution),
             "adapt": self.adapt.to_mapping(),
@@ -94,6 +95,7 @@ def recorded(recipe: Recipe, objective: Objective, training: TrainingSettings) -
         **{f"{column}_tower": found.get("name", str(found)) for column, found in towers.items()},
         "embed_dim": recipe.embed_dim,
         "objective": shorten(str(objective.to_mapping()), 1000),  # a vocabulary may be long
+        "optimizer": str(note_of(training.optimizer.name)),
         "lr": training.optimizer.lr,
         "weight_decay": training.optimizer.weight_decay,
         "micro_batch_size": training.micro_batch_size,

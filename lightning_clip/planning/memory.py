@@ -116,13 +116,15 @@ def optimizer_bytes(optimizer: Optimizer) -> int:
     """
     accepted = inspect.signature(type(optimizer)).parameters
     settings = {key: value for key, value in optimizer.defaults.items() if key in accepted}
-    per_dtype: dict[torch.dtype, tuple[int, int]] = {}
     total = 0
-    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
-        if weight.dtype not in per_dtype:
-            per_dtype[weight.dtype] = _probe(type(optimizer), settings, weight.dtype)
-        per_element, constant = per_dtype[weight.dtype]
-        total += per_element * weight.numel() + constant
+    for group in optimizer.param_groups:  # which may be treated each in its own way, as Muon's are
+        own = {key: value for key, value in group.items() if key != "params"}
+        per_dtype: dict[torch.dtype, tuple[int, int]] = {}
+        for weight in group["params"]:
+            if weight.dtype not in per_dtype:
+                per_dtype[weight.dtype] = _probe(type(optimizer), settings, own, weight.dtype)
+            per_element, constant = per_dtype[weight.dtype]
+            total += per_element * weight.numel() + constant
     return total
 
 
@@ -164,11 +166,11 @@ def _communication(state: State, sharding: Sharding, width: int) -> float:
     return width * sharding.bucket_elements(state.parameters) if sharding.buffers == "deepspeed" else 0
 
 
-def _probe(kind: type[Optimizer], settings: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+def _probe(kind: type[Optimizer], settings: dict[str, Any], group: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
     """Bytes of state per element of a parameter, and per parameter."""
     weight = nn.Parameter(torch.zeros(2, 3, dtype=dtype))
     weight.grad = torch.zeros_like(weight)
-    optimizer: Any = kind([weight], **settings)
+    optimizer: Any = kind([{"params": [weight], **group}], **settings)
     optimizer.step()
     states = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
     shaped = [value for value in states if value.shape == weight.shape]

@@ -1,4 +1,4 @@
-"""The learning rate of a run: linear warm-up and cosine decay, and which of them a resumed run follows."""
+"""The learning rate of a run: warm-up, plateau and decay, and which of them a resumed run follows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_clip.core.errors import InputError
 
-__all__ = ["RunSchedule", "WarmupCosine", "warmup_cosine"]
+__all__ = ["RateShape", "RunSchedule", "share_of_peak"]
 
 log = logging.getLogger(__name__)
-_RATES = ("initial_lr", "weight_decay", "betas", "eps")
+_RATES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 _OF_THIS_RUN = ("_given", "_factor", "_on_resume", "_run_steps")
 _WORDS = {
     "initial_lr": "lr",
@@ -26,38 +26,54 @@ _WORDS = {
 }
 
 
-def warmup_cosine(step: int, warmup_steps: int, total_steps: float, final_ratio: float = 0.0) -> float:
+def share_of_peak(
+    step: int, warmup_steps: int, total_steps: float, final_ratio: float = 0.0, decay_share: float | None = None
+) -> float:
     """Learning rate at optimizer step `step` (0-based) as a share of the peak.
 
+    Args:
+        step: of the run.
+        warmup_steps: of linear warm-up.
+        total_steps: of the run; infinity keeps the peak after the warm-up.
+        final_ratio: the share at the end.
+        decay_share: None falls by a cosine from the warm-up on; otherwise the peak is kept until this last share of the run,
+            in which the rate falls by 1 - sqrt.
+
     Examples:
-        >>> [round(warmup_cosine(step, 2, 6), 3) for step in range(7)]
+        >>> [round(share_of_peak(step, 2, 6), 3) for step in range(7)]
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+        >>> [round(share_of_peak(step, 2, 8, decay_share=0.5), 3) for step in range(9)]
+        [0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.293, 0.134, 0.0]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if math.isinf(total_steps):
         return 1.0
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    start = warmup_steps if decay_share is None else max(warmup_steps, total_steps * (1 - decay_share))
+    progress = min(1.0, max(0.0, step - start) / max(1, total_steps - start))
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if decay_share is None else 1 - math.sqrt(progress)
+    return final_ratio + (1 - final_ratio) * left
 
 
 @dataclass
-class WarmupCosine:
-    """`warmup_cosine` of one run; an object, whose numbers a checkpoint holds, as torch's `LambdaLR` stores them.
+class RateShape:
+    """`share_of_peak` of one run; an object, whose numbers a checkpoint holds, as torch's `LambdaLR` stores them.
 
     Args:
         warmup_steps: optimizer steps of linear warm-up.
         total_steps: of the run; infinity keeps the peak after the warm-up.
         final_ratio: learning rate at the end as a share of the peak.
+        decay_share: of the run, in which it falls from the peak; None falls by a cosine from the warm-up on.
     """
 
     warmup_steps: int
     total_steps: float
     final_ratio: float
+    decay_share: float | None = None
 
     def __call__(self, step: int) -> float:
         """The share of the peak at a step."""
-        return warmup_cosine(step, self.warmup_steps, self.total_steps, self.final_ratio)
+        return share_of_peak(step, self.warmup_steps, self.total_steps, self.final_ratio, self.decay_share)
 
 
 class RunSchedule(LambdaLR):
@@ -70,9 +86,9 @@ class RunSchedule(LambdaLR):
         run_steps: optimizer steps that this run will have had at its end, maybe infinite.
     """
 
-    def __init__(self, optimizer: Optimizer, factor: WarmupCosine, on_resume: str, run_steps: float) -> None:
+    def __init__(self, optimizer: Optimizer, factor: RateShape, on_resume: str, run_steps: float) -> None:
         super().__init__(optimizer, factor)
-        self._given = [{key: group[key] for key in _RATES} for group in optimizer.param_groups]
+        self._given = [{key: group[key] for key in _RATES if key in group} for group in optimizer.param_groups]
         self._factor, self._on_resume, self._run_steps = factor, on_resume, run_steps
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,7 +123,7 @@ class RunSchedule(LambdaLR):
         pairs = [
             (key, group[key], mine[key])
             for group, mine in zip(self.optimizer.param_groups, self._given, strict=True)
-            for key in _RATES
+            for key in mine
         ] + [(key, vars(self._factor)[key], given[key]) for key in given]
         told = [
             f"{_WORDS.get(key, key)} was {_short(was)} and is {_short(now)}" for key, was, now in pairs if not _same(was, now)
@@ -136,4 +152,6 @@ def _same(was: Any, now: Any) -> bool:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "none"
     return f"{value:g}" if isinstance(value, int | float) else str(tuple(value))

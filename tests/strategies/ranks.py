@@ -32,7 +32,7 @@ def _fit(rank: int, world_size: int, folder: Path, settings: dict[str, Any]) -> 
     strategy = settings.pop("strategy", "clip_fsdp2")
     trainer = {key: settings.pop(key) for key in list(settings) if key in ("gradient_clip_val", "max_steps", "callbacks")}
     save, resume = settings.pop("save", None), settings.pop("resume", None)
-    module = small_module(optimizer=OPTIMIZER, **settings)
+    module = small_module(**{"optimizer": OPTIMIZER, **settings})
     strategy = ClipFSDP2Strategy(**strategy) if isinstance(strategy, dict) else strategy() if callable(strategy) else strategy
     fitting = small_trainer(folder, strategy=strategy, devices=world_size, **trainer)
     fitting.fit(module, small_data(size=32, batch=16 // world_size), ckpt_path=resume)
@@ -56,7 +56,7 @@ def fit(folder: Path, world_size: int = 2, timeout: float = 100, **settings: Any
 def alone(folder: Path, **settings: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
     trainer = {key: settings.pop(key) for key in list(settings) if key in ("gradient_clip_val", "max_steps")}
-    module = small_module(optimizer=OPTIMIZER, **settings)
+    module = small_module(**{"optimizer": OPTIMIZER, **settings})
     small_trainer(folder, **trainer).fit(module, small_data(size=32, batch=16))
     return {name: value.clone() for name, value in module.state_dict().items()}
 
