@@ -1,7 +1,7 @@
 """Loss on rendered scenes under several optimizers: the demo's model, the same pairs in the same order, one seed each.
 
-    python benchmarks/optimizers.py
-    python benchmarks/optimizers.py --steps 100 --seeds 0 1 2 --optimizers adamw muon lion
+python benchmarks/optimizers.py
+python benchmarks/optimizers.py --steps 100 --seeds 0 1 2 --optimizers adamw muon lion
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Losses(pl.Callback):
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, float], *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, float], *_: object
+    ) -> None:
         self.seen.append(float(outputs["loss"]))
 
 
@@ -40,7 +42,9 @@ def losses_of(name: str, lr: float, seed: int, steps: int, batch: int) -> list[f
         batch: pairs a step.
     """
     pl.seed_everything(seed, verbose=False)
-    options = [f"--model.training.optimizer={{name: {name}, lr: {lr}, weight_decay: 0.1, warmup_steps: 10, schedule: constant}}"]
+    options = [
+        f"--model.training.optimizer={{name: {name}, lr: {lr}, weight_decay: 0.1, warmup_steps: 10, schedule: constant}}"
+    ]
     read = read_recipe([RECIPE], [*options, f"--data.local_batch_size={batch}", f"--data.seed={seed}"])
     losses = Losses()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}

@@ -210,6 +210,22 @@ class ImageEncoder(Tower):
     def forward(self, image: Tensor) -> Tensor:
         """Normalised float pixels (B, 3, H, W) -> (B, output_dim)."""
 
+    def drop_tokens(self, share: float) -> None:
+        """From now on drops that share of its patches, in [0, 1), in training.
+
+        Raises:
+            InputError: this tower cannot.
+        """
+        raise InputError(f"{type(self).__name__} cannot drop image tokens: take a ViT, or smaller images (image_size)")
+
+    def take_sizes(self) -> None:
+        """From now on takes smaller square images, too, and gives for those of its own size what it gave.
+
+        Raises:
+            InputError: this tower cannot.
+        """
+        raise InputError(f"{type(self).__name__} takes images of one size: take a ViT or a convolutional network")
+
     def forward_tokens(self, image: Tensor) -> Tensor:
         """Normalised float pixels (B, 3, H, W) -> (B, L, W), where the tower has tokens."""
         raise self._no_tokens()

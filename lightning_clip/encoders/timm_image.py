@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import IMPORT_HINT, InputError, UnknownName, nearest
 from lightning_clip.encoders.base import ImageEncoder
+from lightning_clip.encoders.fewer_tokens import drop_tokens, take_sizes
 from lightning_clip.encoders.lean_block import LeanBlock, make_lean, through
 from lightning_clip.encoders.patches import use_products
 from lightning_clip.encoders.recomputed import untouched
@@ -78,6 +79,14 @@ class TimmImageEncoder(ImageEncoder):
         hidden: Tensor = model.forward_features(image)  # (B, 3, S, S) -> (B, L, W) or a map (B, W, rows, columns)
         features: Tensor = model.forward_head(hidden)  # -> (B, W), without a classifier: `num_classes` is 0
         return features, tokens_of(hidden)
+
+    def drop_tokens(self, share: float) -> None:
+        """From now on a ViT drops that share of its patches in training."""
+        drop_tokens(self.model, share)
+
+    def take_sizes(self) -> None:
+        """From now on takes smaller images, too: a ViT interpolates its positions."""
+        take_sizes(self.model)
 
     def blocks(self) -> list[nn.Module]:
         """The layers of the list that timm's family keeps them in, or a ResNet's four stages."""

@@ -41,6 +41,7 @@ from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
 from lightning_clip.training.guard import ChanceWatch, FiniteGuard, check_even, drop_gradients, gradient_norm
 from lightning_clip.training.micro_batches import encode_in_slices
+from lightning_clip.training.phases import Phases
 from lightning_clip.training.resuming import begin_next_epoch
 from lightning_clip.training.seeding import seed_batch
 from lightning_clip.training.throughput import Throughput
@@ -104,7 +105,7 @@ class ClipModule(BuiltOnUse):
         self._begin(given, pretrained)
         self._guard, self._skip_step = FiniteGuard(self.training_settings.execution.non_finite), False
         self.chance, self.losses = ChanceWatch(), LossSums()
-        self._throughput, self._window = Throughput(), Window()
+        self._throughput, self._window, self._phases = Throughput(), Window(), Phases(self.training_settings.phases)
 
     # -- hooks a subclass may override ------------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class ClipModule(BuiltOnUse):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         if getattr(self.trainer.strategy, "passes_are_collective", False):
             check_even(batch.size, self.device)
-        batch = self.adaptation.fill(batch, self.model, self.micro_batch_size)
+        batch = self._phases.shrink(self.adaptation.fill(batch, self.model, self.micro_batch_size))
         output = self.encode_batch(batch)
         parts = self.compute_loss(output, batch)
         whole = over_ranks(parts)
@@ -195,12 +196,14 @@ class ClipModule(BuiltOnUse):
 
     def on_train_start(self) -> None:
         check_slices(self)
+        self._phases.start(self.trainer, self.model)
         begin_next_epoch(self.trainer)
         self._throughput.restart()
         self._window.start(self.trainer, self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.adaptation.proceed(self.trainer, self.model)
+        self._phases.proceed(self.trainer, self.model)
         self.objective.begin_batch(seed_batch(self.trainer))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

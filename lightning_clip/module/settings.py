@@ -15,10 +15,11 @@ from lightning_clip.objectives import Objective
 from lightning_clip.training.execution import ExecutionSettings
 from lightning_clip.training.optim import OptimizerSettings
 from lightning_clip.training.optimizers import note_of
+from lightning_clip.training.phases import Phase, phases_of
 
 __all__ = ["TrainingSettings", "recorded"]
 
-_PARTS = ("optimizer", "micro_batch_size", "execution", "adapt")
+_PARTS = ("optimizer", "micro_batch_size", "execution", "adapt", "phases")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TrainingSettings:
         micro_batch_size: pairs encoded at a time; memory then holds the activations of so many, for a third more time.
             The gradient stays that of the whole batch. None encodes the batch at once.
         execution: compilation, activation checkpointing and other things that change speed only, see `ExecutionSettings`.
+        phases: few image tokens, or small images, first and all of them in the rest of the run, see `Phase`.
         adapt: what is trained when a trained model is adapted: locks, rates by depth, stages, LoRA, see `AdaptSettings`.
 
     Raises:
@@ -44,6 +46,7 @@ class TrainingSettings:
     micro_batch_size: int | None = None
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    phases: tuple[Phase, ...] = ()
 
     def __post_init__(self) -> None:
         size = self.micro_batch_size
@@ -70,6 +73,7 @@ class TrainingSettings:
             given.get("micro_batch_size"),
             ExecutionSettings.of(given.get("execution")),
             AdaptSettings.of(given.get("adapt")),
+            phases_of(given.get("phases")),
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -79,6 +83,7 @@ class TrainingSettings:
             "micro_batch_size": self.micro_batch_size,
             "execution": plain_settings(self.execution),
             "adapt": self.adapt.to_mapping(),
+            "phases": [plain_settings(phase) for phase in self.phases],
         }
 
 

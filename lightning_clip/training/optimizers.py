@@ -60,7 +60,7 @@ def hidden_matrices(model: nn.Module) -> set[str]:
 
 
 def _timm(name: str) -> Factory | None:
-    """timm's optimizer of a name, with its own settings bound; None where timm has none, or none that can be built here."""
+    """Timm's optimizer of a name, with its own settings bound; None where timm has none, or none that can be built here."""
     if name not in timm.optim.list_optimizers():
         return None
     if timm.optim.get_optimizer_info(name).second_order:
@@ -128,4 +128,3 @@ def note_of(name: Any) -> Any:
         name: as in the settings.
     """
     return name if isinstance(name, str | Mapping) else {LIVE: _called(name)}
-

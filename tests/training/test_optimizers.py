@@ -108,7 +108,9 @@ class TestMuon:
         assert optimizer_bytes(optimizer) == 4 * 100 * 100 + (8 * 100 * 100 + 4)
 
 
-def run(folder: Path, optimizer: Any, steps: int = 4, resume: Path | None = None, save: Path | None = None) -> dict[str, Tensor]:
+def run(
+    folder: Path, optimizer: Any, steps: int = 4, resume: Path | None = None, save: Path | None = None
+) -> dict[str, Tensor]:
     torch.manual_seed(0 if resume is None else 5)
     module, trainer = small_module(optimizer=optimizer), small_trainer(folder, max_steps=steps)
     trainer.fit(module, small_data(size=32, batch=8), ckpt_path=resume)
