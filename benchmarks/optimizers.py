@@ -42,10 +42,9 @@ def losses_of(name: str, lr: float, seed: int, steps: int, batch: int) -> list[f
         batch: pairs a step.
     """
     pl.seed_everything(seed, verbose=False)
-    options = [
-        f"--model.training.optimizer={{name: {name}, lr: {lr}, weight_decay: 0.1, warmup_steps: 10, schedule: constant}}"
-    ]
-    read = read_recipe([RECIPE], [*options, f"--data.local_batch_size={batch}", f"--data.seed={seed}"])
+    settings = f"{{name: {name}, lr: {lr}, weight_decay: 0.1, warmup_steps: 10, schedule: constant}}"
+    options = [f"--model.training.optimizer={settings}", f"--data.local_batch_size={batch}", f"--data.seed={seed}"]
+    read = read_recipe([RECIPE], options)
     losses = Losses()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_steps=steps, accelerator="cpu", callbacks=[losses], limit_val_batches=0, **quiet)  # type: ignore[arg-type]

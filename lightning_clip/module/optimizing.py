@@ -28,8 +28,8 @@ def configure(module: Any) -> OptimizerLRScheduler:
     trainer, settings = module.trainer, module.training_settings.optimizer
     if is_muon(settings.name) and isinstance(trainer.strategy, DeepSpeedStrategy):
         raise InputError(
-            f"optimizer {settings.name!r} needs whole matrices, which DeepSpeed flattens: use strategy 'clip_fsdp2' or 'ddp', or "
-            "optimizer.name 'adamw'"
+            f"optimizer {settings.name!r} needs whole matrices, which DeepSpeed flattens: use strategy 'clip_fsdp2' or 'ddp', "
+            "or optimizer.name 'adamw'"
         )
     fused = trainer.precision != "16-mixed"  # whose scaling would rule out clipping by norm
     rates = module.adaptation.rates(settings, module.undecayed)
@@ -54,6 +54,6 @@ def check_same_optimizer(module: Any, checkpoint: Mapping[str, Any]) -> None:
     now = module.training_settings.to_mapping()["optimizer"]["name"]
     if stored != now:
         raise InputError(
-            f"the checkpoint was written with optimizer {stored!r} and this run has {now!r}, whose state is another: go on with "
-            f"optimizer.name {stored!r}, or let a new run begin with its weights (pretrained: FILE.ckpt)"
+            f"the checkpoint was written with optimizer {stored!r} and this run has {now!r}, whose state is another: go on "
+            f"with optimizer.name {stored!r}, or let a new run begin with its weights (pretrained: FILE.ckpt)"
         )

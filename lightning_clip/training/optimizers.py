@@ -35,7 +35,8 @@ def is_muon(name: Any) -> bool:
 def hidden_matrices(model: nn.Module) -> set[str]:
     """Names of the weights that Muon is for: of linear layers and convolutions inside the towers.
 
-    Not for embeddings, positions, heads, the temperature and what objectives add, which are no maps between hidden layers (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), nor for LoRA's factors, whose product is the map.
+    Not for embeddings, positions, heads, the temperature and what objectives add, which are no maps between hidden layers
+    (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), nor for LoRA's factors, whose product is the map.
     Decided by layers and names: sharding changes neither.
 
     Args:

@@ -50,7 +50,7 @@ class TestMuon:
         assert blocks and set(blocks) <= found
 
     def test_a_step_is_the_formula_s(self) -> None:
-        """Momentum of Nesterov, made orthogonal, 0.2 sqrt(max(m, n)) large (Liu et al. 2025, equation 4); AdamW for the rest."""
+        """Nesterov's momentum, made orthogonal, 0.2 sqrt(max(m, n)) large (Liu et al. 2025, equation 4); AdamW for the rest."""
         torch.manual_seed(0)
         model = nn.ModuleDict({"image_encoder": nn.Linear(12, 8)})
         settings = OptimizerSettings(name="muon", lr=0.1, weight_decay=0.2)
