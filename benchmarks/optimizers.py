@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 from lightning_clip.commands.recipe import read_recipe
 
 RECIPE = str(Path(__file__).resolve().parent.parent / "recipes" / "demo.yaml")
-RATES = {"adamw": 2e-3, "muon": 2e-3, "lion": 3e-4}  # each optimizer's best of a few, by its loss at the last step
+RATES = {"adamw": 2e-3, "muon": 4e-3, "lion": 3e-4}  # each optimizer's best of a few, by its loss at the last step
 AT = (25, 50, 75, 100)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import Format, PatchDropout
+from timm.layers.format import Format
+from timm.layers.patch_dropout import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 

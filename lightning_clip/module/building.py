@@ -174,7 +174,8 @@ class BuiltOnUse(OnRanks):
         Prediction encodes all columns that have a tower, a training step and an evaluation those that are read.
         """
         every = self._trainer is None or self.trainer.predicting
-        return collators(self.model, (*(self.model.columns if every else self.reads()), *self.objective.predicts()))
+        further = self.objective.predicts() if every else (*self.objective.predicts(), *self.objective.takes())
+        return collators(self.model, (*(self.model.columns if every else self.reads()), *further))
 
     def configure_model(self) -> None:
         """Builds the towers, once, where the strategy wants them."""

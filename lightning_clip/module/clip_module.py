@@ -163,6 +163,7 @@ class ClipModule(BuiltOnUse):
         if getattr(self.trainer.strategy, "passes_are_collective", False):
             check_even(batch.size, self.device)
         batch = self._phases.shrink(self.adaptation.fill(batch, self.model, self.micro_batch_size))
+        batch = self.objective.select(self.model, batch)
         output = self.encode_batch(batch)
         parts = self.compute_loss(output, batch)
         whole = over_ranks(parts)
@@ -250,6 +251,7 @@ class ClipModule(BuiltOnUse):
         super().optimizer_step(*arguments, **options)
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=math.log(self.objective.max_scale))
+            self.objective.after_step(self.model)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> ClipOutput:  # type: ignore[override]
         """Logs the loss of the batch's own pairs and hands the features to the callbacks."""

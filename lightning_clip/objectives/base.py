@@ -63,9 +63,13 @@ class Objective(AcrossRanks, nn.Module, ABC):
         """Columns whose towers run in each step: those that are read, and those that parts of its own run."""
         return self.reads()
 
+    def takes(self) -> tuple[str, ...]:
+        """Further columns that a batch of training must have, whose values `rows` takes as they are: nothing encodes them."""
+        return ()
+
     def builds(self) -> tuple[str, ...]:
         """Columns that get a tower; towers for others are not built. Those beside `runs` serve only before the first step."""
-        return self.runs()
+        return (*self.runs(), *self.takes())
 
     # -- before the first step --------------------------------------------------------------------------------------
 
@@ -123,6 +127,22 @@ class Objective(AcrossRanks, nn.Module, ABC):
         self.batches = number
 
     # -- in a step --------------------------------------------------------------------------------------------------
+
+    def select(self, space: SharedSpace, batch: PairBatch) -> PairBatch:
+        """The part of a batch of training that is learned from, chosen before anything is encoded; all of it by default.
+
+        Args:
+            space: the model.
+            batch: the whole batch on this rank.
+        """
+        return batch
+
+    def after_step(self, space: SharedSpace) -> None:
+        """Lets parts follow the weights, such as a teacher that is their moving average; called after each optimizer step.
+
+        Args:
+            space: the model.
+        """
 
     def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
         """What is computed for each row with parts of the model: tensors (B, ...) by name; the default is nothing.

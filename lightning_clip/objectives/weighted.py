@@ -75,6 +75,9 @@ class WeightedSum(Objective):
     def runs(self) -> tuple[str, ...]:
         return _union(term.runs() for term in self.each().values())
 
+    def takes(self) -> tuple[str, ...]:
+        return _union(term.takes() for term in self.each().values())
+
     def builds(self) -> tuple[str, ...]:
         return _union(term.builds() for term in self.each().values())
 
@@ -124,6 +127,15 @@ class WeightedSum(Objective):
             term.begin_batch(number)
 
     # -- in a step --------------------------------------------------------------------------------------------------
+
+    def select(self, space: SharedSpace, batch: PairBatch) -> PairBatch:
+        for term in self._learned().values():
+            batch = term.select(space, batch)
+        return batch
+
+    def after_step(self, space: SharedSpace) -> None:
+        for term in self._learned().values():
+            term.after_step(space)
 
     def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
         found = {name: term.rows(space, output, batch) for name, term in self._counted(batch).items()}

@@ -7,6 +7,7 @@ from lightning_clip.tasks.coop import CoopModule, LearnedPrompts
 from lightning_clip.tasks.distillation import Distillation
 from lightning_clip.tasks.distillation_module import DistillationModule
 from lightning_clip.tasks.flyp import FlypModule, FlypPairs
+from lightning_clip.tasks.jest import Jest
 from lightning_clip.tasks.supervised import SupervisedModule
 from lightning_clip.tasks.tip_adapter import TipAdapterF, TipAdapterModule
 
@@ -21,6 +22,7 @@ __all__ = [
     "DistillationModule",
     "FlypModule",
     "FlypPairs",
+    "Jest",
     "LearnedPrompts",
     "SupervisedModule",
     "TipAdapterF",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import timm.optim
+from timm.optim._optim_factory import default_registry
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -62,12 +62,12 @@ def hidden_matrices(model: nn.Module) -> set[str]:
 
 def _timm(name: str) -> Factory | None:
     """Timm's optimizer of a name, with its own settings bound; None where timm has none, or none that can be built here."""
-    if name not in timm.optim.list_optimizers():
+    if name not in default_registry.list_optimizers():
         return None
-    if timm.optim.get_optimizer_info(name).second_order:
+    if default_registry.get_optimizer_info(name).second_order:
         raise InputError(f"optimizer.name {name!r} needs second derivatives, which a step does not compute: use another")
     try:
-        found: Factory = timm.optim.get_optimizer_class(name, bind_defaults=True)
+        found: Factory = default_registry.get_optimizer_class(name, bind_defaults=True)
     except (AssertionError, ImportError) as error:
         raise InputError(f"optimizer.name {name!r} cannot be built here: {error}") from error
     return found
@@ -110,9 +110,10 @@ def build_from(name: Any, groups: Groups, given: Mapping[str, Any], options: Map
             raise InputError(f"optimizer {_called(name)!r} has no setting {key!r}: {nearest(key, list(accepted)[1:])}")
     settings = {key: value for key, value in given.items() if key in accepted and value is not None}
     try:
-        return factory(groups, **settings, **options)
+        optimizer: Optimizer = factory(groups, **settings, **options)
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer {_called(name)!r} does not take its settings: {error}") from error
+    return optimizer
 
 
 def _called(name: Any) -> str:

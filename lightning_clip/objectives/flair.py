@@ -1,0 +1,81 @@
+"""Images seen through a text: its words pool the image's tokens, and what they find must fit the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, normalize
+from torch.utils.checkpoint import checkpoint
+
+from lightning_clip.core.settings import in_range
+from lightning_clip.core.types import ClipOutput, PairBatch
+from lightning_clip.encoders.text_pool import TextPool
+from lightning_clip.model.build import Temperature
+from lightning_clip.model.space import SharedSpace
+from lightning_clip.objectives.base import Objective, objectives
+
+__all__ = ["Flair"]
+
+
+@objectives.register("flair")
+class Flair(Objective):
+    """Text-conditioned sigmoid loss of FLAIR (Xiao et al. 2024, arXiv 2412.03561, equation 3).
+
+    v_ij pools the tokens of image i by attention with text j as the query; with z_ij = 1 for pairs and -1 otherwise
+    L = -mean_i sum_j log sigmoid(z_ij (s <v_ij, t_j> + b)), over the texts of all ranks. The paper's second term is
+    `several_texts` with the sigmoid loss. The pooled features of N^2 pairs are computed `rows` images at a time, twice.
+
+    Args:
+        heads: of the attention; they divide the width of the space.
+        rows_at_once: images whose pooled features are in memory.
+    """
+
+    training_parts = frozenset({"text_pool"})
+
+    def __init__(self, heads: int = 8, rows_at_once: int = 32) -> None:
+        super().__init__()
+        in_range("flair: heads", heads, 1, whole=True)
+        in_range("flair: rows_at_once", rows_at_once, 1, whole=True)
+        self.heads, self.rows_at_once = heads, rows_at_once
+
+    def reads(self) -> tuple[str, ...]:
+        return ("image", "text")
+
+    def reads_tokens(self) -> tuple[str, ...]:
+        return ("image",)
+
+    def initial_temperature(self) -> Temperature:
+        return Temperature(10.0, -10.0, True)
+
+    def build(self, space: SharedSpace) -> None:
+        space.text_pool = TextPool(space.tower("image").output_dim, space.embed_dim, self.heads)
+
+    def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
+        pool: Any = space.text_pool
+        return {"tokens": pool.read(output.tokens["image"])}  # (B, L, W) -> (B, L, 2 D)
+
+    def once(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
+        """What each image loses (B,): the sum over texts."""
+        texts, offset = self.all_columns(output.features["text"])  # (N, D)
+        bias = output.scale.new_zeros(1) if output.bias is None else output.bias
+        parts, pool = [], space.text_pool
+
+        def lost(tokens: Tensor, texts: Tensor, own: Tensor) -> Tensor:
+            pooled = normalize(pool(texts, tokens), dim=-1)  # (b, N, D)
+            logits = output.scale * (pooled * texts).sum(dim=-1) + bias  # (b, N)
+            sign = torch.where(torch.arange(len(texts), device=own.device) == own[:, None], 1.0, -1.0)
+            return -logsigmoid(sign * logits).sum(dim=1)  # (b,)
+
+        places = offset + torch.arange(batch.size, device=texts.device)
+        for tokens, own in zip(output.rows["tokens"].split(self.rows_at_once), places.split(self.rows_at_once), strict=True):
+            parts.append(checkpoint(lost, tokens, texts, own, use_reentrant=False))
+        return {"lost": torch.cat(parts)}
+
+    def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
+        return {"loss": self.mean(output.rows["lost"])}
+
+    def inherited(self) -> Any | None:
+        return None
