@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-__all__ = ["PrototypeHead", "masked_patches"]
+__all__ = ["PrototypeHead", "masked_patches", "prototype_loss"]
 
 
 class PrototypeHead(nn.Module):
@@ -33,6 +33,22 @@ class PrototypeHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(..., W) -> cosines (..., K)."""
         return normalize(self.layers(features), dim=-1) @ normalize(self.prototypes.weight, dim=-1).T
+
+
+def prototype_loss(said: Tensor, told: Tensor, centre: Tensor) -> Tensor:
+    """Cross-entropy (...) of a student's scores of prototypes with its teacher's, which are centred and sharpened.
+
+    Args:
+        said: scores (..., K) of the student, at temperature 0.1.
+        told: of the teacher, at temperature 0.04.
+        centre: (K,), taken from them, so that no prototype wins always.
+
+    Examples:
+        >>> round(prototype_loss(torch.zeros(4), torch.zeros(4), torch.zeros(4)).item(), 4)  # log 4
+        1.3863
+    """
+    target = ((told - centre) / 0.04).softmax(dim=-1)
+    return -(target * (said / 0.1).log_softmax(dim=-1)).sum(dim=-1)
 
 
 def masked_patches(image: Tensor, side: int, share: float, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:

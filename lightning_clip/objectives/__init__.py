@@ -15,6 +15,7 @@ from lightning_clip.objectives.pairs import ContrastivePairs
 from lightning_clip.objectives.several_texts import SeveralTexts
 from lightning_clip.objectives.silc import Silc
 from lightning_clip.objectives.slip import Slip
+from lightning_clip.objectives.tips import Tips
 from lightning_clip.objectives.weighted import WeightedSum, each_objective
 from lightning_clip.objectives.words import Words
 
@@ -33,6 +34,7 @@ __all__ = [
     "SeveralTexts",
     "Silc",
     "Slip",
+    "Tips",
     "WeightedSum",
     "Words",
     "build_objective",

@@ -61,7 +61,8 @@ class Flair(Objective):
         """What each image loses (B,): the sum over texts."""
         texts, offset = self.all_columns(output.features["text"])  # (N, D)
         bias = output.scale.new_zeros(1) if output.bias is None else output.bias
-        parts, pool = [], space.text_pool
+        pool: Any = space.text_pool
+        parts = []
 
         def lost(tokens: Tensor, texts: Tensor, own: Tensor) -> Tensor:
             pooled = normalize(pool(texts, tokens), dim=-1)  # (b, N, D)
@@ -70,7 +71,9 @@ class Flair(Objective):
             return -logsigmoid(sign * logits).sum(dim=1)  # (b,)
 
         places = offset + torch.arange(batch.size, device=texts.device)
-        for tokens, own in zip(output.rows["tokens"].split(self.rows_at_once), places.split(self.rows_at_once), strict=True):
+        for tokens, own in zip(
+            *(torch.split(value, self.rows_at_once) for value in (output.rows["tokens"], places)), strict=True
+        ):
             parts.append(checkpoint(lost, tokens, texts, own, use_reentrant=False))
         return {"lost": torch.cat(parts)}
 

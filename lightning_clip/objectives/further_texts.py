@@ -53,10 +53,10 @@ class FurtherTexts(ContrastivePairs):
         texts = [text for pair in zip(batch.texts, batch.captions, strict=True) for text in self.texts(*pair)]
         tokens, mask = self._tokenizer[0](texts)  # (B K, L)
         lengths, device = mask.sum(dim=1).tolist(), batch.index.device
-        further = space.encode_text(tokens.to(device), mask.to(device), lengths).unflatten(0, (-1, self.count))  # (B, K, D)
+        further = space.encode_text(tokens.to(device), mask.to(device), lengths)  # (B K, D)
         own = [text for text in batch.texts for _ in range(self.count)]
         same = torch.tensor([text == mine for text, mine in zip(texts, own, strict=True)], device=device)
-        return {"further": further, "same": same.unflatten(0, (-1, self.count))}
+        return {"further": further.view(batch.size, self.count, -1), "same": same.view(batch.size, self.count)}
 
     def matched(self, output: ClipOutput, batch: PairBatch, positive: bool) -> dict[str, Tensor]:
         """The loss of images against the pairs' texts and the further ones, which belong to their images or to none.

@@ -1,8 +1,7 @@
-"""A teacher that is the moving average of the image tower: local crops and masked patches are told what it sees."""
+"""A teacher that is the moving average of the image tower: local crops are told what it sees of the whole image."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,7 @@ from torch import Tensor
 from lightning_clip.core.distributed import mean_over_ranks
 from lightning_clip.core.settings import in_range
 from lightning_clip.core.types import ClipOutput, PairBatch
-from lightning_clip.data.permutation import mix
-from lightning_clip.encoders.prototypes import PrototypeHead, masked_patches
+from lightning_clip.encoders.prototypes import PrototypeHead, prototype_loss
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.model.teacher import Teacher
 from lightning_clip.objectives.base import Objective, objectives
@@ -21,35 +19,32 @@ from lightning_clip.objectives.base import Objective, objectives
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
 
-__all__ = ["Silc"]
+__all__ = ["Silc", "centre_of", "teacher_of"]
 _CENTRING = 0.9  # share of the former centre
 
 
 @objectives.register("silc")
 class Silc(Objective):
-    """Local-to-global distillation of SILC (Naeem et al. 2023, arXiv 2310.13355), with the masked prediction of TIPS.
+    """The local-to-global term of SILC (Naeem et al. 2023, arXiv 2310.13355), beside pairs.
 
     With scores of prototypes h: -mean sum_k softmax((h_T(x) - c) / 0.04)_k log softmax(h_S(crop) / 0.1)_k, where T <- m T +
-    (1 - m) S after each step and c is the moving mean of h_T. `masked` > 0 adds the same for tokens of painted patches of the
-    whole image (TIPS, Maninis et al. 2024, arXiv 2410.16512; iBOT). The crop is the middle of "view2"; `transform: {views: 2}`.
+    (1 - m) S after each step and c is the moving mean of h_T. The crop is the middle of "view2"; `transform: {views: 2}`.
 
     Args:
         prototypes: K.
         momentum: m, in [0, 1].
         crop: side of the local crop as a share of the image's, in (0, 1].
-        masked: share of painted patches, in [0, 1).
     """
 
     training_parts = frozenset({"prototypes", "teacher"})
     evaluated = False
 
-    def __init__(self, prototypes: int = 1024, momentum: float = 0.996, crop: float = 0.5, masked: float = 0.0) -> None:
+    def __init__(self, prototypes: int = 1024, momentum: float = 0.996, crop: float = 0.5) -> None:
         super().__init__()
         in_range("silc: prototypes", prototypes, 2, whole=True)
         in_range("silc: momentum", momentum, 0, 1)
         in_range("silc: crop", crop, 0, 1, open_low=True)
-        in_range("silc: masked", masked, 0, 1, open_high=True)
-        self.prototypes, self.momentum, self.crop, self.masked = prototypes, momentum, crop, masked
+        self.prototypes, self.momentum, self.crop = prototypes, momentum, crop
 
     def reads(self) -> tuple[str, ...]:
         return ("image",)
@@ -72,33 +67,16 @@ class Silc(Objective):
     def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
         if not self.training:
             return {}
-        steps = int(self._teacher(space).steps)
-        whole, seen = self._teacher(space).space, batch.image
+        whole: Any = teacher_of(space).space
+        seen: Any = batch.image  # pixels (B, 3, S, S)
         side = round(self.crop * seen.shape[-1])
         at = (seen.shape[-1] - side) // 2
         local = batch.columns["view2"][..., at : at + side, at : at + side]  # (B, 3, S, S) -> (B, 3, s, s)
         with torch.no_grad():
             told = whole.prototypes(whole.image_backbone(seen))  # (B, K)
         head: Any = space.prototypes
-        found = {"told": told, "local": self._lost(space, head(space.image_backbone(local)), told, 0)}
-        if not self.masked:
-            return found
-        with torch.no_grad():
-            tokens = whole.prototypes(whole.encode_with_tokens("image", seen)[1])  # (B, L, K)
-        grid = math.isqrt(tokens.shape[1])
-        tokens = tokens[:, -grid * grid :]  # without class tokens
-        painted, mask = masked_patches(seen, grid, self.masked, [mix(place, steps) >> 1 for place in batch.index.tolist()])
-        guessed = head(space.encode_with_tokens("image", painted)[1][:, -grid * grid :])
-        lost = (self._lost(space, guessed, tokens, 1) * mask).sum(dim=1) / mask.sum(dim=1)  # (B, L) -> (B,)
-        return {**found, "masked": lost, "told_tokens": tokens.mean(dim=1)}
-
-    def _teacher(self, space: SharedSpace) -> Any:
-        return space.teacher
-
-    def _lost(self, space: SharedSpace, said: Tensor, told: Tensor, kind: int) -> Tensor:
-        """Cross-entropy (...) of a student's scores (..., K) with the teacher's, centred and sharpened."""
-        target = ((told - self._teacher(space).centres[kind]) / 0.04).softmax(dim=-1)
-        return -(target * (said / 0.1).log_softmax(dim=-1)).sum(dim=-1)
+        said = head(space.image_backbone(local))  # (B, K)
+        return {"told": told, "local": prototype_loss(said, told, centre_of(space, 0))}
 
     def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         parts = {name: self.mean(output.rows[name]) for name in ("local", "masked") if name in output.rows}
@@ -108,10 +86,21 @@ class Silc(Objective):
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def after_step(self, space: SharedSpace) -> None:
-        teacher = self._teacher(space)
+        teacher = teacher_of(space)
         teacher.follow(space, self.momentum)
         teacher.centres[: len(self._means)].mul_(_CENTRING).add_(self._means, alpha=1 - _CENTRING)
         teacher.steps += 1
 
     def inherited(self) -> Any | None:
         return None
+
+
+def teacher_of(space: SharedSpace) -> Any:
+    """The teacher among a model's parts."""
+    return space.teacher
+
+
+def centre_of(space: SharedSpace, kind: int) -> Tensor:
+    """The moving mean (K,) of the teacher's scores of images (0) or of tokens (1)."""
+    centres: Tensor = teacher_of(space).centres
+    return centres[kind]

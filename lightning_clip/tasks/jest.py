@@ -60,7 +60,7 @@ class Jest(ContrastivePairs):
 
     @torch.no_grad()
     def select(self, space: SharedSpace, batch: PairBatch) -> PairBatch:
-        parts = [take(batch, rows) for rows in torch.arange(batch.size).split(self.slice_size)]
+        parts = [take(batch, rows) for rows in torch.split(torch.arange(batch.size), self.slice_size)]
         with evaluating(space):
             images, texts = (torch.cat([space.encode(name, part.value(name)) for part in parts]) for name in self.between)
         told = self._models[0].encode(batch)

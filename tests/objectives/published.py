@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "clip_refine": {"objective": {"name": "clip_refine"}},
     "slip": {"objective": [{"name": "pairs"}, {"name": "slip", "hidden": 32, "width": 16}], **VIEWS},
     "silc": {"objective": [{"name": "pairs"}, {"name": "silc", "prototypes": 32, "momentum": 0.9}], **VIEWS},
-    "tips": {"objective": [{"name": "pairs"}, {"name": "silc", "prototypes": 32, "momentum": 0.9, "masked": 0.5}], **VIEWS},
+    "tips": {"objective": [{"name": "pairs"}, {"name": "tips", "prototypes": 32, "momentum": 0.9}], **VIEWS},
 }
 THINGS = ("cube", "ball", "cone", "ring")
 COLOURS = ("red", "blue", "green", "black")
@@ -53,7 +53,9 @@ def published(method: str, seed: int = 0, **arguments: Any) -> ClipModule:
     settings = {"embed_dim": 16, "tokenizer": {"name": "clip", "context_length": 24}, **METHODS[method], **arguments}
     image = {**IMAGE, "patch_size": 8}
     settings.setdefault("training", {"optimizer": {"lr": 1e-3, "warmup_steps": 0, "schedule": "constant"}})
-    return ClipModule(image, TEXT, **settings)
+    module = ClipModule(image, TEXT, **settings)
+    module.configure_model()  # now, from this seed
+    return module
 
 
 def batch_of(module: ClipModule, size: int = 12, first: int = 0) -> PairBatch:

@@ -124,7 +124,7 @@ class TestParts:
         ({"name": "fastclip", "gamma": 0.0}, "fastclip: gamma 0.0 must be a number > 0 and <= 1"),
         ({"name": "fastclip"}, "fastclip keeps a number for each sample of the training data: give samples"),
         ({"name": "flair", "heads": 3}, "heads 3 must divide the width 16 of the space"),
-        ({"name": "silc", "masked": 1.0}, "silc: masked 1.0 must be a number >= 0 and < 1"),
+        ({"name": "tips", "masked": 1.0}, "tips: masked 1.0 must be a number > 0 and < 1"),
         ({"name": "slip", "temperature": 0}, "slip: temperature 0 must be a number > 0"),
         ({"name": "clip_refine", "alpha": 2}, "clip_refine: alpha 2 must be a number >= 0 and <= 1"),
     ],
