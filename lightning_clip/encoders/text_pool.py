@@ -45,13 +45,10 @@ class TextPool(nn.Module):
 
     def forward(self, texts: Tensor, read: Tensor) -> Tensor:
         """Texts (N, D) and what was read of images (B, L, 2 D) -> (B, N, D), not normalised."""
-        empty = read.new_zeros(len(read), 1, read.shape[-1])
-        keys, values = (
-            torch.cat([empty, read], dim=1).reshape(len(read), 1 + read.shape[1], 2, self.heads, -1).unbind(2)
-        )  # (B, 1 + L, H, D / H)
-        query = (
-            self.query(texts).view(len(texts), self.heads, -1).transpose(0, 1).expand(len(read), -1, -1, -1)
-        )  # (B, H, N, D / H)
-        pooled = scaled_dot_product_attention(query, keys.transpose(1, 2), values.transpose(1, 2))  # (B, H, N, D / H)
+        count, length = read.shape[:2]
+        read = torch.cat([read.new_zeros(count, 1, read.shape[2]), read], dim=1)  # (B, 1 + L, 2 D)
+        keys, values = read.view(count, 1 + length, 2, self.heads, -1).transpose(1, 3).unbind(2)  # (B, H, 1 + L, D / H)
+        query = self.query(texts).view(len(texts), self.heads, -1).transpose(0, 1).expand(count, -1, -1, -1)  # (B, H, N, D / H)
+        pooled = scaled_dot_product_attention(query, keys, values)  # (B, H, N, D / H)
         found: Tensor = self.out(pooled.transpose(1, 2).flatten(2))  # -> (B, N, D)
         return found

@@ -16,6 +16,7 @@ from lightning_clip.encoders.text_pool import TextPool
 from lightning_clip.model.build import Temperature
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective, objectives
+from lightning_clip.objectives.decoding import image_token_width
 
 __all__ = ["Flair"]
 
@@ -51,7 +52,7 @@ class Flair(Objective):
         return Temperature(10.0, -10.0, True)
 
     def build(self, space: SharedSpace) -> None:
-        space.text_pool = TextPool(space.tower("image").output_dim, space.embed_dim, self.heads)
+        space.text_pool = TextPool(image_token_width(space, "flair"), space.embed_dim, self.heads)
 
     def rows(self, space: SharedSpace, output: ClipOutput, batch: PairBatch) -> Mapping[str, Any]:
         pool: Any = space.text_pool
