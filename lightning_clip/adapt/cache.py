@@ -113,7 +113,7 @@ def _about(module: Cached) -> dict[str, Any]:
         "settings": tower.to_mapping(),
         "weights": fingerprint({**tower.state_dict(), "mean": model.mean, "std": model.std}),
         "transform": repr(module.image_transform(train=False)),
-        "pixels": [module.image_size, settings.resize, settings.interpolation, settings.scaled_decoding],
+        "pixels": [module.image_size, settings.resize, settings.interpolation],
         "precision": str(module.trainer.precision),
     }
 

@@ -144,6 +144,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         seed = visit_seed(self.seed, visit.epoch, visit.index)
         try:
             pair = look_up(self.source, visit)
+            torch.default_generator.manual_seed(seed)  # a transform may draw before it decodes
             image, digest = self._pixels_or_feature(pair, features) if self._image else (None, None)
             caption = self.choose_caption(pair, random.Random(seed)) if self._text else ""
             teachers = teachers_of(pair, caption) if self._text else None
@@ -151,8 +152,7 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         except (OSError, ValueError, IndexError, KeyError) as error:
             # A sample's own fault. IndexError: an empty list of captions has nothing to choose from.
             return _skipped(visit, "no caption" if isinstance(error, IndexError) else reason_of(error))
-        if image is not None and image.ndim > 1:
-            torch.default_generator.manual_seed(seed)
+        if image is not None and not (isinstance(image, Tensor) and image.ndim == 1):
             image = self.transform(image)
             if isinstance(image, tuple | list):
                 columns |= dict(zip(view_names(len(image) - 1), image[1:], strict=True))
@@ -164,8 +164,8 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         known = Pair(b"", pair.captions, pair.key, pair.label)
         return PreparedPair(image, caption, known, visit.index, digest, teachers, columns)
 
-    def _pixels_or_feature(self, pair: Pair, features: FeatureStore | None) -> tuple[Tensor, bytes | None]:
-        """Decoded pixels (3, H, W) or the kept feature (W,), and the digest of the image where features are kept."""
+    def _pixels_or_feature(self, pair: Pair, features: FeatureStore | None) -> tuple[Any, bytes | None]:
+        """What the transform takes, such as pixels (3, H, W), or the kept feature (W,); the digest where features are kept."""
         if pair.image is None:
             raise ValueError(no_column("image"))
         digest = None if self.features is None else digest_of(pair.image)

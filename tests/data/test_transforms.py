@@ -172,13 +172,6 @@ class TestTransforms:
         changed = sum(not torch.equal(transform(image), plain) for _ in range(300)) / 300
         assert 0.2 < changed < 0.4
 
-    def test_scaled_decoding_keeps_what_the_smallest_crop_needs(self) -> None:
-        settings = ImageTransformSettings(crop_scale=(0.25, 1.0), scaled_decoding=True)
-        needed = training_transform(224, settings).at_least
-        smallest_side = needed * (0.25 * 0.75) ** 0.5  # of a crop of a quarter of a square, at ratio 3/4
-        assert 223.9 < smallest_side < 226 and evaluation_transform(224, settings).at_least == 224
-        assert training_transform(224, ImageTransformSettings()).at_least is None
-
     @pytest.mark.parametrize(
         ("settings", "reference"),
         [
