@@ -59,7 +59,7 @@ def trained(folder: Path, stage: int, **settings: Any) -> tuple[dict[str, Tensor
     path = folder / f"stage_{stage}.ckpt"
     config = {"config": TORN} if stage == 3 else {}
     found = fit(folder, strategy=on_cpu(stage=stage, **config), save=path, timeout=400, **settings)
-    return consolidate(path)["state_dict"], found["metrics"]
+    return consolidate(path, allow_pickle=True)["state_dict"], found["metrics"]
 
 
 @needs_deepspeed
@@ -97,7 +97,7 @@ class TestRuns:
     def test_resumes_and_becomes_one_file(self, tmp_path: Path, stage: int) -> None:
         trained(tmp_path, stage, max_steps=2)
         path = tmp_path / f"stage_{stage}.ckpt"
-        torch.save(consolidate(path), tmp_path / "one.ckpt")
+        torch.save(consolidate(path, allow_pickle=True), tmp_path / "one.ckpt")
         assert ClipModule.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True).embed_dim == 16
         (tmp_path / "more").mkdir()
         weights, _ = trained(tmp_path / "more", stage, max_steps=4, resume=path, seed=5)
