@@ -11,7 +11,7 @@ from lightning_clip.core.trust import typed
 if TYPE_CHECKING:
     from lightning_clip.data.sources import PairSource
 
-__all__ = ["add_source_arguments", "add_workers_argument", "open_source"]
+__all__ = ["add_source_arguments", "add_workers_argument", "open_source", "source_settings"]
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +51,12 @@ def open_source(arguments: argparse.Namespace) -> PairSource:
     """
     from lightning_clip.data import pair_sources  # here: --help must not wait for torch
 
+    with typed():  # a command in --data "pipe:..." is the user's own
+        return pair_sources.build(source_settings(arguments))
+
+
+def source_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments name, as a recipe would have it."""
     settings: dict[str, Any] = {
         key: value or None
         for key in ("images", "image_column", "caption_column")
@@ -63,8 +69,7 @@ def open_source(arguments: argparse.Namespace) -> PairSource:
     settings.update({key: _value(text) for key, text in _assignments(arguments.set, "--set").items()})
     if where := _assignments(arguments.where, "--where"):
         settings["where"] = where
-    with typed():  # a command in --data "pipe:..." is the user's own
-        return pair_sources.build({"name": arguments.data, **settings})
+    return {"name": arguments.data, **settings}
 
 
 def _column(text: str) -> tuple[str, str | list[str]]:

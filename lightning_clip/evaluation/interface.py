@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
+from lightning_clip.model.identity import model_identity
 
 __all__ = ["EvaluatedModel"]
 
@@ -79,12 +79,8 @@ class EvaluatedModel(nn.Module, ABC):
     def identity(self) -> str:
         """A short name for these very weights, this preprocessing and this vocabulary; features are kept under it."""
         if not self._identity:
-            digest = hashlib.blake2b(repr((type(self).__name__, self.image_size, self.transform())).encode())
-            for key, value in sorted(self.state_dict().items()):
-                digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-            digest.update(repr(self.text_settings()).encode())
-            self._identity = digest.hexdigest()[:16]
+            settings = type(self).__name__, self.image_size, self.transform(), self.text_settings()
+            self._identity = model_identity(self, *settings)
         return self._identity
 
     def text_settings(self) -> Any:

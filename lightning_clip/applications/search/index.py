@@ -1,0 +1,182 @@
+"""`SearchIndex`: pictures found by words, by other pictures, or by both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_clip.applications.search.entries import Entries, Entry
+from lightning_clip.applications.search.vectors import Vectors
+from lightning_clip.core.errors import InputError
+from lightning_clip.model.identity import model_identity
+from lightning_clip.model.predictor import Predictor
+
+__all__ = ["Hit", "SearchIndex"]
+
+_FORMAT = 1
+_ENTRIES = "entries.sqlite"
+
+
+class Hit(NamedTuple):
+    """A picture that was found.
+
+    Attributes:
+        score: cosine similarity to the query, from -1 to 1.
+        entry: what is known of it.
+    """
+
+    score: float
+    entry: Entry
+
+
+class SearchIndex:
+    """An index in a folder.
+
+    Args:
+        path: of the folder, as `build_index` wrote it.
+
+    Raises:
+        InputError: no index there, or a damaged one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        if not (self.path / _ENTRIES).is_file():
+            raise InputError(f"{str(path)!r} is no index: build one with lightning-clip index build --output {path}")
+        self._open(write=False)
+
+    @classmethod
+    @contextmanager
+    def opened_for_writing(cls, path: Path, predictor: Predictor, model: str | Predictor) -> Iterator[SearchIndex]:
+        """An index to add to, made where there is none.
+
+        Args:
+            path: of the folder.
+            predictor: whose features it holds.
+            model: by which name it is opened again, if it has one.
+
+        Raises:
+            InputError: an index of another model.
+        """
+        index = cls.__new__(cls)
+        index.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        entries = Entries(path / _ENTRIES, write=True)
+        if entries.fact("format") is None:
+            with entries.transaction():
+                entries.set_fact("format", _FORMAT)
+                entries.set_fact("identity", identity_of(predictor))
+                entries.set_fact("model", model if isinstance(model, str) else None)
+                entries.set_fact("dim", predictor.model.embed_dim)
+        entries.close()
+        index._open(write=True)
+        try:
+            index.check_model(predictor)
+            yield index
+        finally:
+            index.close()
+
+    def _open(self, *, write: bool) -> None:
+        self.entries = Entries(self.path / _ENTRIES, write=write)
+        if self.entries.fact("format") != _FORMAT:
+            raise InputError(f"index {str(self.path)!r} was written by another version of lightning_clip: build it again")
+        self.dim = int(self.entries.fact("dim"))
+        self.vectors = Vectors(self.path, self.dim, len(self.entries))
+        self._gone = set(self.entries.gone().tolist())
+
+    def close(self) -> None:
+        """Closes its files."""
+        self.entries.close()
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """What is appended and written in the block is in the index afterwards, or none of it."""
+        before = self.vectors.count
+        try:
+            with self.entries.transaction():
+                yield
+        except BaseException:
+            self.vectors.cut(before)
+            raise
+
+    @property
+    def model(self) -> str | None:
+        """What `open_predictor` opens to search it; None where it was built with an object."""
+        found = self.entries.fact("model")
+        return None if found is None else str(found)
+
+    def check_model(self, predictor: Predictor) -> None:
+        """Refuses another model than the one that built it.
+
+        Raises:
+            InputError: weights, vocabulary or preprocessing differ.
+        """
+        if identity_of(predictor) != self.entries.fact("identity"):
+            name = f" ({self.model})" if self.model else ""
+            raise InputError(
+                f"index {str(self.path)!r} was built with another model{name}: search it with that one, or build it again"
+            )
+
+    def pictures(self) -> int:
+        """How many pictures can be found."""
+        return self.vectors.count - len(self.entries.gone())
+
+    def search(self, query: np.ndarray, most: int = 10, words: str = "") -> list[Hit]:
+        """The pictures that are most like a query, best first.
+
+        Args:
+            query: unit vector float32 (D,), such as `Query.vector` gives.
+            most: how many, at least 1.
+            words: only pictures whose captions have all these words; one that ends in * stands for all that begin so.
+
+        Raises:
+            InputError: `words` without a word.
+        """
+        if words:
+            chosen = self.entries.with_words(words)
+            chosen = chosen[~np.isin(chosen, np.fromiter(self._gone, np.int64, len(self._gone)))]
+            places, scores = self.vectors.nearest_of(chosen, query, most)
+        else:
+            places, scores = self._nearest(query, most)
+        found = self.entries.get(places.tolist())
+        return [Hit(float(score), entry) for score, entry in zip(scores, found, strict=True)]
+
+    def _nearest(self, query: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `Vectors.nearest`, without the rows that are gone: more are asked for until enough are left."""
+        asked = most + min(len(self._gone), most)
+        while True:
+            places, scores = self.vectors.nearest(query, asked)
+            left = np.array([place not in self._gone for place in places.tolist()], bool)
+            if left.sum() >= most or len(places) < asked:
+                return places[left][:most], scores[left][:most]
+            asked *= 4
+
+    def words(self, text: str, most: int = 10) -> list[Hit]:
+        """Pictures by their captions alone; the score is 0.
+
+        Args:
+            text: as for `search`.
+            most: how many, at least 1.
+        """
+        places = [number for number in self.entries.with_words(text).tolist() if number not in self._gone]
+        return [Hit(0.0, entry) for entry in self.entries.get(places[:most])]
+
+    def vectors_of(self, numbers: Sequence[int]) -> np.ndarray:
+        """Unit features of pictures by their ids, float32 (n, D).
+
+        Raises:
+            InputError: an id that the index does not have.
+        """
+        for number in numbers:
+            if not 0 <= number < self.vectors.count or number in self._gone:
+                raise InputError(f"index {str(self.path)!r} has no picture {number}")
+        return self.vectors.rows(list(numbers))
+
+
+def identity_of(predictor: Predictor) -> str:
+    """What tells the features of a model from those of another."""
+    return model_identity(predictor.model, predictor.transform, predictor.text_settings())

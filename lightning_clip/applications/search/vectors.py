@@ -1,0 +1,214 @@
+"""Vectors of an index: a graph that is read from its file, and a tail of rows behind it that is searched exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from lightning_clip.core.atomic import beside, sync_entry
+from lightning_clip.core.errors import InputError
+
+__all__ = ["Vectors"]
+
+_BLOCK = 1 << 16  # rows that are made float32 at a time
+_GRAPH = "graph.usearch"
+_EXPANSION = 128  # candidates that are looked at for a query
+
+
+class Vectors:
+    """Rows of float16 (N, D) in a folder, appended to and searched by inner product.
+
+    New rows go to the tail, one flat file, and are searched exactly. `grow_graph` moves them into a graph (HNSW, by usearch),
+    which is mapped into memory and searched approximately. Each row is in one of the two, so that the files hold it once.
+
+    Args:
+        folder: of the index.
+        dim: width D.
+        count: rows that are committed; what stands behind them in the tail comes from a killed writer and is cut off.
+
+    Raises:
+        InputError: fewer rows than that, a graph of another width, or a graph without usearch.
+    """
+
+    def __init__(self, folder: Path, dim: int, count: int) -> None:
+        self.folder, self.dim, self.count = folder, dim, count
+        self._open()
+
+    @property
+    def in_tail(self) -> int:
+        """Rows that are searched exactly."""
+        return self.count - self.in_graph
+
+    def append(self, rows: np.ndarray) -> None:
+        """Adds rows, which are on the disk when this returns; they count once the caller has committed them.
+
+        Args:
+            rows: float16 (n, D).
+        """
+        with self._tail.open("ab") as file:
+            file.write(np.ascontiguousarray(rows, dtype=np.float16).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self.count += len(rows)
+
+    def cut(self, count: int) -> None:
+        """Takes back rows that were appended and not committed.
+
+        Args:
+            count: rows that remain.
+        """
+        self.count = count
+        if self._tail.exists():
+            os.truncate(self._tail, self.in_tail * self.dim * 2)
+
+    def tail(self) -> np.ndarray:
+        """The rows behind the graph, float16 (n, D), mapped into memory."""
+        if not self.in_tail:
+            return np.zeros((0, self.dim), np.float16)
+        return np.memmap(self._tail, np.float16, "r", shape=(self.in_tail, self.dim))
+
+    def rows(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The vectors at some places.
+
+        Args:
+            places: of n rows.
+
+        Returns:
+            float32 (n, D).
+        """
+        chosen = np.asarray(places, np.int64)
+        found = np.empty((len(chosen), self.dim), np.float32)
+        old = chosen < self.in_graph
+        if old.any():
+            found[old] = np.stack(self.graph.get(chosen[old])).astype(np.float32)
+        if not old.all():
+            found[~old] = self.tail()[chosen[~old] - self.in_graph]
+        return found
+
+    def nearest(self, query: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows with the largest inner products.
+
+        Args:
+            query: float32 (D,).
+            most: how many, at least 1.
+
+        Returns:
+            Places int64 and inner products float32, best first; of equal ones the earlier row.
+        """
+        places, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        if self.in_graph:
+            matches = self.graph.search(query, min(most, self.in_graph), threads=1)
+            places.append(matches.keys.astype(np.int64))
+            scores.append(1 - matches.distances.astype(np.float32))
+        tail = self.tail()
+        for start in range(0, len(tail), _BLOCK):
+            products = _products(tail[start : start + _BLOCK], query)
+            best = products.topk(min(most, len(products)))
+            places.append(best.indices.numpy() + start + self.in_graph)
+            scores.append(best.values.numpy())
+        return _best(np.concatenate(places), np.concatenate(scores), most)
+
+    def nearest_of(self, places: np.ndarray, query: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `nearest`, exactly and among some rows alone.
+
+        Args:
+            places: of the rows.
+            query: float32 (D,).
+            most: how many, at least 1.
+        """
+        scores = [np.zeros(0, np.float32)]
+        for start in range(0, len(places), _BLOCK):
+            scores.append(self.rows(places[start : start + _BLOCK]) @ query)
+        return _best(places, np.concatenate(scores), most)
+
+    def grow_graph(self, connectivity: int = 16, expansion: int = 128) -> None:
+        """Moves the tail into the graph; a killed process leaves the old graph and tail, or the new ones.
+
+        Args:
+            connectivity: links of a row.
+            expansion: candidates that are looked at for each new row.
+
+        Raises:
+            InputError: usearch is missing.
+        """
+        if not self.in_tail:
+            return
+        index = _usearch().Index(
+            ndim=self.dim,
+            metric="ip",
+            dtype="f16",
+            connectivity=connectivity,
+            expansion_add=expansion,
+        )
+        if self.in_graph:
+            index.load(str(self.folder / _GRAPH))
+        with Progress() as bar:
+            task = bar.add_task("building the graph", total=self.in_tail)
+
+            def advance(done, of):  # type: ignore[no-untyped-def]
+                bar.update(task, completed=done, total=of)
+                return True
+
+            advance.__annotations__ = {"done": int, "of": int, "return": bool}  # usearch asks for types, not their names
+            index.add(np.arange(self.in_graph, self.count), np.asarray(self.tail()), progress=advance)
+        with beside(self.folder / _GRAPH, durable=True) as place:
+            index.save(str(place))
+        self._open()
+        sync_entry(self.folder)
+
+    def _open(self) -> None:
+        """Opens the graph and its tail; cuts off what was never committed, and removes tails that the graph has taken up."""
+        self.graph: Any = _opened(self.folder / _GRAPH, self.dim)
+        self.in_graph = 0 if self.graph is None else len(self.graph)
+        self._tail = self.folder / f"tail-{self.in_graph}.f16"
+        for other in self.folder.glob("tail-*.f16"):
+            if other != self._tail:
+                other.unlink()
+        size = self._tail.stat().st_size if self._tail.exists() else 0
+        wanted = self.in_tail * self.dim * 2
+        if self.in_tail < 0 or size < wanted:
+            raise InputError(
+                f"index {str(self.folder)!r} is damaged: it has {self.in_graph + size // (2 * self.dim):,} vectors for "
+                f"{self.count:,} pictures. Build it again"
+            )
+        if size > wanted:
+            os.truncate(self._tail, wanted)
+
+
+def _products(rows: np.ndarray, query: np.ndarray) -> torch.Tensor:
+    """float16 (n, D) and float32 (D,) -> inner products float32 (n,)."""
+    return torch.from_numpy(np.array(rows)).float() @ torch.from_numpy(np.asarray(query, np.float32))
+
+
+def _best(places: np.ndarray, scores: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((places, -scores))[:most]
+    return places[order], scores[order]
+
+
+def _opened(path: Path, dim: int) -> Any | None:
+    """The graph, mapped into memory; None where there is none."""
+    if not path.exists():
+        return None
+    usearch = _usearch()
+    try:
+        index = usearch.Index.restore(str(path), view=True)
+    except (ValueError, RuntimeError):
+        index = None
+    if index is None or index.ndim != dim:
+        raise InputError(f"index {str(path.parent)!r} is damaged: its graph cannot be read. Build it again")
+    index.expansion_search = _EXPANSION
+    return index
+
+
+def _usearch() -> Any:
+    try:
+        import usearch.index
+    except ImportError as error:
+        raise InputError('large indexes need usearch: pip install "lightning-clip[search]"') from error
+    return usearch.index
