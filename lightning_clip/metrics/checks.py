@@ -11,6 +11,8 @@ from lightning_clip.core.errors import InputError
 
 __all__ = ["check_features", "check_ks", "check_pairing", "check_retrieval", "check_shapes"]
 
+_CHECKED = 1 << 16  # rows at a time: a check makes copies
+
 
 def check_retrieval(
     image_features: Tensor, text_features: Tensor, text_image_index: Tensor, ks: Sequence[int], image_index: Tensor | None
@@ -87,7 +89,7 @@ def check_features(side: str, features: Tensor, ids: Tensor) -> None:
     check_shapes(side, features, ids)
     if len(features) == 0:
         raise InputError(f"there are no {side} features to rank: give at least one image with a caption")
-    if not torch.isfinite(features).all():
+    if not all(torch.isfinite(part).all() for part in torch.split(features, _CHECKED)):
         raise InputError(f"{side} features hold NaN or infinite values: the model has diverged, check its loss and weights")
 
 

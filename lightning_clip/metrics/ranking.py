@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_clip.metrics.checks import check_retrieval
+__all__ = ["ImageRows", "Ranks", "both_ranks", "pair_scores"]
 
-__all__ = ["Ranks", "both_ranks", "caption_average_precision", "retrieval_scores"]
-
-_ROWS, _COLUMNS = 1024, 4096
+# Rows and columns of a tile: on a CPU near its caches, on an accelerator large enough to fill it.
+_TILE, _ACCELERATOR_TILE = (1024, 4096), (4096, 16384)
 _RECHECKED = 1 << 14  # pairs whose scores are computed in float64 at a time
 
 
@@ -48,95 +47,70 @@ def both_ranks(image_features: Tensor, text_features: Tensor, owner: Tensor, *, 
         >>> ranks.text_to_image.tolist(), ranks.image_to_text.tolist(), ranks.own.tolist()
         ([1, 1, 1, 3], [1, 2, 1], [1, 2, 1, 3])
     """
-    images, texts = image_features.float(), text_features.float()
-    own = _scores(image_features, text_features, owner, torch.arange(len(texts), device=owner.device))
-    captions, thresholds = _by_image(own, owner, len(images), each_caption)
-    ahead_text = torch.zeros(len(texts), dtype=torch.int64, device=images.device)
-    ahead_image = torch.zeros_like(thresholds, dtype=torch.int64)
-    slack = _slack(images, texts)
-    exact = _Exact(image_features, text_features)
-    order = owner.argsort(stable=True)
-    with _full_precision():
-        for top in range(0, len(images), _ROWS):
-            rows = slice(top, min(len(images), top + _ROWS))
-            mine = order[torch.searchsorted(owner[order], rows.start) : torch.searchsorted(owner[order], rows.stop)]
-            for left in range(0, len(texts), _COLUMNS):
-                columns = slice(left, min(len(texts), left + _COLUMNS))
-                tile = images[rows] @ texts[columns].T
-                here = mine[(mine >= columns.start) & (mine < columns.stop)]
-                tile[owner[here] - rows.start, here - columns.start] = -torch.inf  # an own one is never ahead
-                ahead_text[columns] += _ahead(tile.T, own[columns], slack, exact.turned(columns.start, rows.start))
-                for place in range(thresholds.shape[1]):
-                    at_least = thresholds[rows, place]
-                    ahead_image[rows, place] += _ahead(tile, at_least, slack, exact.placed(rows.start, columns.start))
-    given = captions >= 0
-    ranks = torch.zeros(len(texts), dtype=torch.int64, device=images.device)
-    ranks[captions[given]] = 1 + ahead_image[given]
-    return Ranks(1 + ahead_text, 1 + ahead_image[:, 0], ranks)
+    own = pair_scores(image_features, text_features, owner, torch.arange(len(text_features), device=owner.device))
+    rows = ImageRows(image_features, own, owner, each_caption)
+    ahead_text = rows.meet(text_features, owner, own)
+    return Ranks(1 + ahead_text, rows.best(), rows.of_captions(len(own)))
 
 
-def caption_average_precision(own: Tensor, owner: Tensor, images: int) -> Tensor:
-    """Mean over images of the average precision of their captions, float64 ().
-
-    The j-th best own caption is at place own_j + j - 1 of the whole list, j of the captions up to there being own.
+class ImageRows:
+    """Images that captions pass by, in one block or several: who is ahead of whom.
 
     Args:
-        own: int64 (M,), `Ranks.own`.
-        owner: int64 (M,).
-        images: N.
+        images: (N, D).
+        own: (C,), scores of these images' own captions.
+        owner: int64 (C,), row of each one's image; every image has at least one.
+        each_caption: False counts for each image's best caption alone.
     """
-    order = own.argsort(stable=True)
-    order = order[owner[order].argsort(stable=True)]
-    ranks, owners = own[order].double(), owner[order]
-    starts = torch.searchsorted(owners, torch.arange(images, device=owners.device))
-    number = torch.arange(len(owners), device=owners.device) - starts[owners] + 1
-    precision = number / (ranks + number - 1)
-    counts = torch.bincount(owners, minlength=images)
-    total = torch.zeros(images, dtype=torch.float64, device=owners.device).index_add_(0, owners, precision)
-    return (total / counts).mean()
 
+    def __init__(self, images: Tensor, own: Tensor, owner: Tensor, each_caption: bool) -> None:
+        self.features, self.images = images, images.float()
+        self.captions, self.thresholds = _by_image(own, owner, len(images), each_caption)  # (N, K)
+        self.ahead = torch.zeros_like(self.thresholds, dtype=torch.int64)
+        self._tile = _TILE if images.device.type == "cpu" else _ACCELERATOR_TILE
 
-def retrieval_scores(
-    image_features: Tensor,
-    text_features: Tensor,
-    text_image_index: Tensor,
-    ks: Sequence[int] = (1, 5, 10),
-    *,
-    image_index: Tensor | None = None,
-    with_precision: bool = True,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """`retrieval_metrics` with mean average precision, and the ranks behind them.
+    def meet(self, text_features: Tensor, owner: Tensor, own: Tensor) -> Tensor:
+        """Counts what is ahead, both ways: of the images' captions here, of the captions in what it returns.
 
-    Args:
-        image_features: (N, D) of unit length.
-        text_features: (M, D) of unit length.
-        text_image_index: integers (M,), the image of each caption.
-        ks: cut-offs, at least 1 each.
-        image_index: integers (N,), the images' own numbers, all different; None counts 0 to N - 1.
-        with_precision: False saves the time of ".../mean_average_precision".
+        Args:
+            text_features: (M, D).
+            owner: int64 (M,), row of each caption's image, -1 for one whose image is none of these.
+            own: (M,), each caption's score with its image.
 
-    Returns:
-        Metrics by name, and the ranks int64 of "text_to_image" (M,) and "image_to_text" (N,).
+        Returns:
+            int64 (M,), images that are ahead of each caption's own.
+        """
+        ahead_text = torch.zeros(len(text_features), dtype=torch.int64, device=self.images.device)
+        if not len(ahead_text) or not len(self.images):
+            return ahead_text
+        texts, (height, width) = text_features.float(), self._tile
+        slack, exact = _slack(self.images, texts), _Exact(self.features, text_features)
+        order = owner.argsort(stable=True)
+        with _full_precision():
+            for top in range(0, len(self.images), height):
+                rows = slice(top, min(len(self.images), top + height))
+                mine = order[torch.searchsorted(owner[order], rows.start) : torch.searchsorted(owner[order], rows.stop)]
+                for left in range(0, len(texts), width):
+                    columns = slice(left, min(len(texts), left + width))
+                    tile = self.images[rows] @ texts[columns].T
+                    here = mine[(mine >= columns.start) & (mine < columns.stop)]
+                    tile[owner[here] - rows.start, here - columns.start] = -torch.inf  # an own one is never ahead
+                    ahead_text[columns] += _ahead(tile.T, own[columns], slack, exact.turned(columns.start, rows.start))
+                    for place in range(self.thresholds.shape[1]):
+                        at_least, placed = self.thresholds[rows, place], exact.placed(rows.start, columns.start)
+                        self.ahead[rows, place] += _ahead(tile, at_least, slack, placed)
+        return ahead_text
 
-    Raises:
-        InputError: as `retrieval_metrics`.
-    """
-    index = check_retrieval(image_features, text_features, text_image_index, ks, image_index)
-    order = index.argsort()
-    owner = order[torch.searchsorted(index[order], text_image_index.to(index))]
-    ranks = both_ranks(image_features, text_features, owner, each_caption=with_precision)
-    found = {"image_to_text": ranks.image_to_text, "text_to_image": ranks.text_to_image}
-    result: dict[str, Tensor] = {}
-    for direction, of_queries in found.items():
-        for k in ks:
-            result[f"{direction}/recall@{k}"] = (of_queries <= k).float().mean()
-        ordered = of_queries.sort().values
-        result[f"{direction}/median_rank"] = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    if with_precision:
-        precision = caption_average_precision(ranks.own, owner, len(index))
-        result["image_to_text/mean_average_precision"] = precision.float()
-        result["text_to_image/mean_average_precision"] = (1 / ranks.text_to_image.double()).mean().float()
-    return result, found
+    def best(self) -> Tensor:
+        """The rank of each image's best caption, int64 (N,)."""
+        return 1 + self.ahead[:, 0]
+
+    def of_captions(self, count: int) -> Tensor:
+        """1 + the captions of others ahead of each of the `count` own ones, int64 (C,), 0 for one that was not counted for."""
+        given = self.captions >= 0
+        ranks = torch.zeros(count, dtype=torch.int64, device=self.images.device)
+        ranks[self.captions[given]] = 1 + self.ahead[given]
+        return ranks
 
 
 class _Exact:
@@ -157,7 +131,7 @@ class _Exact:
 
     def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
         first, second = rows + self.row, columns + self.column
-        return _scores(self.images, self.texts, *((second, first) if self.swapped else (first, second)))
+        return pair_scores(self.images, self.texts, *((second, first) if self.swapped else (first, second)))
 
 
 def _ahead(tile: Tensor, least: Tensor, slack: float, exact: _Exact) -> Tensor:
@@ -176,7 +150,15 @@ def _ahead(tile: Tensor, least: Tensor, slack: float, exact: _Exact) -> Tensor:
     return counts
 
 
-def _scores(images: Tensor, texts: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def pair_scores(images: Tensor, texts: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Inner products of single pairs in float64, rounded to float32, (P,).
+
+    Args:
+        images: (N, D).
+        texts: (M, D).
+        rows: int64 (P,) of images.
+        columns: int64 (P,) of texts.
+    """
     precise = torch.float32 if images.device.type == "mps" else torch.float64  # MPS has no float64
     parts = [
         (images[row].to(precise) * texts[column].to(precise)).sum(dim=1).float()
@@ -192,7 +174,7 @@ def _by_image(own: Tensor, owner: Tensor, images: int, each_caption: bool) -> tu
     owners = owner[order]
     starts = torch.searchsorted(owners, torch.arange(images, device=owner.device))
     place = torch.arange(len(owners), device=owner.device) - starts[owners]
-    width = int(place.max()) + 1 if each_caption else 1
+    width = int(place.max()) + 1 if each_caption and len(place) else 1
     kept = place < width
     captions = torch.full((images, width), -1, dtype=torch.int64, device=owner.device)
     captions[owners[kept], place[kept]] = order[kept]

@@ -14,7 +14,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.metrics.checks import check_features, check_ks, check_shapes
-from lightning_clip.metrics.ranking import retrieval_scores
+from lightning_clip.metrics.over_ranks import retrieval_over_processes, rows_of_all
+from lightning_clip.metrics.scores import retrieval_scores
 
 __all__ = ["RetrievalRecall", "retrieval_chance", "retrieval_metrics", "retrieval_ranks"]
 
@@ -150,7 +151,8 @@ def retrieval_chance(text_image_index: Tensor, ks: Sequence[int] = (1, 5, 10)) -
 class RetrievalRecall(Metric):
     """`retrieval_metrics` over batches and ranks; ranks may hold different numbers of images, or none.
 
-    Features are kept in float32, 4 D bytes each, and every rank computes the result of all of them.
+    Features are kept in float32, 4 D bytes each, and stay on their rank: in `compute` each rank ranks its own rows among those
+    of all, see `lightning_clip.metrics.over_ranks`.
 
     Args:
         ks: cut-offs, at least 1 each.
@@ -200,14 +202,17 @@ class RetrievalRecall(Metric):
         self.text_image_index.append(text_image_index.to(text_features.device, torch.int64))
 
     def compute(self) -> dict[str, Tensor]:
-        """`retrieval_metrics` of everything that was added, each ()."""
+        """`retrieval_metrics` of everything that was added on all ranks, each ()."""
         images, texts = self.whole("image_features"), self.whole("text_features")
-        return retrieval_metrics(images, texts, self.whole("text_image_index"), self.ks, image_index=self.whole("image_index"))
+        image_index, text_image_index = self.whole("image_index"), self.whole("text_image_index")
+        if self._is_synced:
+            held = (images, texts, image_index, text_image_index)
+            return retrieval_over_processes(*held, self.ks, with_precision=False)
+        return retrieval_metrics(images, texts, text_image_index, self.ks, image_index=image_index)
 
     def chance(self) -> dict[str, float]:
         """`retrieval_chance` of the captions of all ranks, each of which must ask."""
-        with self.sync_context():
-            return retrieval_chance(self.whole("text_image_index").cpu(), self.ks)
+        return retrieval_chance(rows_of_all(self.whole("text_image_index")).cpu(), self.ks)
 
     def whole(self, name: str) -> Tensor:
         """What was added so far on this rank.
@@ -215,27 +220,11 @@ class RetrievalRecall(Metric):
         Args:
             name: "image_features" (N, D), "image_index" (N,), "text_features" (M, D) or "text_image_index" (M,).
         """
-        state = getattr(self, name)
-        if isinstance(state, list):
-            return torch.cat(state) if state else self._nothing(name)
-        whole: Tensor = state  # put together by torchmetrics, over ranks
-        return whole
-
-    def _nothing(self, name: str) -> Tensor:
-        features = name.endswith("features")
-        shape, dtype = ((0, 0), torch.float32) if features else ((0,), torch.int64)
+        state: list[Tensor] = getattr(self, name)
+        if state:
+            return torch.cat(state)
+        shape, dtype = ((0, 0), torch.float32) if name.endswith("features") else ((0,), torch.int64)
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., list[Tensor]] = gather_all_tensors, process_group: Any | None = None
-    ) -> None:
-        """Lets a rank without samples take part: torchmetrics' float (0,) fits neither features nor numbers."""
-        for name in self._defaults:
-            if not getattr(self, name):
-                setattr(self, name, [self._nothing(name)])
-
-        def gather(rows: Tensor, group: Any | None = None) -> list[Tensor]:
-            parts = dist_sync_fn(rows, group=group)
-            return [part for part in parts if len(part)] or parts[:1]
-
-        super()._sync_dist(gather, process_group)
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None) -> None:
+        """Gathers nothing: `compute` goes to the features instead, and `_is_synced` tells it that all ranks are asked."""

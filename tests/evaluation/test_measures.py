@@ -22,7 +22,8 @@ from lightning_clip.evaluation.human_answers import correlation, divergence, ran
 from lightning_clip.evaluation.protocols.humans import Humans
 from lightning_clip.evaluation.protocols.zero_shot import calibration_error, class_accuracies, class_average_precision
 from lightning_clip.metrics import ranking
-from lightning_clip.metrics.ranking import both_ranks, retrieval_scores
+from lightning_clip.metrics.ranking import both_ranks
+from lightning_clip.metrics.scores import retrieval_scores
 
 
 def dense(images: torch.Tensor, texts: torch.Tensor, owner: torch.Tensor) -> tuple[list[int], list[int], list[int]]:
@@ -51,12 +52,11 @@ class TestRanks:
         values = [torch.randn(n, 3, generator=generator) for n in (images, len(owner))]
         if coarse:
             values = [value.round() for value in values]
-        before = ranking._ROWS, ranking._COLUMNS
-        ranking._ROWS, ranking._COLUMNS = 3, 4
+        before, ranking._TILE = ranking._TILE, (3, 4)
         try:
             found = both_ranks(values[0], values[1], owner)
         finally:
-            ranking._ROWS, ranking._COLUMNS = before
+            ranking._TILE = before
         assert tuple(part.tolist() for part in (found.text_to_image, found.image_to_text, found.own)) == dense(*values, owner)
 
     def test_average_precision_is_scikit_learns(self) -> None:

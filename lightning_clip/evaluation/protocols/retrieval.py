@@ -13,7 +13,7 @@ from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, 
 from lightning_clip.evaluation.repeats import warn_of_repeats
 from lightning_clip.evaluation.retrieval_examples import spread_queries
 from lightning_clip.metrics import retrieval_chance
-from lightning_clip.metrics.ranking import retrieval_scores
+from lightning_clip.metrics.scores import retrieval_scores
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section
 from lightning_clip.reporting.plots import contact_sheet
