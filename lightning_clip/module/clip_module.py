@@ -24,7 +24,7 @@ from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
 from lightning_clip.module.evaluated import LossSums
 from lightning_clip.module.learning import (
-    check_slices,
+    begin_steps,
     empty_output,
     encode_columns,
     evaluate_batch,
@@ -196,7 +196,7 @@ class ClipModule(BuiltOnUse):
         start(self, "train")
 
     def on_train_start(self) -> None:
-        check_slices(self)
+        begin_steps(self)
         self._phases.start(self.trainer, self.model)
         begin_next_epoch(self.trainer)
         self._throughput.restart()

@@ -18,13 +18,15 @@ from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.evaluated import LossSums
 from lightning_clip.module.running import say_untrained, share_statistics
 from lightning_clip.objectives import Objective
+from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
+from lightning_clip.training.compiling import compile_for_run
 from lightning_clip.training.micro_batches import check_micro_batches
 from lightning_clip.training.throughput import Throughput
 
 __all__ = [
+    "begin_steps",
     "check_adapters",
     "check_finite",
-    "check_slices",
     "collators",
     "data_of",
     "empty_output",
@@ -201,6 +203,24 @@ def log_progress(module: Any, throughput: Throughput) -> None:
         module.log("train/learning_rate", max(group["lr"] for group in module.trainer.optimizers[0].param_groups))
         if speed := throughput.read() * module.trainer.world_size:
             module.log("train/samples_per_second", speed)
+
+
+def begin_steps(module: Any) -> None:
+    """Before the first step: checks what needs the built model, and compiles it where that pays.
+
+    Strategies that spread weights over ranks compile only what is asked for.
+
+    Args:
+        module: about to train.
+
+    Raises:
+        InputError: as `check_micro_batches`.
+    """
+    check_slices(module)
+    strategy = module.trainer.strategy
+    spread = isinstance(strategy, ClipFSDP2Strategy | ClipDeepSpeedStrategy)
+    if module.training_settings.execution.compile == "auto" and not spread:
+        compile_for_run(module.model, module.device, module.trainer.estimated_stepping_batches)
 
 
 def check_slices(module: Any) -> None:

@@ -24,7 +24,8 @@ class ExecutionSettings:
     """How a `ClipModule` is run.
 
     Args:
-        compile: compile all towers with torch.compile, block by block where they have blocks; names in checkpoints stay.
+        compile: compile all towers with torch.compile, block by block where they have blocks; names in checkpoints stay. "auto"
+            does so at the start of a training on a CUDA device where it pays, see `lightning_clip.training.compiling.pays`.
         checkpoint: columns ("image", "text", ...) whose towers' blocks keep no activations and compute them again in backward.
         channels_last: lay images out as (B, H, W, C), which convolutions of many devices like.
         text_chunks: the most chunks that captions of a batch are sorted into by length; 1 pads all to the longest.
@@ -37,7 +38,7 @@ class ExecutionSettings:
         InputError: a value that is none of these.
     """
 
-    compile: bool = False
+    compile: bool | str = "auto"
     checkpoint: tuple[str, ...] = ()
     channels_last: bool = False
     text_chunks: int = 4
@@ -48,6 +49,8 @@ class ExecutionSettings:
     def __post_init__(self) -> None:
         if self.non_finite not in _GUARDS:
             raise InputError(f"unknown execution.non_finite {self.non_finite!r}: {nearest(self.non_finite, _GUARDS)}")
+        if not isinstance(self.compile, bool) and self.compile != "auto":
+            raise InputError(f"execution.compile {self.compile!r} must be true, false or auto")
         if self.text_chunks < 1:
             raise InputError(f"execution.text_chunks {self.text_chunks} must be at least 1")
         if not 0 < self.rank_timeout < 1e8:
@@ -80,6 +83,6 @@ def prepare(model: SharedSpace, settings: ExecutionSettings) -> None:
     if not settings.float32_residual:
         for tower in towers.values():
             halve_residual(tower)
-    if settings.compile:
+    if settings.compile is True:
         for tower in towers.values():
             compile_tower(tower)

@@ -346,7 +346,7 @@ class TestSettings:
             ({"transform": {"crop_scale": ["a", 1]}}, "transform.crop_scale .* must be a list of 2 numbers"),
             ({"transform": {"flip": True}}, "transform.flip True must be a number"),
             ({"transform": {"resize": 224}}, "transform.resize 224 must be text"),
-            ({"execution": {"compile": "maybe"}}, "execution.compile 'maybe' must be true or false"),
+            ({"execution": {"compile": "maybe"}}, "execution.compile 'maybe' must be true, false or auto"),
         ],
     )
     def test_values_of_another_kind(self, given: dict[str, Any], message: str) -> None:
