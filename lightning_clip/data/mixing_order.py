@@ -9,9 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_clip.data.order import Order, Stretch
-from lightning_clip.data.permutation import Integers, mix, permuted
+from lightning_clip.data.permutation import Integers, all_permuted, mix
 
 __all__ = ["Mixture", "Phase", "epoch_length", "shares"]
+
+_BLOCK = 64  # places whose sources are counted together
+_NONE = 255
+_EARLIER = np.tri(_BLOCK, k=-1, dtype=np.bool_)  # of each place in a block, those before it
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Mixture(Order):
         self.orders, self.phases, self.length, self.seed = list(orders), list(phases), length, seed
         self.starts = np.concatenate([[0], np.cumsum([len(order) for order in orders])])
         self._batches, self._batch_size = length, 1
-        self._drawn: tuple[int, NDArray[np.uint8]] | None = None
+        self._drawn: _Drawn | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -86,38 +90,41 @@ class Mixture(Order):
         return self._at(epoch, np.arange(start, stop, step, dtype=np.int64))
 
     def _at(self, epoch: int, places: Integers) -> Stretch:
-        which = self._which(epoch)
-        own = which[places]
+        drawn = self._draw(epoch)
+        own = drawn.which.reshape(-1)[places]  # (P,)
+        ranks = drawn.before(places, own)
         samples, passes = np.empty(len(places), dtype=np.int64), np.zeros(len(places), dtype=np.int64)
         for number, order in enumerate(self.orders):
             at = np.flatnonzero(own == number)
-            if not at.size:
-                continue
-            start, stop = int(places[0]), int(places[-1]) + 1
-            before = int(np.count_nonzero(which[:start] == number))  # this source's places
-            ranks = before - 1 + np.cumsum(which[start:stop] == number)[places[at] - start]
-            found, repeats = _passed(order, epoch, ranks)
-            samples[at], passes[at] = self.starts[number] + found, repeats
+            if at.size:
+                found, repeats = _passed(order, epoch, ranks[at])
+                samples[at], passes[at] = self.starts[number] + found, repeats
         return Stretch(samples, passes)
 
     def upcoming(self, epoch: int, place: int) -> Sequence[int]:
         """Shards of the sources that have any, numbered source by source; see `MixedSource.fetch`."""
-        which = self._which(epoch)[:place]
+        drawn = self._draw(epoch)
+        numbers = np.arange(len(self.orders), dtype=np.uint8)
+        used = drawn.before(np.full(len(numbers), place, dtype=np.int64), numbers).tolist()
         found: list[int] = []
-        for number, order in enumerate(self.orders):
-            again, rank = divmod(int(np.count_nonzero(which == number)), len(order))
+        for number, (order, count) in enumerate(zip(self.orders, used, strict=True)):
+            again, rank = divmod(count, len(order))
             found += [shard * len(self.orders) + number for shard in order.upcoming(_epoch_of(epoch, again), rank)]
         return found
 
-    def _which(self, epoch: int) -> NDArray[np.uint8]:
+    def _draw(self, epoch: int) -> _Drawn:
         """The source at each place of an epoch: a byte a place, drawn once an epoch."""
-        if self._drawn is None or self._drawn[0] != epoch:
-            parts = []
+        if self._drawn is None or self._drawn.epoch != epoch:
+            blocks = self.length // _BLOCK + 1  # the last has room for the place after all others
+            which = np.full(blocks * _BLOCK, _NONE, dtype=np.uint8)
             for low, high, weights in self._spans(epoch):
                 run = np.repeat(np.arange(len(self.orders), dtype=np.uint8), shares(weights, high - low))
-                parts.append(run[permuted(np.arange(high - low, dtype=np.int64), high - low, mix(self.seed, epoch, low))])
-            self._drawn = (epoch, np.concatenate(parts))
-        return self._drawn[1]
+                place = low
+                for numbers in all_permuted(high - low, mix(self.seed, epoch, low)):
+                    which[place : place + len(numbers)] = run[numbers]
+                    place += len(numbers)
+            self._drawn = _Drawn(epoch, which.reshape(blocks, _BLOCK), len(self.orders))
+        return self._drawn
 
     def _spans(self, epoch: int) -> list[tuple[int, int, tuple[float, ...]]]:
         """Stretches of an epoch with equal weights: first place, end, weights."""
@@ -129,6 +136,37 @@ class Mixture(Order):
             if low < high:
                 spans.append((low, high, phase.weights))
         return spans
+
+
+class _Drawn:
+    """The source at each place of one epoch, and how many places of each source stand before any place.
+
+    Args:
+        epoch: its number.
+        which: uint8 (blocks, 64), a source's number at each place; another number after the last.
+        sources: how many there are.
+    """
+
+    def __init__(self, epoch: int, which: NDArray[np.uint8], sources: int) -> None:
+        self.epoch, self.which = epoch, which
+        counts = np.zeros((len(which), sources), dtype=np.int64)  # places of each source in all blocks before
+        for number in range(sources):
+            inside = (which == number).sum(axis=1, dtype=np.uint8)  # (blocks, 64) -> (blocks,)
+            np.cumsum(inside[:-1], dtype=np.int64, out=counts[1:, number])
+        self.counts = counts
+
+    def before(self, places: Integers, sources: NDArray[np.uint8]) -> Integers:
+        """Places of a source before a place, int64 (P,): a rank need not look at those of the others between its own.
+
+        Args:
+            places: (P,) from 0 to the epoch's length.
+            sources: (P,) numbers of sources.
+        """
+        blocks, inside = places // _BLOCK, places % _BLOCK
+        same = self.which[blocks] == sources[:, None]  # (P, 64)
+        same &= _EARLIER[inside]
+        found: Integers = self.counts[blocks, sources] + same.sum(axis=1, dtype=np.uint8)  # (P, 64) -> (P,)
+        return found
 
 
 def _passed(order: Order, epoch: int, ranks: Integers) -> tuple[Integers, Integers]:

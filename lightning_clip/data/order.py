@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_clip.data.permutation import Integers, mix, permuted
+from lightning_clip.data.permutation import Integers, mix, permuted, permuted_each
 
 __all__ = ["Order", "Sequential", "Shuffled", "Stretch", "Windowed"]
 
@@ -110,34 +110,37 @@ class Windowed(Order):
     def __init__(self, counts: Sequence[int] | Integers, window: int, seed: int) -> None:
         self.counts, self.window, self.seed = np.asarray(counts, dtype=np.int64), window, seed
         self._starts: Integers = np.concatenate([np.zeros(1, dtype=np.int64), self.counts.cumsum()])
+        self._drawn: tuple[int, Integers, Integers, Integers] | None = None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def at(self, epoch: int, places: Integers) -> Integers:
-        shards = self._shards(epoch)
-        ends = self.counts[shards].cumsum()  # of each shard, in the epoch's order
-        borders = self._borders(ends)
-        windows, starts = np.unique(np.searchsorted(borders, places, side="right") - 1, return_index=True)
-        parts: list[Integers] = [np.empty(0, dtype=np.int64)]
-        for window, here in zip(windows.tolist(), np.split(places, starts[1:]), strict=False):  # no window of no places
-            low, high = int(borders[window]), int(borders[window + 1])
-            inside = low + permuted(here - low, high - low, mix(self.seed, epoch, 1 + window))
-            number = np.searchsorted(ends, inside, side="right")
-            shard = shards[number]
-            parts.append(np.asarray(self._starts[shard] + inside - (ends[number] - self.counts[shard]), dtype=np.int64))
-        return np.concatenate(parts)
+        shards, ends, borders = self._draw(epoch)
+        windows, which = np.unique(np.searchsorted(borders, places, side="right") - 1, return_inverse=True)
+        low, lengths = borders[windows][which], borders[windows + 1] - borders[windows]
+        keys = [mix(self.seed, epoch, 1 + window) for window in windows.tolist()]
+        inside = low + permuted_each(places - low, lengths, keys, which)
+        number = np.searchsorted(ends, inside, side="right")
+        shard = shards[number]
+        found: Integers = self._starts[shard] + inside - (ends[number] - self.counts[shard])
+        return found
 
     def upcoming(self, epoch: int, place: int) -> Sequence[int]:
         """The shards of the window at `place` and of the next one."""
-        shards = self._shards(epoch)
-        window = int(np.searchsorted(self._borders(self.counts[shards].cumsum()), place, side="right")) - 1
+        shards, _, borders = self._draw(epoch)
+        window = int(np.searchsorted(borders, place, side="right")) - 1
         found: list[int] = shards[window * self.window : (window + 2) * self.window].tolist()
         return found
 
-    def _shards(self, epoch: int) -> Integers:
-        number = len(self.counts)
-        return permuted(np.arange(number, dtype=np.int64), number, mix(self.seed, epoch, 0))
+    def _draw(self, epoch: int) -> tuple[Integers, Integers, Integers]:
+        """Of an epoch: the shards in their order, the place after each, and where windows begin; drawn once."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            number = len(self.counts)
+            shards = permuted(np.arange(number, dtype=np.int64), number, mix(self.seed, epoch, 0))
+            ends = self.counts[shards].cumsum()
+            self._drawn = (epoch, shards, ends, self._borders(ends))
+        return self._drawn[1:]
 
     def _borders(self, ends: Integers) -> Integers:
         """Places where windows begin, and the end."""

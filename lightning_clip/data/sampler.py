@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count, repeat
+from functools import partial
+from itertools import chain, count
 from typing import NamedTuple
 
+import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.order import Order
+from lightning_clip.data.order import Order, Stretch
 from lightning_clip.data.permutation import mix
 
 __all__ = ["NOTHING", "InOrderSampler", "PairSampler", "Visit", "visit_seed", "world"]
 
-_AT_ONCE = 4096  # places asked of the order at a time, so that an epoch of any length needs no memory
+_AT_ONCE = 1 << 15  # places asked of the order at a time, so that an epoch of any length needs no memory
+_ANNOUNCED = 4096  # places after which the shards that come next are named
 
 
 class Visit(NamedTuple):
@@ -30,6 +33,7 @@ class Visit(NamedTuple):
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of it
 
 
+_VISIT = partial(tuple.__new__, Visit)  # of a tuple; Visit's own way is written in Python and takes twice as long
 NOTHING = Visit(-1, -1)  # in an evaluation of fewer samples than there are ranks
 
 
@@ -100,29 +104,29 @@ class PairSampler(DistributedSampler[Visit]):
             self.epoch, done = divmod(self.batches_done(), self.batches)
             start = done * self.batch_size
         if self.endless:
-            return self._epochs(rank, ranks, start)
-        return self._visits(rank, ranks, self.epoch, start, len(self))
+            return chain.from_iterable(self._epochs(rank, ranks, start))
+        return chain.from_iterable(self._visits(rank, ranks, self.epoch, start, len(self)))
 
-    def _epochs(self, rank: int, ranks: int, start: int) -> Iterator[Visit]:
+    def _epochs(self, rank: int, ranks: int, start: int) -> Iterator[Iterator[Visit]]:
         assert self.batch_size is not None
         used = self.batches * self.batch_size
         for epoch in count(self.epoch):
             yield from self._visits(rank, ranks, epoch, start, used)
             start = 0
 
-    def _visits(self, rank: int, ranks: int, epoch: int, start: int, total: int) -> Iterator[Visit]:
+    def _visits(self, rank: int, ranks: int, epoch: int, start: int, total: int) -> Iterator[Iterator[Visit]]:
         announced = None
         for first in range(start, total, _AT_ONCE):
             last = min(total, first + _AT_ONCE)
             stretch = self.order.stretch(epoch, first * ranks + rank, min(last * ranks, len(self.order)), ranks)
-            shards = list(self.order.upcoming(epoch, first * ranks))
-            if self.fetch is not None and shards and shards != announced:
-                self.fetch(shards)
-                announced = shards
-            epochs: Iterator[int] = repeat(epoch)
-            if stretch.passes.any():
-                epochs = (visit_seed(epoch, again, 0) if again else epoch for again in stretch.passes.tolist())
-            yield from map(Visit, epochs, stretch.samples.tolist())
+            epochs, samples = _epochs_of(stretch, epoch), stretch.samples.tolist()
+            for place in range(first, last, _ANNOUNCED):
+                shards = list(self.order.upcoming(epoch, place * ranks)) if self.fetch is not None else []
+                if self.fetch is not None and shards and shards != announced:
+                    self.fetch(shards)
+                    announced = shards
+                part = slice(place - first, place - first + _ANNOUNCED)
+                yield map(_VISIT, zip(epochs[part], samples[part], strict=True))
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, in the main process."""
@@ -143,6 +147,15 @@ class InOrderSampler(PairSampler, SequentialSampler):  # type: ignore[misc]  # w
     def __iter__(self) -> Iterator[Visit]:  # type: ignore[override]  # a visit is an index, too
         alone = self.batch_size is None and world()[0] >= len(self.order)
         return iter([NOTHING]) if alone else super().__iter__()
+
+
+def _epochs_of(stretch: Stretch, epoch: int) -> list[int]:
+    """The epoch of each visit; another number for each further pass through a small source."""
+    if not stretch.passes.any():
+        return [epoch] * len(stretch.passes)
+    passes, which = np.unique(stretch.passes, return_inverse=True)
+    numbers = [visit_seed(epoch, again, 0) if again else epoch for again in passes.tolist()]
+    return [numbers[place] for place in which.tolist()]
 
 
 def _too_few(samples: int, batch_size: int | None) -> str:
