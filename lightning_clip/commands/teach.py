@@ -37,7 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Precomputes each teacher's features of all images, in the evaluation transform, and all captions; then packs."""
+    """Precomputes each teacher's features of all images, in the evaluation transform, and all captions; then packs.
+
+    Raises:
+        InputError: a wrong model or source, shards that cannot be written, or another process that writes there.
+    """
+    from lightning_clip.core.locks import only_writer
+
+    Path(arguments.output).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(arguments.output, "--output"):
+        _teach(arguments)
+
+
+def _teach(arguments: argparse.Namespace) -> None:
     import torch
 
     from lightning_clip.commands.quiet import quiet

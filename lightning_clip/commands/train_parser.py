@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.secrets import hidden
 from lightning_clip.core.trust import check_import
@@ -88,6 +89,15 @@ class TrainerParser(LightningArgumentParser):
                     namespace[key] = hidden(value)
         text: str = super().dump(namespace, *arguments, **options)
         return text
+
+    def save(self, cfg: Any, path: Any, *arguments: Any, **options: Any) -> None:
+        """Settings as a file, config.yaml, which is whole or the one that was there before."""
+        if "://" in str(path) or not options.get("overwrite"):
+            super().save(cfg, path, *arguments, **options)
+            return
+        with beside(str(path)) as place:
+            place.touch()  # jsonargparse has words of its own for folders without the right to write
+            super().save(cfg, str(place), *arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # jsonargparse's inner parsers, whose errors it handles itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from pathlib import Path
@@ -29,8 +30,8 @@ def reason_of_writing(error: BaseException, target: Path) -> str | None:
         free = shutil.disk_usage(above).free / 1e9
         kept = "What was there before is kept" if target.exists() else "Nothing was left there"
         return f"the disk is full ({free:.1f} GB free). {kept}: make room or choose another place"
-    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-        return f"{error.strerror}. Choose another place"
+    if (number := _number(error)) in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{os.strerror(number)}. Choose another place"
     if found := re.search(r"open file failed with strerror: ([^\n]+)", str(error)):  # torch's writer
         return f"{found[1].strip()}. Choose another place"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,15 +13,17 @@ import numpy as np
 
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.locks import only_writer
 from lightning_clip.curation.balancing import balanced
+from lightning_clip.curation.choice_shards import pack_choice, remove_other_choice
 from lightning_clip.curation.duplicates import close_pairs, near_duplicates, repeats
 from lightning_clip.curation.entries import Matcher, WordCounts, counts_of, frequent_entries, read_entries
 from lightning_clip.curation.executors import Executor, Processes
 from lightning_clip.curation.image_stats import FORMAT, Look, Seen, fingerprint
 from lightning_clip.curation.settings import Balance, CurationSettings, Duplicates, FrequentEntries
-from lightning_clip.data.pack_shards import PackSummary, pack_shards
+from lightning_clip.data.pack_shards import PackSummary
 from lightning_clip.data.shards.addresses import shown
-from lightning_clip.data.sources import PairSource, Subset
+from lightning_clip.data.sources import PairSource
 
 __all__ = ["Curation", "curate", "examples", "source_name"]
 
@@ -90,11 +91,15 @@ def curate(settings: CurationSettings, executor: Executor | None = None) -> Cura
         twin of each pair), units/ (may be deleted) and shards/.
 
     Raises:
-        InputError: a wrong setting, nothing in the source, or nothing left.
+        InputError: a wrong setting, nothing in the source, nothing left, or another process that writes there.
     """
-    executor = executor or Processes()
     folder = Path(settings.output)
     folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder, "output"):
+        return _curated(settings, executor or Processes(), folder)
+
+
+def _curated(settings: CurationSettings, executor: Executor, folder: Path) -> Curation:
     look = _look(settings, executor)
     seen, units, finished = _seen(look, settings, folder, executor)
     source = look.opened()
@@ -243,18 +248,16 @@ def _balance(result: Curation, seen: Seen, balance: Balance) -> None:
 
 
 def _write(result: Curation, settings: CurationSettings, folder: Path, executor: Executor) -> None:
-    kept, path = result.kept, folder / "kept.npy"
-    shards = folder / "shards"
-    if path.exists() and not np.array_equal(np.load(path), kept):
-        shutil.rmtree(shards, ignore_errors=True)  # of another choice
-    with beside(path) as place:
-        np.save(place, kept)
-    with beside(folder / "decisions.npz") as place:
-        np.savez(place, reasons=np.array(result.reasons), reason=result.reason, score=result.score, twin=result.twin)
+    """Shards first: until they are complete, those of an earlier choice stand with its list."""
     if settings.pairs_per_shard:
         workers = executor.workers if isinstance(executor, Processes) else os.cpu_count() or 1
-        pattern = str(shards).replace("%", "%%") + "/%06d.tar"
-        result.packed = pack_shards(Subset(result.source, kept), pattern, settings.pairs_per_shard, workers=workers)
+        result.packed = pack_choice(result.source, result.kept, settings.pairs_per_shard, folder, workers)
+    with beside(folder / "kept.npy") as place:
+        np.save(place, result.kept)
+    with beside(folder / "decisions.npz") as place:
+        np.savez(place, reasons=np.array(result.reasons), reason=result.reason, score=result.score, twin=result.twin)
+    if not settings.pairs_per_shard:
+        remove_other_choice(result.kept, folder)
 
 
 def source_name(spec: Any) -> str:

@@ -22,6 +22,7 @@ from lightning_clip.data.captions import ChooseCaption, caption_choices, first_c
 from lightning_clip.data.column_check import check_columns, without_missing_views
 from lightning_clip.data.columns import Collate
 from lightning_clip.data.loader import PairLoader, start_worker
+from lightning_clip.data.no_validation import no_validation
 from lightning_clip.data.order import Sequential
 from lightning_clip.data.sampler import InOrderSampler, PairSampler, world
 from lightning_clip.data.sources import PairSource, pair_sources
@@ -131,7 +132,7 @@ class ClipDataModule(pl.LightningDataModule):
             if self._specs[name] is not None or name != "val" or stage == "validate":
                 self.source(name)
         if stage == "fit" and self._specs["val"] is None:
-            self.val_dataloader = None  # type: ignore[assignment, method-assign]  # Lightning then runs without validation
+            self.val_dataloader = no_validation  # type: ignore[assignment, method-assign]
 
     def source(self, split: str) -> PairSource:
         """The opened source of "train", "val" or "test"."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_clip.core.atomic import place_beside, remove_leftovers, safe_name
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.sampler import world
 from lightning_clip.evaluation.features import Features, load_features, save_features
@@ -161,8 +165,7 @@ def extract(
         InputError: no image could be read, or labels that do not fit.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{path.stem}.rank*"):
-        old.unlink()
+    remove_leftovers(path)
     runner = _Extractor(model, path, num_classes)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     made = pl.Trainer(**{**quiet, **(trainer or {})}, use_distributed_sampler=False)
@@ -170,7 +173,7 @@ def extract(
         made.predict(runner, images.loader(batch_size, num_workers), return_predictions=False)
     _wait_for_all()
     if made.is_global_zero:
-        _join_files(path)
+        _join_files(path, runner.writer)
     _wait_for_all()
     return load_features(path)
 
@@ -180,14 +183,17 @@ def _wait_for_all() -> None:
         dist.barrier()
 
 
-def _join_files(path: Path) -> None:
-    """Makes one file of those that the ranks wrote beside it."""
-    parts = sorted(path.parent.glob(f".{path.stem}.rank*"))
+def _join_files(path: Path, writer: str) -> None:
+    """Makes one file of those that the ranks of this run wrote beside it; another run may be at the same."""
+    pattern = place_beside(Path(glob.escape(path.name)), f"{glob.escape(writer)}.rank*").name
+    parts = sorted(path.parent.glob(pattern))
     if not parts:
         raise InputError("no image could be read: the set is empty")
-    save_features(joined([load_features(part) for part in parts]), path)
-    for part in parts:
-        part.unlink()
+    try:
+        save_features(joined([load_features(part) for part in parts]), path)
+    finally:
+        for part in parts:
+            part.unlink()
 
 
 class _Extractor(pl.LightningModule):
@@ -196,8 +202,10 @@ class _Extractor(pl.LightningModule):
     def __init__(self, model: EvaluatedModel, path: Path, num_classes: int | None) -> None:
         super().__init__()
         self.model, self.path, self.num_classes = model, path, num_classes
+        self.writer = f"{os.getpid()}@{safe_name(socket.gethostname())}"
 
     def on_predict_start(self) -> None:
+        self.writer = self.trainer.strategy.broadcast(self.writer)
         self.model.eval()
         self.collector = Collector(self.model, self.num_classes)
 
@@ -206,7 +214,7 @@ class _Extractor(pl.LightningModule):
         return torch.empty(0)  # Lightning warns of a step that returns nothing
 
     def on_predict_end(self) -> None:
-        save_features(self.collector.finish(), self.path.with_name(f".{self.path.stem}.rank{world()[0]:05d}"))
+        save_features(self.collector.finish(), place_beside(self.path, f"{self.writer}.rank{world()[0]:05d}"))
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

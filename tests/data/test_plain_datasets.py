@@ -224,8 +224,9 @@ class TestTuner:
         assert module.lr == found.suggestion() == module.training_settings.optimizer.lr != 1e-3
         assert len(set(found.results["lr"])) > 10  # it did change
 
-    def test_finds_a_batch_size(self, tmp_path: Path) -> None:
-        data = small_data(size=128, batch=2)
+    @pytest.mark.parametrize("validates", [True, False])
+    def test_finds_a_batch_size(self, validates: bool, tmp_path: Path) -> None:
+        data = small_data(size=128, batch=2, **({} if validates else {"val": None}))
         Tuner(pl.Trainer(**quiet(tmp_path))).scale_batch_size(small_module(), datamodule=data, max_trials=3, steps_per_trial=1)
         assert data.batch_size == data.local_batch_size == 8
 
