@@ -13,6 +13,7 @@ from lightning_clip.core.errors import MACHINE_FAULTS
 __all__ = ["reason_of_system", "reason_of_writing"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = ("No space left", "PytorchStreamWriter failed writing", "database or disk is full")  # torch's and SQLite's
 
 
 def reason_of_writing(error: BaseException, target: Path) -> str | None:
@@ -88,7 +89,7 @@ def _of_files(error: OSError, place: str) -> str | None:
 def _is_full(error: BaseException) -> bool:
     # torch's writer keeps the system's number to itself; of a zip archive nothing else fails while it is written.
     text = str(error)
-    if _number(error) in _NO_ROOM or "No space left" in text or "PytorchStreamWriter failed writing" in text:
+    if _number(error) in _NO_ROOM or any(words in text for words in _FULL):
         return True
     return "inline_container" in text and "unexpected pos" in text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class TestFaults:
             (FileExistsError(errno.EEXIST, "File exists", "out"), "'out': File exists"),
             (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "the disk is full"),
             (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 128 vs 0"), "the disk is full"),
+            (sqlite3.OperationalError("database or disk is full"), "the disk is full"),
             (MemoryError(), "the memory is full"),
             (torch.OutOfMemoryError("CUDA out of memory. Tried"), "memory is full: set a smaller local_batch_size"),
         ],

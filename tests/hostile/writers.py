@@ -17,12 +17,13 @@ from small import save_checkpoint, small_module, write_folder
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import _save_state_dict
 
+from lightning_clip.applications.search import build_index
 from lightning_clip.checkpoints.parts import write_parts
 
 __all__ = ["FORMATS", "WRITES_NOTHING", "Writer", "check_whole", "make_sources", "names", "writers"]
 
 # What they say goes to the terminal.
-WRITES_NOTHING = {"plan", "classify", "prompts show", "validate"}
+WRITES_NOTHING = {"plan", "classify", "prompts show", "validate", "index info"}
 # Of an architecture that every format holds.
 CLIP_VIT = {
     "name": "vit_base_patch16_clip_224",
@@ -32,6 +33,7 @@ CLIP_VIT = {
     "depth": 1,
     "num_heads": 4,
 }
+GROUPS = ("data", "checkpoint", "prompts", "tokenizer", "index")
 FORMATS = ("safetensors", "huggingface", "open_clip", "onnx", "torch-export")
 
 
@@ -52,7 +54,7 @@ class Writer(NamedTuple):
     def command(self) -> str:
         """Its name in the table of commands."""
         first, second = self.arguments[:2]
-        return f"{first} {second}" if first in ("data", "checkpoint", "prompts", "tokenizer") else first
+        return f"{first} {second}" if first in GROUPS else first
 
 
 def make_sources(folder: Path) -> Path:
@@ -67,6 +69,7 @@ def make_sources(folder: Path) -> Path:
     _save_state_dict(state, FileSystemWriter(parts, single_file_per_rank=True), no_dist=True)
     torch.save({"lightning_clip_class": "lightning_clip.ClipModule", "global_step": 3}, parts / "meta.pt")
     write_parts(parts, 3)
+    build_index(folder / "photos.index", str(folder / "pictures/captions.jsonl"), str(folder / "a.ckpt"))
     return folder
 
 
@@ -140,6 +143,10 @@ def writers(sources: Path, place: Path, *, make: bool = True) -> dict[str, Write
             ("data", "teach", "--data", table, "--teacher", model, "--output", str(place / "taught-%06d.tar")),
             (place / "taught-000000.tar",),
             False,
+        ),
+        "index build": _written(place / "new.index", "index", "build", "--data", table, "--checkpoint", model, replaces=False),
+        "search": Writer(
+            ("search", str(sources / "photos.index"), "a picture", "--sheet", str(place / "found.png")), (place / "found.png",)
         ),
         "inspect": _written(place / "sheet.png", "data", "inspect", "--data", table),
         "inspect to a report": _written(place / "sheet.html", "data", "inspect", "--data", table),
