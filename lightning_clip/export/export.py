@@ -84,14 +84,16 @@ def export(module: Exportable, format: str, output: str | Path, run: Run | None 
             raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
         made: Any = module
         made = whole(made)
-        with _without(made.model, list(made.model.parts()) if towers else made.training_parts):
+        kept = made.objective.kept_parts if formats.build(format).holds_parts else frozenset()
+        with _without(made.model, list(made.model.parts()) if towers else made.training_parts - kept):
             return _exported(made, format, target, run or Run("a live module"))
 
 
 def _exported(module: Exportable, format: str, target: Path, run: Run) -> Exported:
     writer, model = formats.build(format), module.model
     if others := sorted(
-        {key.removeprefix("model.").partition(".")[0] for key in module.state_dict()} - parts_of(module.recipe)
+        {key.removeprefix("model.").partition(".")[0] for key in module.state_dict()}
+        - (parts_of(module.recipe) | (module.objective.kept_parts if writer.holds_parts else set()))
     ):
         raise InputError(
             f"this {type(module).__name__} has weights beside its towers ({', '.join(others)}), which no format holds: "

@@ -14,6 +14,7 @@ from lightning_clip.encoders import HuggingFaceTextEncoder
 from lightning_clip.export.formats import Format, formats, reason_not
 from lightning_clip.export.interface import Exportable
 from lightning_clip.weights.clip import temperature
+from lightning_clip.weights.open_clip_decoder import write_decoder
 from lightning_clip.weights.open_clip_images import write_image
 from lightning_clip.weights.open_clip_inputs import write_tokenizer_settings, write_transform
 from lightning_clip.weights.open_clip_texts import TEXT_FOLDER, text_config, write_text
@@ -30,6 +31,7 @@ class OpenClipFormat(Format):
     """open_clip_config.json, open_clip_model.safetensors, and the tokenizer's files."""
 
     title = "open_clip"
+    holds_parts = True
     usage = """import open_clip
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")
@@ -51,12 +53,18 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         if not is_clip(module.tokenizer):
             transformers_tokenizer(module.tokenizer).save_pretrained(folder)
         preprocess = write_transform(module.transform_settings, module.image_size)
-        content = {"model_cfg": _config(module, image, text, folder), "preprocess_cfg": preprocess}
+        config, decoder = _config(module, image, text, folder), write_decoder(model)
+        if decoder is not None:
+            config |= {"multimodal_cfg": decoder[0], "custom_text": True}
+            for part in ("vision_cfg", "text_cfg"):
+                config[part]["output_tokens"] = True
+        content = {"model_cfg": config, "preprocess_cfg": preprocess}
         (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
         state = model.state_dict()
         for tower in (image, text):
             state |= to_ours(tower.before, state, "the model")
         weights = to_theirs([*image.rules, *text.rules, *temperature(bias=model.logit_bias is not None)], state)
+        weights |= {} if decoder is None else decoder[1]
         save_file({**weights, **image.extra}, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
     def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -198,11 +198,11 @@ class BuiltOnUse(OnRanks):
             prepare(self)
         model = loaded_model(self.recipe, self._first_tokenizer, self.objective, self._start)
         base = known_base(self._given, self._start.weights if self._start else ())
-        self._start = None  # a checkpoint holds all of it from now on
+        start, self._start = self._start, None  # a checkpoint holds all of it from now on
         if self.tokenizer is not self._first_tokenizer:
             grow_tower(model.tower("text"), self._first_tokenizer, self.tokenizer, self.training_settings.adapt)
         self._modules["model"] = model  # add_module() would ask the property of this name
-        add_objective(model, self.objective)
+        add_objective(model, self.objective, start)
         grown = self.tokenizer is not self._first_tokenizer
         check_adapters(model, self.objective, self.training_settings.adapt, grown)
         self.complete_model()

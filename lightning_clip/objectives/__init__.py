@@ -5,6 +5,7 @@ from lightning_clip.objectives.base import Objective, objectives
 from lightning_clip.objectives.build import build_objective
 from lightning_clip.objectives.captioning import Captioning
 from lightning_clip.objectives.clip_refine import ClipRefine
+from lightning_clip.objectives.coca import Coca
 from lightning_clip.objectives.decoding import DecodingObjective
 from lightning_clip.objectives.fastclip import FastClip
 from lightning_clip.objectives.flair import Flair
@@ -23,6 +24,7 @@ __all__ = [
     "BagObjective",
     "Captioning",
     "ClipRefine",
+    "Coca",
     "ContrastivePairs",
     "DecodingObjective",
     "FastClip",

@@ -34,6 +34,8 @@ class Objective(AcrossRanks, nn.Module, ABC):
         training_parts: names of what `build` adds and only training needs; exports omit it.
         scoring_parts: names of what `build` adds and its scorer reads. Exports omit it where another objective of a sum scores;
             alone, its model cannot be exported whole.
+        kept_parts: names of what `build` adds and a run that starts from these weights goes on with, such as a decoder; formats
+            that can hold them do, others omit them.
         max_scale: upper bound of the inverse temperature, applied after each step.
         batches: number of the batch that is learned from, for draws that depend on neither ranks nor slices.
         evaluated: whether validation and test score it; False for what only training has, such as teachers.
@@ -41,6 +43,7 @@ class Objective(AcrossRanks, nn.Module, ABC):
 
     training_parts: frozenset[str] = frozenset()
     scoring_parts: frozenset[str] = frozenset()
+    kept_parts: frozenset[str] = frozenset()
     max_scale: float = 100.0
     batches: int = 0
     evaluated: bool = True

@@ -54,6 +54,7 @@ class WeightedSum(Objective):
         self.scoring_parts = self._first.scoring_parts
         every = (part for term in self.each().values() for part in (*term.training_parts, *term.scoring_parts))
         self.training_parts = frozenset(every) - self.scoring_parts
+        self.kept_parts = frozenset().union(*(term.kept_parts for term in self.each().values()))
         self.max_scale = self._first.max_scale
         self.evaluated = any(term.evaluated for term in self.each().values())
 

@@ -51,9 +51,11 @@ def loaded_model(recipe: Recipe, tokenizer: Any, objective: Objective, start: Pr
     return model
 
 
-def add_objective(model: SharedSpace, objective: Objective) -> None:
-    """Adds the objective's own parts to a model, in place, and freezes what it does not learn."""
+def add_objective(model: SharedSpace, objective: Objective, start: Pretrained | None = None) -> None:
+    """Adds the objective's own parts to a model, in place, with the weights of `start`; freezes what it does not learn."""
     objective.build(model)
+    if start is not None:
+        start.load_parts_into(model)
     freeze(model, objective)
 
 

@@ -20,6 +20,7 @@ from lightning_clip.core.settings import mapping
 from lightning_clip.model.space import CLIP_MEAN, CLIP_STD
 from lightning_clip.weights.bounds import check_sizes, shapes_of
 from lightning_clip.weights.files import read_weights, readable_settings, unreachable
+from lightning_clip.weights.open_clip_decoder import with_decoder
 from lightning_clip.weights.open_clip_images import read_image
 from lightning_clip.weights.open_clip_inputs import read_tokenizer, read_transform
 from lightning_clip.weights.open_clip_texts import read_text
@@ -91,7 +92,8 @@ def _translated(
     tokens = None if tokens is None else {**tokens, "context_length": length}
     scale = {key: value for key in ("logit_scale", "logit_bias") if (value := getattr(model, key, None)) is not None}
     width = int(config["embed_dim"])
-    return assemble(label, (image, text), scale, embed_dim=width, tokenizer=tokens, transform=read_transform(preprocess))
+    found = assemble(label, (image, text), scale, embed_dim=width, tokenizer=tokens, transform=read_transform(preprocess))
+    return with_decoder(found, model, config) if config.get("multimodal_cfg") else found
 
 
 def _named(name: str) -> _Found:

@@ -93,6 +93,7 @@ def start_from(pretrained: str | Mapping[str, Any] | Source | None, given: Recip
     )
     found.replaced = tuple(prefix for column in new for prefix in _prefixes(column))
     found.weights = {key: value for key, value in found.weights.items() if not key.startswith(found.replaced)}
+    found.parts = {} if new else found.parts  # which belong to the towers that were there
     return recipe, found
 
 

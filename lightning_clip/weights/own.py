@@ -18,6 +18,7 @@ from lightning_clip.checkpoints.trained_only import BASE_KEY
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.model.build import Temperature, build_model, tokenizer_of
 from lightning_clip.model.recipe import Recipe, TowerSpec
+from lightning_clip.objectives import build_objective
 from lightning_clip.weights.bounds import Shapes, check_sizes, shapes_of
 from lightning_clip.weights.files import read_file, read_weights
 from lightning_clip.weights.openai import is_openai, plain_names
@@ -66,9 +67,11 @@ def open_checkpoint(path: Path, source: Source) -> Pretrained:
         recipe = Recipe.from_mapping(settings)
     except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
         raise InputError(f"pretrained {str(path)!r} has settings that build no model ({error}): write it again") from error
-    weights = _of_every_model(content["state_dict"], parts_of(recipe), path)
+    own = {key.removeprefix("model."): value for key, value in content["state_dict"].items() if key.startswith("model.")}
+    parts = _kept(own, recipe)
+    weights = _of_every_model({key: value for key, value in own.items() if key not in parts}, parts_of(recipe), path)
     check_recipe(str(path), settings, recipe, shapes_of(weights))
-    return _resized(Pretrained(str(path), recipe, weights), source)
+    return _resized(Pretrained(str(path), recipe, weights, parts=parts), source)
 
 
 def parts_of(recipe: Recipe) -> set[str]:
@@ -79,10 +82,18 @@ def parts_of(recipe: Recipe) -> set[str]:
 
 def _of_every_model(state: dict[str, Tensor], parts: set[str], path: Path) -> dict[str, Tensor]:
     """Towers, heads and temperature of a module's state; what an objective has learned beside is ignored with a warning."""
-    own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-    if others := sorted({key.partition(".")[0] for key in own} - parts):
+    if others := sorted({key.partition(".")[0] for key in state} - parts):
         log.warning("pretrained %r has weights beside its towers (%s): they are ignored", str(path), ", ".join(others))
-    return {key: value for key, value in own.items() if key.partition(".")[0] in parts}
+    return {key: value for key, value in state.items() if key.partition(".")[0] in parts}
+
+
+def _kept(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """Weights of those parts of the objective with which a new run goes on."""
+    try:
+        kept = build_objective(recipe.objective).kept_parts
+    except InputError:  # of a live object or a plug-in, without which the towers can be had
+        return {}
+    return {key: value for key, value in state.items() if key.partition(".")[0] in kept}
 
 
 def check_recipe(file: str, settings: Mapping[str, Any], recipe: Recipe, weights: Shapes) -> None:
@@ -140,8 +151,10 @@ def open_folder(folder: Path, source: Source) -> Pretrained:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{str(folder / SETTINGS_FILE)!r} is broken ({error}): export the model again") from error
     weights = read_file(existing_path(folder / WEIGHTS_FILE, "weights"), source.allow_pickle)
+    parts = _kept(weights, recipe)
+    weights = {key: value for key, value in weights.items() if key not in parts}
     check_recipe(str(folder / SETTINGS_FILE), settings, recipe, shapes_of(weights))
-    return _resized(Pretrained(str(folder), recipe, weights), source)
+    return _resized(Pretrained(str(folder), recipe, weights, parts=parts), source)
 
 
 def _foreign(path: Path, source: Source) -> Pretrained:

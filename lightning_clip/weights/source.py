@@ -66,6 +66,7 @@ class Pretrained:
         recipe: towers, heads, transform, objective and tokenizer.
         weights: of `ClipModel`, by our names.
         problem: why the source's tokenizer could not be had, if so; the user must give one.
+        parts: weights of what an objective adds to the model, such as a decoder.
         replaced: beginnings of the names of weights that a new tower has in its own form.
     """
 
@@ -73,6 +74,7 @@ class Pretrained:
     recipe: Recipe
     weights: dict[str, Tensor]
     problem: InputError | None = None
+    parts: dict[str, Tensor] = field(default_factory=dict, repr=False)
     replaced: tuple[str, ...] = field(default=(), repr=False)
 
     def load_into(self, model: nn.Module) -> None:
@@ -90,3 +92,17 @@ class Pretrained:
         if any(value.is_meta for value in wanted.values()):  # a rank that receives its shard from the first one
             return
         model.load_state_dict(weights, strict=False)
+
+    def load_parts_into(self, model: nn.Module) -> None:
+        """Copies the weights of what an objective has added, where the model's objective has added it too.
+
+        Raises:
+            InputError: weights of such a part that are missing or of another shape.
+        """
+        state = model.state_dict()
+        names = {key.partition(".")[0] for key in self.parts} & {key.partition(".")[0] for key in state}
+        wanted = {key: value for key, value in state.items() if key.partition(".")[0] in names}
+        weights = {key: value for key, value in self.parts.items() if key.partition(".")[0] in names}
+        check_fit(self.name, wanted, weights)
+        if not any(value.is_meta for value in wanted.values()):
+            model.load_state_dict(weights, strict=False)

@@ -154,7 +154,7 @@ def _built(given: Recipe, pretrained: Source | None, execution: ExecutionSetting
     tokenizer = tokenizer_of(recipe, "text" in objective.predicts())
     objective.prepare(None, tokenizer)
     model = loaded_model(recipe, tokenizer, objective, start)
-    add_objective(model, objective)
+    add_objective(model, objective, start)
     apply_execution(model, execution)
     return TrainedModel(model.eval(), recipe, objective.eval(), tokenizer)
 
