@@ -27,6 +27,7 @@ _COMMANDS = {
     "plan": ("what a recipe will cost in time and memory", "plan", ""),
     "evaluate": ("measure models on a suite of sets, with a report", "evaluate", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
+    "caption": ("describe pictures in words, by a model that writes captions", "caption", ""),
     "index build": ("make a folder, shards or a table searchable by words and pictures", "index", "build"),
     "index info": ("what an index holds", "index", "info"),
     "search": ("find pictures of an index by words, by pictures, or by both", "search", ""),

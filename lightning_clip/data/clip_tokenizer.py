@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from lightning_clip.data.tokenizers import Tokenizer, checked, roomy, tokenizers
@@ -51,6 +52,19 @@ class ClipTokenizer(Tokenizer):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         start, end, room = self._bpe.sot_token_id, self._bpe.eot_token_id, self.context_length - 2
         return [[start, *self._ids(text, room), end] for text in checked(texts)]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts behind rows of ids, in lower case, without start and end."""
+        special = (self._bpe.sot_token_id, self._bpe.eot_token_id)
+        new = {place: f"{token} " for token, place in self._new.items()}
+        found = []
+        for row in rows:
+            # Together: a sign may be spread over several ids.
+            runs = groupby((place for place in row if place not in special), key=new.__contains__)
+            found.append(
+                "".join("".join(map(new.get, run)) if own else self._bpe.decode(list(run)) for own, run in runs).strip()
+            )  # type: ignore[arg-type]
+        return found
 
     def to_mapping(self) -> dict[str, Any]:
         new = {"new_tokens": self.new_tokens} if self.new_tokens else {}

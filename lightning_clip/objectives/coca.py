@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -15,11 +14,11 @@ from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.encoders.caption_decoder import CaptionDecoder
 from lightning_clip.losses import ContrastiveLoss, losses
-from lightning_clip.model.evaluating import evaluating
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import objectives
 from lightning_clip.objectives.decoding import image_token_width
 from lightning_clip.objectives.pairs import ContrastivePairs
+from lightning_clip.objectives.text_tokens import causal_width
 
 __all__ = ["Coca"]
 _DECODER = ("width", "layers", "heads", "mlp_ratio", "queries", "quick_gelu", "context_length")
@@ -71,7 +70,7 @@ class Coca(ContrastivePairs):
 
     def build(self, space: SharedSpace) -> None:
         assert self._sizes is not None  # prepared
-        text_width = _causal_width(space.tower("text"), self._sizes[0])
+        text_width = causal_width(space.tower("text"), self._sizes[0])
         settings = {key: value for key, value in self.decoder.items() if key != "context_length"}
         space.captioner = CaptionDecoder(*self._sizes, image_token_width(space, "coca"), text_width, **settings)
 
@@ -90,20 +89,3 @@ class Coca(ContrastivePairs):
     def to_mapping(self) -> Any:
         own = {"caption_weight": self.caption_weight, "decoder": self.decoder}
         return {"name": "coca", **own, "loss": losses.describe(self.loss)}
-
-
-def _causal_width(tower: Any, vocab_size: int) -> int:
-    """The width of a text tower's tokens, none of which may depend on those after it: what it knows it need not predict."""
-    weight = next(tower.parameters())
-    ids = torch.arange(8, device=weight.device)[None] % vocab_size
-    other = ids.clone()
-    other[0, 5:] = 1
-    with evaluating(tower):
-        found = [tower.forward_tokens(row, torch.ones_like(row, dtype=torch.bool)) for row in (ids, other)]  # (1, 8, W)
-    if not weight.is_meta and not torch.allclose(found[0][:, :5], found[1][:, :5], atol=1e-4):
-        raise InputError(
-            f"coca: the text tower {type(tower).__name__} sees the words that follow, which the decoder is to predict: use a "
-            "causal one, such as clip_text_base"
-        )
-    width: int = found[0].shape[2]
-    return width

@@ -74,8 +74,7 @@ class Silc(Objective):
         local = batch.columns["view2"][..., at : at + side, at : at + side]  # (B, 3, S, S) -> (B, 3, s, s)
         with torch.no_grad():
             told = whole.prototypes(whole.image_backbone(seen))  # (B, K)
-        head: Any = space.prototypes
-        said = head(space.image_backbone(local))  # (B, K)
+        said = space.prototypes(space.image_backbone(local))  # type: ignore[operator]  # (B, K)
         return {"told": told, "local": prototype_loss(said, told, centre_of(space, 0))}
 
     def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
@@ -102,5 +101,4 @@ def teacher_of(space: SharedSpace) -> Any:
 
 def centre_of(space: SharedSpace, kind: int) -> Tensor:
     """The moving mean (K,) of the teacher's scores of images (0) or of tokens (1)."""
-    centres: Tensor = teacher_of(space).centres
-    return centres[kind]
+    return teacher_of(space).centres[kind]  # type: ignore[no-any-return]

@@ -34,10 +34,8 @@ def with_decoder(found: Pretrained, model: Any, config: dict[str, Any]) -> Pretr
 
     settings = MultimodalCfg(**config["multimodal_cfg"])
     if not settings.width == config["embed_dim"] == model.text.width:  # open_clip builds it so, and cannot run it
-        sizes = f"image {config['embed_dim']}, text {model.text.width}"
-        log.warning(
-            "%s has a decoder of width %d, which cannot read tokens of %s: it is omitted", found.name, settings.width, sizes
-        )
+        own = settings.width, config["embed_dim"], model.text.width
+        log.warning("%s has a decoder of width %d, which cannot read tokens of widths %d and %d: omitted", found.name, *own)
         return found
     decoder: dict[str, Any] = {key: getattr(settings, key) for key in _SETTINGS}
     decoder |= {"quick_gelu": True} if config.get("quick_gelu") else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,13 @@ def test_a_step(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_each_has_its_section_on_the_page() -> None:
     page = (ROOT / "docs" / "concepts" / "methods.md").read_text("utf-8")
     assert [path.stem for path in METHODS if f"recipes/methods/{path.name}" not in page] == []
+
+
+def test_each_file_has_the_lines_that_the_page_says() -> None:
+    page = (ROOT / "docs" / "concepts" / "methods.md").read_text("utf-8")
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| (\d+) \|", page, re.M)
+    assert len(rows) >= 12
+    for name, lines in rows:
+        found = [path for room in ("objectives", "tasks") if (path := ROOT / "lightning_clip" / room / f"{name}.py").is_file()]
+        assert sum(bool(line.strip()) for line in found[0].read_text("utf-8").splitlines()) == int(lines), name
+        assert int(lines) <= 80 or name == "distillation"
