@@ -61,9 +61,8 @@ class ClipTokenizer(Tokenizer):
         for row in rows:
             # Together: a sign may be spread over several ids.
             runs = groupby((place for place in row if place not in special), key=new.__contains__)
-            found.append(
-                "".join("".join(map(new.get, run)) if own else self._bpe.decode(list(run)) for own, run in runs).strip()
-            )  # type: ignore[arg-type]
+            texts = ("".join(new[place] for place in run) if own else self._bpe.decode(list(run)) for own, run in runs)
+            found.append("".join(texts).strip())
         return found
 
     def to_mapping(self) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class Captioner:
             mask = torch.ones_like(ids, dtype=torch.bool)
             tokens = model.encode_with_tokens("text", Tokens(ids, mask))[1]  # (R, L, W)
             logits = self.decoder(seen[rows.to(seen.device)], tokens)[:, -1]  # (R, V)
-            return logits.float().log_softmax(dim=-1)
+            logs: Tensor = logits.float().log_softmax(dim=-1)
+            return logs
 
         return next_logs
