@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
-__all__ = ["EvaluationBatches", "end_validation", "may_stop_inside"]
+__all__ = ["EvaluationBatches", "end_validation", "may_stop_at_its_end", "may_stop_inside"]
 
 _TRADES = (("on_validation_start", "on_validation_epoch_start"), ("on_validation_epoch_end", "on_validation_end"))
 
@@ -48,6 +48,15 @@ def may_stop_inside(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
     validation may do the same in ways of its own: there a run stops at the validation's end, as it always could.
     """
     return not any(_may_trade(part) for part in (*trainer.callbacks, module))  # type: ignore[attr-defined]
+
+
+def may_stop_at_its_end(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Whether a run may stop while callbacks evaluate at the end of a validation, as `EvaluationSuite` does.
+
+    One rank alone, since others would wait in messages; and no averages, which are taken out of the model about then.
+    """
+    averages = any(isinstance(one, WeightAveraging) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return trainer.world_size == 1 and not averages and may_stop_inside(trainer, module)
 
 
 def end_validation(trainer: pl.Trainer, module: pl.LightningModule) -> None:

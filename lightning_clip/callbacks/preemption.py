@@ -7,16 +7,23 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_clip.callbacks.evaluation_stops import EvaluationBatches, end_validation, may_stop_inside
+from lightning_clip.callbacks.evaluation_stops import (
+    EvaluationBatches,
+    end_validation,
+    may_stop_at_its_end,
+    may_stop_inside,
+)
 from lightning_clip.callbacks.last_checkpoint import LastCheckpoint, savers
 from lightning_clip.callbacks.signals import Signals
 from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.pauses import pausing
 from lightning_clip.training.resuming import validate_again
 
 __all__ = ["SaveOnSignal"]
@@ -73,7 +80,7 @@ class SaveOnSignal(pl.Callback):
             raise InputError(f"every_minutes {every_minutes} must be above 0, or None for no checkpoint by time")
         self.signals, self.folder, self.every_n_batches, self.requeue = Signals(signals), folder, every_n_batches, requeue
         self.age = None if every_minutes is None else LastCheckpoint(60 * every_minutes)
-        self._evaluation = EvaluationBatches(every_n_batches)
+        self._evaluation, self._pauses = EvaluationBatches(every_n_batches), ExitStack()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Steps to the end of the callbacks, so that the checkpoint holds what the others made of the batch."""
@@ -121,6 +128,8 @@ class SaveOnSignal(pl.Callback):
             return
         if received := self.signals.agreed(trainer):
             self._save_and_stop(trainer, received, self._path(trainer), validates=True)
+        if may_stop_at_its_end(trainer, pl_module):
+            self._pauses.enter_context(pausing(lambda: self._stop_validation(trainer, pl_module)))
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -133,11 +142,8 @@ class SaveOnSignal(pl.Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._stop_evaluation(trainer)
             return
-        if not (self._evaluation.is_turn(trainer) and may_stop_inside(trainer, pl_module)):
-            return
-        if received := self.signals.agreed(trainer):
-            end_validation(trainer, pl_module)
-            self._save_and_stop(trainer, received, self._path(trainer), validates=True)
+        if self._evaluation.is_turn(trainer) and may_stop_inside(trainer, pl_module):
+            self._stop_validation(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begin_evaluation(trainer)
@@ -156,6 +162,7 @@ class SaveOnSignal(pl.Callback):
         self.signals.give_back()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._pauses.close()
         if trainer.state.fn != TrainerFn.FITTING:
             self.signals.give_back()
 
@@ -166,6 +173,7 @@ class SaveOnSignal(pl.Callback):
         self.signals.give_back()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._pauses.close()
         self.signals.give_back()
 
     def _take(self, trainer: pl.Trainer, *, keyboard: bool = True) -> None:
@@ -176,6 +184,12 @@ class SaveOnSignal(pl.Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             self._take(trainer, keyboard=False)
         self._evaluation.begin(trainer)
+
+    def _stop_validation(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Ends at a signal in a validation of a fit."""
+        if received := self.signals.agreed(trainer):
+            end_validation(trainer, module)
+            self._save_and_stop(trainer, received, self._path(trainer), validates=True)
 
     def _stop_evaluation(self, trainer: pl.Trainer) -> None:
         """Ends at a signal where there is nothing to save."""

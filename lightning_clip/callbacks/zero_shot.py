@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.pauses import pause
 from lightning_clip.evaluation.images import ImageBatch, Images, class_numbers
 from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.model.predictor import HasPredictor, Predictor, predictor_of
@@ -114,6 +115,7 @@ class ZeroShotClassification(pl.Callback):
                 logits, label = score(batch.image), class_numbers(batch.samples)  # (B, 3, S, S) -> (B, C)
                 metric.update(logits, label.to(logits.device))
                 examples += _examples(batch, logits, label, stride)[: _EXAMPLES - len(examples)]
+                pause()
         if skipped:
             log.warning("zero-shot: %d images could not be read and were skipped", skipped)
         metrics, confusion = metric.figures()

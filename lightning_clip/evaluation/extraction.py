@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_clip.core.atomic import place_beside, remove_leftovers, safe_name
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.pauses import pause
 from lightning_clip.data.sampler import world
 from lightning_clip.evaluation.features import Features, load_features, save_features
 from lightning_clip.evaluation.images import ImageBatch, Images, ImageSample, class_numbers
@@ -134,6 +135,7 @@ def local_features(
     with torch.no_grad():
         for batch in images.loader(batch_size, num_workers):
             collector.add(batch._replace(image=batch.image.to(model.device)))
+            pause()
     return collector.finish()
 
 

@@ -106,9 +106,10 @@ def _finds_rate(trainer: pl.Trainer, module: Any, data: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("validates", [True, False])
 @pytest.mark.parametrize("search", [_finds_batch_size, _finds_rate], ids=lambda search: search.__name__)
-def test_tuner(search: Any, table: str, tmp_path: Path) -> None:
+def test_tuner(search: Any, validates: bool, table: str, tmp_path: Path) -> None:
     """A search trains and puts everything back: what follows begins at the first sample, or at the checkpoint's."""
-    options = {**EPOCHS, "val_check_interval": 1.0}  # Lightning's search for a batch size wants validation data
+    options = {**EPOCHS, **({"val_check_interval": 1.0} if validates else {})}
     plain, searches = runs(table, 1, 0, save_every=2, **options), runs(table, 1, 2, save_every=2, before=search, **options)
     same_after_two_stops(plain, searches, tmp_path, ((3, "before_step"), (7, "batch_start")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,8 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from small import small_module, small_trainer, write_folder
 
 from lightning_clip import ClipDataModule, SaveOnSignal
+from lightning_clip.callbacks import EvaluationSuite, ZeroShotClassification, zero_shot
+from lightning_clip.evaluation import extraction
 
 IN_EPOCHS = {"max_epochs": 3, "max_steps": -1}
 
@@ -46,6 +49,43 @@ def averaged() -> pl.Callback:
     return EMAWeightAveraging(decay=0.9)
 
 
+SCENES = {"name": "synthetic", "held_out": True, "size": 24, "image_size": 32}
+
+
+class _Told(pl.Callback):
+    """Is told between two batches of its own, in the room whose loop it is."""
+
+    room: Any
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        recorder = next(one for one in trainer.callbacks if hasattr(one, "_maybe"))
+        batches, known = itertools.count(), self.room.pause
+
+        def told() -> None:
+            recorder._maybe(trainer, f"measuring {next(batches)}")
+            known()
+
+        self.room.pause = told
+        try:
+            super().on_validation_epoch_end(trainer, pl_module)
+        finally:
+            self.room.pause = known
+
+
+class Measures(_Told, ZeroShotClassification):
+    room = zero_shot
+
+    def __init__(self) -> None:
+        super().__init__({"scenes": SCENES}, local_batch_size=8)
+
+
+class RunsSuite(_Told, EvaluationSuite):
+    room = extraction
+
+    def __init__(self) -> None:
+        super().__init__({"sets": {"scenes": {**SCENES, "protocols": ["zero_shot"]}}, "batch_size": 8}, report=False)
+
+
 # Epochs have 6 batches. The 49 pairs of a validation come in 7 batches, or in 7 of the first of two ranks and 6 of the second.
 TERM, PRESSED = signal.SIGTERM, signal.SIGINT
 AT_ENDS = {"val_check_interval": 1.0, **IN_EPOCHS}
@@ -58,6 +98,8 @@ CASES = {
     "in a window": Case(1, WINDOWS, (4, "validation 1"), signal.SIGUSR1, 4),
     "of averaged weights": Case(1, {"val_check_interval": 3, **IN_EPOCHS}, (9, "validation 3"), TERM, 9, averaged),
     "of weights that a callback may trade": Case(1, {"val_check_interval": 2}, (4, "validation 2"), TERM, 5, Trades),
+    "while classes are measured": Case(1, {"val_check_interval": 2}, (6, "measuring 1"), TERM, 6, Measures),
+    "while a suite runs": Case(1, AT_ENDS, (12, "measuring 0"), PRESSED, 12, RunsSuite),
     "on two ranks": Case(2, {"val_check_interval": 2}, (8, "validation 3"), TERM, 8),
     "on two ranks, at the end of an epoch": Case(2, AT_ENDS, (12, "validation 5"), PRESSED, 12),
     "in a batch that the other rank has not": Case(2, AT_ENDS, (12, "validation 6"), TERM, 13),
