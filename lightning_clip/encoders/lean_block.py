@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_clip.encoders.packed import Packed, attend_in_groups, attend_to_ends
 from lightning_clip.encoders.recomputed import behind_activation, behind_norm, is_plain_linear, untouched
+from lightning_clip.encoders.varlen import Strung, attend_each, attend_last
 
 __all__ = ["LeanBlock", "make_lean", "selected", "through"]
 
@@ -43,7 +44,7 @@ class LeanBlock(Block):  # type: ignore[misc]
         x: Tensor,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        packed: Packed | None = None,
+        packed: Packed | Strung | None = None,
         read: int | Tensor | None = None,
     ) -> Tensor:
         """Tokens of samples (B, L, W), or of packed captions (U, W) -> the same shape, or what is read.
@@ -85,18 +86,20 @@ class LeanBlock(Block):  # type: ignore[misc]
     def _layers(self) -> tuple[Any, Any]:
         return self.attn, self.mlp
 
-    def _attended(self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, packed: Packed | None) -> Tensor:
+    def _attended(self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, packed: Packed | Strung | None) -> Tensor:
         """What each token finds, before the projection: (..., W) -> (..., W)."""
         attn, _ = self._layers()
         qkv = behind_norm(self.norm1, attn.qkv, x)  # (..., W) -> (..., 3 W)
         qkv = qkv.view(*x.shape[:-1], 3, attn.num_heads, attn.head_dim)
+        if isinstance(packed, Strung):
+            return attend_each(qkv, packed).flatten(-2)
         if packed is not None:
             return attend_in_groups(qkv, packed).flatten(-2)
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # 3 x (B, H, L, D)
         found = scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, is_causal=is_causal)
         return found.transpose(1, 2).flatten(-2)  # (B, H, L, D) -> (B, L, W)
 
-    def _read(self, x: Tensor, packed: Packed | None, read: int | Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, x: Tensor, packed: Packed | Strung | None, read: int | Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that are read and what they find, before the projection: twice (B, W) of packed ones, else (B, 1, W)."""
         attn, _ = self._layers()
         heads, width = (attn.num_heads, attn.head_dim), attn.num_heads * attn.head_dim
@@ -104,7 +107,12 @@ class LeanBlock(Block):  # type: ignore[misc]
         query = behind_norm(self.norm1, attn.qkv, own, slice(width)).reshape(*own.shape[:-1], *heads)
         key_value = behind_norm(self.norm1, attn.qkv, x, slice(width, None)).reshape(*x.shape[:-1], 2, *heads)
         if packed is not None:
-            return own, attend_to_ends(query, key_value, packed).flatten(-2)
+            last = (
+                attend_last(query, key_value, packed)
+                if isinstance(packed, Strung)
+                else attend_to_ends(query, key_value, packed)
+            )
+            return own, last.flatten(-2)
         seen = None if isinstance(read, int) else _up_to(read, x.shape[1])
         key, value = (part.transpose(1, 2) for part in key_value.unbind(2))  # 2 x (B, H, L, D)
         found = scaled_dot_product_attention(query.transpose(1, 2), key, value, attn_mask=seen)  # (B, H, 1, D)
@@ -134,5 +142,7 @@ def _up_to(last: Tensor, length: int) -> Tensor:
 
 def _added(x: Tensor, branch: Tensor, layer: nn.Module) -> Tensor:
     """The sum, in the memory of the branch where that is a linear layer's own output, and no view as in torch 2.11."""
+    if torch.compiler.is_compiling():  # which has sums of its own, and cannot tell what is a view
+        return x + branch
     own = is_plain_linear(layer) and branch.dtype == x.dtype and not branch._is_view()
     return branch.add_(x) if own else x + branch

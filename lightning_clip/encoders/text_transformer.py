@@ -15,6 +15,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import TextEncoder, text_encoders
 from lightning_clip.encoders.lean_block import LeanBlock, through
 from lightning_clip.encoders.packed import pack
+from lightning_clip.encoders.varlen import Strung, string, usable
 
 __all__ = ["CLIP_TEXT_WIDTHS", "ClipTextTransformer", "at_last_token", "last_text_position"]
 
@@ -110,13 +111,16 @@ class ClipTextTransformer(TextEncoder):
         return at_last_token(normed, mask), normed
 
     def packs(self, tokens: Tensor) -> bool:
-        """On a CPU, with blocks as they were built: adapters inside are no hindrance, compiled blocks would be compiled for
-        each batch again.
+        """With blocks as they were built: adapters inside are no hindrance. On a CPU not compiled ones, which would be compiled
+        for each batch again; on CUDA in half precision, where there are kernels for it (`lightning_clip.encoders.varlen`).
         """
         blocks: Any = self.transformer
-        usual = all(isinstance(block, LeanBlock) and block.is_plain() and not is_compiled(block) for block in blocks)
-        here = type(tokens) is Tensor and tokens.device.type == "cpu"
-        return usual and here and not torch.compiler.is_compiling()
+        usual = all(isinstance(block, LeanBlock) and block.is_plain() for block in blocks)
+        if not usual or type(tokens) is not Tensor or torch.compiler.is_compiling():
+            return False
+        if tokens.device.type != "cuda":
+            return tokens.device.type == "cpu" and not any(is_compiled(block) for block in blocks)
+        return usable(tokens.device, self._multiplied_as(tokens.device), self.width // self.heads)
 
     def token_table(self) -> nn.Module:
         """The token embedding (vocab_size, width)."""
@@ -155,12 +159,30 @@ class ClipTextTransformer(TextEncoder):
     def _packed(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """Features (B, output_dim) from rows of tokens alone."""
         self._check_length(max(lengths))
+        if self._strings(tokens):
+            return self._strung(string(tokens, lengths, self.context_length), tokens)
         packed = pack(tokens, lengths, share=self._shares())
         words = self.token_embedding(tokens.flatten()[packed.tokens])  # (B, L) -> (U,) -> (U, W)
         hidden = words + embedding(packed.positions, self.positional_embedding)
         hidden = self._through_blocks(hidden, read=packed.ends, packed=packed)  # -> (B, W), sorted by length
         features: Tensor = self.final_norm(hidden)
         return features[packed.back]
+
+    def _strung(self, strung: Strung, tokens: Tensor) -> Tensor:
+        """The same, captions in the order of the batch."""
+        words = self.token_embedding(tokens.flatten()[strung.tokens])  # (B, L) -> (U,) -> (U, W)
+        hidden = words + embedding(strung.positions, self.positional_embedding)
+        features: Tensor = self.final_norm(self._through_blocks(hidden, read=strung.ends, packed=strung))  # (B, W)
+        return features
+
+    def _strings(self, tokens: Tensor) -> bool:
+        """Whether captions are packed for a GPU's kernels."""
+        return tokens.device.type == "cuda"
+
+    def _multiplied_as(self, device: torch.device) -> torch.dtype:
+        """The type in which linear layers multiply."""
+        kind = device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.positional_embedding.dtype
 
     def _shares(self) -> bool:
         """Whether captions that begin alike may share rows: not where adapters draw dropout, of which each draws its own, and

@@ -82,7 +82,11 @@ def _of_any_length(*values: Any) -> None:
     from torch._dynamo import maybe_mark_dynamic
 
     for value in values:
-        if isinstance(value, Tensor):
+        if isinstance(value, tuple):  # of captions that are packed: numbers of tokens
+            for part in value:
+                if isinstance(part, Tensor):
+                    maybe_mark_dynamic(part, 0)  # type: ignore[no-untyped-call]
+        elif isinstance(value, Tensor):
             for place in range(min(2, value.ndim - 1)):
                 maybe_mark_dynamic(value, place)  # type: ignore[no-untyped-call]
 
