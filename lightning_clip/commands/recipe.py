@@ -95,6 +95,8 @@ class _Reading(ClipCLI):
     def instantiate_classes(self) -> None:
         self._without_weights(self.config["fit"]["model"]["init_args"])
         settings = self.config["fit"]["trainer"]
+        if not hasattr(settings, "as_dict"):
+            raise InputError(f"the recipe's trainer {settings!r} must be a mapping, such as trainer: {{max_epochs: 3}}")
         self.trainer_settings = settings.as_dict()
         for name in _LIVE:
             settings[name] = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import in_range
 from lightning_clip.encoders.base import TextEncoder, text_encoders
 from lightning_clip.encoders.lean_block import LeanBlock, through
 from lightning_clip.encoders.packed import pack
@@ -60,6 +61,8 @@ class ClipTextTransformer(TextEncoder):
         context_length: int = 77,
         quick_gelu: bool = False,
     ) -> None:
+        for name, value in (("width", width), ("layers", layers), ("heads", heads)):
+            in_range(f"text {name}", value, 1, whole=True)
         if width % heads:
             raise InputError(f"text width {width} is not a multiple of heads {heads}")
         super().__init__(output_dim=width, context_length=context_length)

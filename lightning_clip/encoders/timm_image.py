@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import IMPORT_HINT, InputError, UnknownName, nearest
+from lightning_clip.core.settings import in_range
 from lightning_clip.encoders.base import ImageEncoder
 from lightning_clip.encoders.fewer_tokens import drop_tokens, take_sizes
 from lightning_clip.encoders.lean_block import LeanBlock, make_lean, through
@@ -19,6 +20,8 @@ __all__ = ["TimmImageEncoder"]
 
 # Where timm's families keep their repeated layers.
 _BLOCK_ATTRIBUTES = ("blocks", "stages", "layers")
+# Options of timm that are sizes or counts; a negative one would only be met in the middle of a tower.
+_SIZES = {"image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"}
 
 
 class TimmImageEncoder(ImageEncoder):
@@ -51,6 +54,10 @@ class TimmImageEncoder(ImageEncoder):
                 architecture,
             )
         _check_options(options)
+        for name, value in {"image_size": image_size, **options}.items():
+            if name in _SIZES and value is not None:
+                for part in value if isinstance(value, list | tuple) else (value,):
+                    in_range(f"image encoder {architecture!r}: {name}", part, 0, open_low=True)
         model: Any = _create(architecture, image_size, pretrained, options)
         size = image_size or int(model.pretrained_cfg["input_size"][-1])
         # Mobile networks have a hidden layer after their pooling, which widens the features.

@@ -5,24 +5,25 @@ from __future__ import annotations
 import glob
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_clip.core.atomic import place_beside, remove_leftovers, safe_name
-from lightning_clip.core.errors import InputError
+from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.core.pauses import pause
 from lightning_clip.data.sampler import world
 from lightning_clip.evaluation.features import Features, load_features, save_features
 from lightning_clip.evaluation.images import ImageBatch, Images, ImageSample, class_numbers
 from lightning_clip.evaluation.interface import EvaluatedModel
 
-__all__ = ["extract", "joined", "local_features"]
+__all__ = ["extract", "joined", "local_features", "quiet_trainer"]
 
 
 class Collector:
@@ -169,8 +170,7 @@ def extract(
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     runner = _Extractor(model, path, num_classes)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    made = pl.Trainer(**{**quiet, **(trainer or {})}, use_distributed_sampler=False)
+    made = quiet_trainer(trainer or {})
     with torch.no_grad():
         made.predict(runner, images.loader(batch_size, num_workers), return_predictions=False)
     _wait_for_all()
@@ -178,6 +178,22 @@ def extract(
         _join_files(path, runner.writer)
     _wait_for_all()
     return load_features(path)
+
+
+def quiet_trainer(settings: Mapping[str, Any]) -> pl.Trainer:
+    """A Trainer that extracts features and writes nothing of its own.
+
+    Args:
+        settings: as a suite has them.
+
+    Raises:
+        InputError: the Trainer refuses them.
+    """
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    try:
+        return pl.Trainer(**{**quiet, **settings}, use_distributed_sampler=False)
+    except (TypeError, ValueError, AttributeError, MisconfigurationException) as error:
+        raise InputError(f"the suite's trainer {dict(settings)!r} is refused by Lightning: {reason_of(error)}") from error
 
 
 def _wait_for_all() -> None:

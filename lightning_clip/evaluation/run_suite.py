@@ -14,7 +14,7 @@ from typing import Any
 from lightning_clip.core.atomic import beside, safe_name
 from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.cached_features import CachedSubject, set_fingerprint
-from lightning_clip.evaluation.extraction import extract
+from lightning_clip.evaluation.extraction import extract, quiet_trainer
 from lightning_clip.evaluation.feature_provider import ModelSubject
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.evaluation.protocols import Protocol, Result
@@ -78,8 +78,10 @@ def run_suite(
         subjects: model, set, its name and settings -> a subject; None keeps features and results on disk.
 
     Raises:
-        InputError: a duplicate model name.
+        InputError: a duplicate model name, or a Trainer that Lightning refuses.
     """
+    if subjects is None and suite.trainer:
+        quiet_trainer(suite.trainer)  # before anything is read, and once for all protocols
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise InputError(f"duplicate model name {max(names, key=names.count)!r}: use NAME=PATH")

@@ -180,3 +180,10 @@ def test_the_python_example_of_the_documentation(capsys: pytest.CaptureFixture[s
     exec(code, {})
     years, gibibytes = map(float, capsys.readouterr().out.split())
     assert 0.05 < years < 0.07 and 10 < gibibytes < 30
+
+
+def test_a_trainer_that_is_no_mapping(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**content, "trainer": 5}))
+    assert main(["plan", "--config", str(recipe)]) == 2
+    assert "the recipe's trainer 5 must be a mapping, such as trainer: {max_epochs: 3}" in capsys.readouterr().err

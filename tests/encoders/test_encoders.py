@@ -126,6 +126,21 @@ class TestErrors:
         with pytest.raises(InputError, match="unknown text encoder 'clip_text_smal': did you mean 'clip_text_small'"):
             text_encoders.build("clip_text_smal")
 
+    @pytest.mark.parametrize(("name", "value"), [("heads", -2), ("heads", 0), ("width", -32), ("layers", 0)])
+    def test_sizes_of_a_text_tower(self, name: str, value: int) -> None:
+        settings = {"width": 32, "layers": 1, "heads": 2, name: value}
+        with pytest.raises(InputError, match=rf"text {name} {value} must be a whole number >= 1"):
+            text_encoders.build({"name": "clip_text", **settings})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("num_heads", -2), ("depth", 0), ("patch_size", 0), ("patch_size", [16, -16]), ("embed_dim", -32), ("image_size", 0)],
+    )
+    def test_sizes_of_an_image_tower(self, name: str, value: Any) -> None:
+        wrong = value[-1] if isinstance(value, list) else value
+        with pytest.raises(InputError, match=rf"image encoder 'vit_tiny_patch16_224': {name} {wrong} must be a number > 0"):
+            image_encoders.build({"name": "vit_tiny_patch16_224", "image_size": 32, name: value})
+
     def test_width_and_heads(self) -> None:
         with pytest.raises(InputError, match="text width 30 is not a multiple of heads 4"):
             text_encoders.build({"name": "clip_text", "width": 30, "heads": 4})

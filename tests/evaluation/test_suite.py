@@ -311,3 +311,13 @@ class TestPage:
         outcome = names["outcome"]
         assert not outcome.failures and set(outcome.results["scenes"]) == {"zero_shot", "retrieval", "linear_probe"}
         assert names["Brightness"]("again", image_size=32).identity == names["Brightness"]("b", image_size=32).identity
+
+
+def test_a_trainer_that_lightning_refuses(tmp_path: Path) -> None:
+    """Once, before anything is read, and not for every protocol of every set."""
+    sets = {"scenes": {"name": "synthetic", "size": 4, "protocols": ["zero_shot"]}}
+    suite = Suite(sets, output=str(tmp_path / "out"), trainer={"accelerator": 1000})
+    with pytest.raises(
+        InputError, match=r"the suite's trainer \{'accelerator': 1000\} is refused by Lightning: You selected an"
+    ):
+        run_suite(suite, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from hostile.mutations import mutated, mutated_checkpoint, mutated_json, mutated
 from hostile.test_damaged_data import MAKERS, read_all, write_tar
 from hostile.watching import ran
 from pictures import encoded, gradient
-from small import save_checkpoint, small_module
+from small import save_checkpoint, small_module, write_folder
 from weights.families import TEXT, VIT, bert_tokenizer, open_clip_folder, transformers_folder
 
 from lightning_clip import InputError
@@ -27,7 +28,8 @@ from lightning_clip.evaluation.suite import Suite
 from lightning_clip.export.export import export
 
 SUITE = b"""sets:
-  a: {name: synthetic, size: 8, image_size: 32, templates: ["a {}"], protocols: [zero_shot, retrieval]}
+  a: {name: classes, templates: ["a {}"], protocols: [zero_shot]}
+  b: {name: pairs/captions.jsonl, protocols: [retrieval]}
 output: out
 batch_size: 4
 num_workers: 0
@@ -143,7 +145,13 @@ def _transformers(family: str, folder: Path) -> None:
 
 def _evaluated(folder: Path) -> None:
     save_checkpoint(folder / "a.ckpt")
-    _write("suite.yaml", SUITE, folder)
+    here = SUITE.replace(b"classes", bytes(folder / "classes")).replace(b"pairs/", bytes(folder / "pairs") + b"/")
+    _write("suite.yaml", here, folder)
+    write_folder(folder / "pairs")  # and no rendered scenes: a mutated size of these is no fault, and takes for ever
+    for number in range(6):
+        place = folder / "classes" / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / f"pairs/{number}.jpg", place)
     evaluate(folder)
 
 
@@ -188,7 +196,6 @@ KINDS: dict[str, Kind] = {
 def placed(kind: Kind, whole: Path, folder: Path) -> Path:
     """The file that is mutated, in a folder that shares all others with `whole`."""
     import os
-    import shutil
 
     shutil.copytree(whole, folder, copy_function=os.link)
     found = sorted(folder.glob(kind.file))
