@@ -15,6 +15,7 @@ from lightning_clip.core.errors import InputError, reason_of
 from lightning_clip.core.types import KeptFeatures, Pair, PairBatch, Skipped
 from lightning_clip.data.captions import ChooseCaption
 from lightning_clip.data.columns import Collate, collate_column, is_view, no_column, view_names
+from lightning_clip.data.encoded import EncodedCrop, encoded_images
 from lightning_clip.data.feature_store import FeatureStore, digest_of
 from lightning_clip.data.sampler import NOTHING, Visit, visit_seed
 from lightning_clip.data.sources import PairSource
@@ -248,10 +249,12 @@ def _labels(good: Sequence[PreparedPair]) -> Tensor:
     return torch.tensor([-1 if row.pair.label is None else row.pair.label for row in good], dtype=torch.long)
 
 
-def _images(good: Sequence[PreparedPair]) -> Tensor | KeptFeatures:
-    """Pixels uint8 (B, 3, S, S), or the features (B, W) that were kept of them."""
+def _images(good: Sequence[PreparedPair]) -> Any:
+    """Pixels uint8 (B, 3, S, S), the features (B, W) that were kept of them, or `EncodedImages`."""
     images = [sample.image for sample in good if sample.image is not None]
     if not images:
         return torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    if any(isinstance(image, EncodedCrop) for image in images):
+        return encoded_images(images)
     stacked = default_collate(images)  # B x (3, S, S) -> (B, 3, S, S), or B x (W,) -> (B, W); in a worker into shared memory
     return KeptFeatures(stacked) if images[0].ndim == 1 else stacked

@@ -21,6 +21,7 @@ from lightning_clip.data.batches import PairCollator, PreparedPairs
 from lightning_clip.data.captions import ChooseCaption, caption_choices, first_caption
 from lightning_clip.data.column_check import check_columns, without_missing_views
 from lightning_clip.data.columns import Collate
+from lightning_clip.data.encoded import with_pixels
 from lightning_clip.data.loader import PairLoader, start_worker
 from lightning_clip.data.no_validation import no_validation
 from lightning_clip.data.order import Sequential
@@ -187,10 +188,10 @@ class ClipDataModule(pl.LightningDataModule):
         return self._loader(source, InOrderSampler(Sequential(len(source))), train=False, only=columns)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Counts what the workers skipped."""
+        """Counts what the workers skipped, and lets the device decode what they handed on."""
         if isinstance(batch, PairBatch) and batch.skipped:
             self._count(batch)
-        return batch
+        return with_pixels(batch, self.trainer.strategy.root_device) if isinstance(batch, PairBatch) and self.trainer else batch
 
     def teardown(self, stage: str) -> None:
         for split, reasons in self.skipped.items():

@@ -10,6 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as pixels
 
 from lightning_clip.data.decoding import decode, header_of
+from lightning_clip.data.encoded import EncodedCrop
 from lightning_clip.data.jpeg import decode_jpeg
 
 __all__ = ["Cropped", "FloorCrop", "ImageTransform", "Middle", "PadToSquare", "RandomCrop", "Steps", "Views", "decode_for"]
@@ -34,9 +35,11 @@ class ImageTransform(nn.Module):
 
     Attributes:
         value_range: what is black and what is white in images of more than 8 bits; None goes by their kind.
+        encoded: JPEGs come out as they are, with the crop that the device is to show of them.
     """
 
     value_range: tuple[float, float] | None = None
+    encoded: bool = False
 
     def read(self, image: bytes | Tensor | None) -> Any:
         """Encoded bytes -> what `forward` takes. Draws from torch's generator may begin here, and go on in `forward`.
@@ -73,6 +76,7 @@ class Steps(ImageTransform, nn.Sequential):
     def __init__(self, steps: list[nn.Module], value_range: tuple[float, float] | None = None) -> None:
         super().__init__(*steps)
         self.value_range = value_range
+        self.encoded = isinstance(self[0], RandomCrop) and self[0].encoded
 
     def read(self, image: bytes | Tensor | None) -> Any:
         first = self[0]
@@ -102,24 +106,36 @@ class RandomCrop(nn.Module):
         mode: of the resize.
         scaled: pixels on a side of a crop for each of the result that a JPEG must keep to be decoded at a half, a quarter or
             an eighth; None decodes it whole.
+        encoded: JPEGs are not decoded here, but on a device.
     """
 
-    def __init__(self, draw: v2.RandomResizedCrop, size: int, mode: InterpolationMode, scaled: float | None = None) -> None:
+    def __init__(
+        self,
+        draw: v2.RandomResizedCrop,
+        size: int,
+        mode: InterpolationMode,
+        scaled: float | None = None,
+        encoded: bool = False,
+    ) -> None:
         super().__init__()
-        self.draw, self.size, self.mode, self.scaled = draw, size, mode, scaled
+        self.draw, self.size, self.mode, self.scaled, self.encoded = draw, size, mode, scaled, encoded
 
     def extra_repr(self) -> str:
         return f"scaled={self.scaled}"
 
-    def read(self, image: bytes) -> Cropped | None:
+    def read(self, image: bytes) -> Cropped | EncodedCrop | None:
         """The crop of a JPEG, drawn before it is decoded at the scale that the crop needs; None where all crops need it whole.
 
         Its corners then lie on the grid of what was decoded, less than one decoded pixel from where they were drawn.
         """
-        header = header_of(image) if self.scaled is not None else None
-        if header is None or not header.plain or self._step(header.height, header.width) == 1:
+        header = header_of(image) if self.scaled is not None or self.encoded else None
+        if header is None or not header.plain:
+            return None
+        if self.encoded:
+            return EncodedCrop(image, self.drawn(header.height, header.width), self.size, self.mode.value)
+        if self._step(header.height, header.width) == 1:
             return None  # no crop is so large
-        top, left, height, width = self._drawn(header.height, header.width)
+        top, left, height, width = self.drawn(header.height, header.width)
         for step in (self._step(height, width), 1):
             whole = decode_jpeg(image, header, step)
             if whole is not None:
@@ -129,9 +145,11 @@ class RandomCrop(nn.Module):
         top, left, height, width = (side // step for side in (top, left, height, width))
         return Cropped(whole[:, top : top + height, left : left + width])
 
-    def forward(self, image: Tensor | Cropped) -> Tensor:
+    def forward(self, image: Tensor | Cropped | EncodedCrop) -> Tensor | EncodedCrop:
+        if isinstance(image, EncodedCrop):
+            return image
         if not isinstance(image, Cropped):
-            top, left, height, width = self._drawn(*image.shape[-2:])
+            top, left, height, width = self.drawn(*image.shape[-2:])
             image = Cropped(image[..., top : top + height, left : left + width])
         crop = image.pixels
         if crop.stride(0) == 1:  # decoders give the channels last; the resize reads them sooner side by side
@@ -139,7 +157,7 @@ class RandomCrop(nn.Module):
         resized: Tensor = pixels.resize_image(crop, [self.size, self.size], interpolation=self.mode, antialias=True)
         return resized
 
-    def _drawn(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def drawn(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of a crop."""
         place = self.draw.make_params([torch.empty(()).expand(3, height, width)])
         return place["top"], place["left"], place["height"], place["width"]

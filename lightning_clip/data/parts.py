@@ -25,7 +25,8 @@ def part_size(dataset: Any, collate: Any, batch_size: int | None, workers: int) 
     """Samples of a part, so that a batch keeps all workers busy; None where batches stay whole.
 
     They do where fewer than two workers would share one, and where something looks at the whole batch in a worker: kept
-    features, a tower's own `collate`, a tokenizer that pads in its own way, a stream that is read batch by batch.
+    features, a tower's own `collate`, a tokenizer that pads in its own way, a stream that is read batch by batch. So
+    they do where the device decodes: workers have little to do then.
 
     Args:
         dataset: of the loader.
@@ -35,7 +36,7 @@ def part_size(dataset: Any, collate: Any, batch_size: int | None, workers: int) 
     """
     if not (isinstance(dataset, PreparedPairs) and isinstance(collate, PairCollator) and batch_size and workers > 1):
         return None
-    if dataset.features is not None or not dataset.source.random_access:
+    if dataset.features is not None or not dataset.source.random_access or getattr(dataset.transform, "encoded", False):
         return None
     if any(own is not None for own in collate.collators.values()):
         return None

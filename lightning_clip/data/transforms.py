@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import built, mapping
+from lightning_clip.data.encoded import has_decoder
 from lightning_clip.data.image_steps import (
     FloorCrop,
     ImageTransform,
@@ -24,6 +26,7 @@ from lightning_clip.data.image_steps import (
 
 __all__ = ["ImageTransform", "ImageTransformSettings", "decode_for", "evaluation_transform", "training_transform"]
 
+log = logging.getLogger(__name__)
 _RESIZES = ("crop", "floor_crop", "squash", "pad")
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
@@ -48,6 +51,8 @@ class ImageTransformSettings:
         scaled_decoding: training decodes JPEGs at a half, a quarter or an eighth where the crop then still has so many times
             the pixels of the result on each side, at least 1: faster for large photographs. Of Flickr8k's pictures 98 % then
             differ by less than 1 % of the full range (40 dB) at 2, and half of them at 1.25. None decodes them whole.
+        decoder: "cpu" decodes in the loader's workers; "cuda" lets them hand on training JPEGs as they are, which the device
+            decodes whole, crops and resizes. Other formats, evaluation and machines without CUDA stay with the CPU.
         mean: per channel for pixels in [0, 1]; None takes CLIP's.
         std: likewise.
         views: how often a training image is drawn; further ones are columns "view2", "view3", ... of the batch.
@@ -65,6 +70,7 @@ class ImageTransformSettings:
     resize: str = "crop"
     interpolation: str = "bicubic"
     scaled_decoding: float | None = 2.0
+    decoder: str = "cpu"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     fill: int = 127
@@ -86,9 +92,15 @@ class ImageTransformSettings:
             raise InputError(f"views {self.views} must be at least 1")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise InputError(f"value_range {self.value_range} must be two rising numbers, such as [0, 4095]")
-        for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS[:2])):
+        known_names = {"resize": _RESIZES, "interpolation": _INTERPOLATIONS[:2], "decoder": ("cpu", "cuda")}
+        for name, known in known_names.items():
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown {name} {value!r}: {nearest(value, known)}")
+
+        changed = [name for name in ("flip", "colour_jitter", "rand_augment") if getattr(self, name)]
+        changed += ["views"] * (self.views > 1)
+        if self.decoder == "cuda" and changed:
+            raise InputError(f"decoder 'cuda' crops and resizes alone, but {changed[0]} is set: set decoder to cpu, or omit it")
 
     def _check_colours(self) -> None:
         if self.colour_jitter is not None and (
@@ -116,7 +128,11 @@ def training_transform(size: int, settings: ImageTransformSettings) -> nn.Module
     if not settings.augment:
         return evaluation_transform(size, settings)
     draw = v2.RandomResizedCrop(size, scale=settings.crop_scale, ratio=settings.crop_ratio, antialias=True)
-    steps: list[nn.Module] = [RandomCrop(draw, size, InterpolationMode(settings.interpolation), settings.scaled_decoding)]
+    encoded = settings.decoder == "cuda" and has_decoder()
+    if settings.decoder == "cuda" and not encoded:
+        log.warning("decoder is 'cuda' but there is no CUDA device: the loader's workers decode JPEGs")
+    mode = InterpolationMode(settings.interpolation)
+    steps: list[nn.Module] = [RandomCrop(draw, size, mode, settings.scaled_decoding, encoded)]
     if settings.flip:
         steps.append(v2.RandomHorizontalFlip(settings.flip))
     if settings.colour_jitter is not None:

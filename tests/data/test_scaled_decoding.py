@@ -97,7 +97,7 @@ class TestCrop:
             torch.manual_seed(seed)
             found = decode_for(data, transform)
             torch.manual_seed(seed)
-            height = transform[0]._drawn(600, 800)[2]  # type: ignore[operator, index]
+            height = transform[0].drawn(600, 800)[2]  # type: ignore[operator, index]
             steps.add(height // found.pixels.shape[1])
             assert found.pixels.shape[1] >= min(128, height)
         assert steps == {1, 2, 4}
@@ -150,7 +150,7 @@ def test_flickr8k_keeps_40_decibels(shared_data: Path) -> None:
             if not isinstance(scaled, Cropped):
                 continue
             torch.manual_seed(number)
-            top, left, height, width = transform[0]._drawn(header.height, header.width)
+            top, left, height, width = transform[0].drawn(header.height, header.width)
             step = height // scaled.pixels.shape[1]
             top, left = top // step * step, left // step * step
             sides = [side // step * step for side in (height, width)]
