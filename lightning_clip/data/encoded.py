@@ -103,7 +103,8 @@ def on_device(images: EncodedImages, device: torch.device, by: Decode | None = N
     if len(images.pixels):
         others = sorted(set(range(len(result))) - set(images.rows))
         result[torch.tensor(others, device=device)] = images.pixels.to(device)
-    found = _pixels(list(images.data.split(images.lengths)), device, by or _torchvision)
+    files = list(torch.split(images.data, images.lengths))
+    found = _pixels(files, device, by or _torchvision)
     for row, (top, left, height, width), whole in zip(images.rows, images.boxes, found, strict=True):
         part = whole[:, top : top + height, left : left + width]
         # (3, h, w) -> (3, S, S)
