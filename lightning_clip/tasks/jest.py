@@ -15,7 +15,7 @@ from lightning_clip.model.evaluating import evaluating
 from lightning_clip.model.recipe import plain_spec
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives import ContrastivePairs, objectives
-from lightning_clip.tasks.teachers import LiveTeachers, sources_of
+from lightning_clip.tasks.teachers import STORED, LiveTeachers, sources_of
 from lightning_clip.training.micro_batches import take
 
 __all__ = ["Jest"]
@@ -51,12 +51,15 @@ class Jest(ContrastivePairs):
         in_range("jest: chunks", chunks, 1, whole=True)
         self.keep, self.chunks, self.slice_size = keep, chunks, slice_size
         self.reference, _ = sources_of(reference)
+        if self.reference == STORED:
+            raise InputError("jest needs a live reference model: name a checkpoint, open_clip:NAME/TAG or hf:NAME")
+        if len(self.reference) > 1:
+            raise InputError(f"jest has one reference model, and {len(self.reference)} are named: name one")
         self._models = [LiveTeachers(self.reference)]  # in a list: neither trained nor written into checkpoints
 
     def open(self) -> None:
         """Opens the reference when a fit begins."""
-        if len(self._models[0].dims()) != 1:
-            raise InputError("jest has one reference model: name one")
+        self._models[0].dims()
 
     @torch.no_grad()
     def select(self, space: SharedSpace, batch: PairBatch) -> PairBatch:
