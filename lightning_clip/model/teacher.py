@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from typing_extensions import Self
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.model.space import SharedSpace
+
+if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
 
 __all__ = ["Teacher"]
 
@@ -84,5 +87,7 @@ class Teacher(nn.Module):
         Raises:
             InputError: FSDP2 or DeepSpeed.
         """
+        from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy  # which use alone does not need
+
         if isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
             raise InputError(f"objective {name!r} has a teacher, which sharding strategies do not support: use strategy 'ddp'")
