@@ -25,6 +25,7 @@ TRAINER_COMMANDS = {
 # Command -> (one line of help, module, name of the functions add_*arguments and run_*).
 _COMMANDS = {
     "plan": ("what a recipe will cost in time and memory", "plan", ""),
+    "compare": ("train recipes on the same data and count the images each needs", "compare", ""),
     "evaluate": ("measure models on a suite of sets, with a report", "evaluate", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "caption": ("describe pictures in words, by a model that writes captions", "caption", ""),

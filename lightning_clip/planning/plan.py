@@ -15,6 +15,7 @@ from lightning_clip.planning.flops import Flops
 from lightning_clip.planning.loss import loss_flops
 from lightning_clip.planning.machines import SECONDS_PER_YEAR, Machines
 from lightning_clip.planning.memory import Batch, Memory, State, memory_of, state_of
+from lightning_clip.planning.objectives import measure_objectives
 from lightning_clip.planning.strategies import sharding_of
 from lightning_clip.planning.towers import TowerCost, fake_clip, freeze_unused, measure_towers
 from lightning_clip.training.micro_batches import check_micro_batches
@@ -29,7 +30,7 @@ class Plan:
 
     Args:
         machines: what trains.
-        towers: one for each column that has a tower of its own.
+        towers: one for each column that has a tower of its own, and one for what each objective adds.
         loss: FLOPs of the loss per sample.
         memory: on each device.
         samples: pairs seen in all.
@@ -168,7 +169,7 @@ def make_plan(
         raise InputError(f"caption_length {length} exceeds the text tower's context_length {most}: give at most that")
     image_size = fake.model.tower("image").image_size if "image" in fake.model.columns else 0
     length = length or 0
-    towers = measure_towers(fake, image_size, length)
+    towers = (*measure_towers(fake, image_size, length), *measure_objectives(fake, module.objective, image_size, length))
     freeze_unused(fake)
     optimizer = build_optimizer(fake.model, module.training_settings.optimizer, undecayed_names(fake.model))
     state = state_of(fake.model, optimizer)
@@ -178,12 +179,7 @@ def make_plan(
     return Plan(
         machines=machines,
         towers=towers,
-        loss=loss_flops(
-            local_batch_size,
-            machines.count,
-            module.embed_dim,
-            twice=not _is_sigmoid(module),
-        ),
+        loss=_loss_flops(module, local_batch_size, machines.count),
         memory=_memory(machines, state, towers, batch, module.embed_dim),
         samples=samples,
         batch=batch,
@@ -207,6 +203,13 @@ def _caption_length(module: ClipModule, given: int | None) -> int | None:
     if module.tokenizer is None:
         return None
     return module.tokenizer.context_length if given is None else given
+
+
+def _loss_flops(module: ClipModule, local: int, world_size: int) -> Flops:
+    """Of the product of all rows with all columns, where columns are compared."""
+    if len(module.reads()) < 2:
+        return Flops()
+    return loss_flops(local, world_size, module.embed_dim, twice=not _is_sigmoid(module))
 
 
 def _is_sigmoid(module: ClipModule) -> bool:

@@ -103,7 +103,7 @@ def _run_rows(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _flops_rows(plan: Plan) -> list[tuple[str, ...]]:
-    parts = [(f"{tower.name} tower", tower.flops) for tower in plan.towers]
+    parts = [(f"{tower.name} {tower.kind}", tower.flops) for tower in plan.towers]
     again = Flops(recomputed=sum(tower.flops.forward for tower in plan.towers))
     parts += [("loss", plan.loss), *([("micro-batches", again)] if plan.batch.micro else []), ("sum", plan.flops_per_sample)]
     return [

@@ -28,6 +28,7 @@ __all__ = [
     "TowerCost",
     "fake_clip",
     "freeze_unused",
+    "measure",
     "measure_image_tower",
     "measure_other_tower",
     "measure_text_tower",
@@ -49,6 +50,7 @@ class TowerCost:
         flops: per sample.
         activations: bytes per sample that forward keeps for backward.
         fixed: bytes that it keeps whatever the batch: weights that autocast has cast.
+        kind: "tower", or "part" for what an objective adds.
     """
 
     name: str
@@ -56,6 +58,7 @@ class TowerCost:
     flops: Flops
     activations: float
     fixed: float
+    kind: str = "tower"
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def measure_other_tower(fake: FakeClip, column: str) -> TowerCost:
         features: Tensor = model.head(column)(tower(*value) if isinstance(value, tuple) else tower(value))
         return features
 
-    return _measure(column, encode, fake, (model.tower(column), model.head(column)))
+    return measure(column, encode, fake, (model.tower(column), model.head(column)))
 
 
 def measure_image_tower(fake: FakeClip, image_size: int) -> TowerCost:
@@ -150,7 +153,7 @@ def measure_image_tower(fake: FakeClip, image_size: int) -> TowerCost:
         features: Tensor = model.head("image")(model.tower("image")(image))
         return features
 
-    return _measure("image", encode, fake, (model.tower("image"), model.head("image")))
+    return measure("image", encode, fake, (model.tower("image"), model.head("image")))
 
 
 def measure_text_tower(fake: FakeClip, caption_length: int) -> TowerCost:
@@ -163,7 +166,7 @@ def measure_text_tower(fake: FakeClip, caption_length: int) -> TowerCost:
         features: Tensor = model.head("text")(model.tower("text")(tokens, mask))
         return features
 
-    return _measure("text", encode, fake, (model.tower("text"), model.head("text")))
+    return measure("text", encode, fake, (model.tower("text"), model.head("text")))
 
 
 def freeze_unused(fake: FakeClip) -> None:
@@ -176,7 +179,15 @@ def freeze_unused(fake: FakeClip) -> None:
             weight.requires_grad_(weight.requires_grad and weight.grad is not None)
 
 
-def _measure(name: str, encode: Callable[[int], Tensor], fake: FakeClip, parts: tuple[nn.Module, ...]) -> TowerCost:
+def measure(name: str, encode: Callable[[int], Tensor], fake: FakeClip, parts: tuple[nn.Module, ...]) -> TowerCost:
+    """Costs of what is computed for a batch.
+
+    Args:
+        name: of the cost.
+        encode: a number of samples -> what is computed for them.
+        fake: of `fake_clip`.
+        parts: whose weights it uses.
+    """
     parameters = {id(weight): weight for part in parts for weight in (*part.parameters(), *part.buffers())}
     own = list(parameters.values())
     with fake.mode, _WithoutAttentionDropout():
