@@ -59,7 +59,10 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number, row in enumerate(rows):
             row |= {"split": ("train", "val", "test")[number % 3], "modality": "X-ray"}
             kind = ("Shirts", "Tops")[number // 3 % 2]
-            row |= {**dict.fromkeys((*columns, "description"), row["caption"]), "attributes": {"articleType": kind}}
+            row |= {
+                **dict.fromkeys((*columns, "description"), row["caption"]),
+                "attributes": {"articleType": kind, "subCategory": "Topwear", "baseColour": "Grey", "usage": "Sports"},
+            }
         table.write_text("\n".join(map(json.dumps, rows)))
         (tmp_path / folder / images).mkdir()
     pack_shards(pair_sources.build(str(tmp_path / "flickr8k")), str(tmp_path / "train-%06d.tar"))
@@ -123,6 +126,24 @@ def test_has_a_page_that_names_its_command(recipe: Path) -> None:
     page = ROOT / "docs/recipes" / f"{recipe.stem}.md"
     assert f"recipes/{recipe.name}" in page.read_text()
     assert page.name in (ROOT / "README.md").read_text()
+
+
+COMPARED = sorted(file for file in (ROOT / "recipes").glob("*/**/*.yaml") if (file.parent / "base.yaml").is_file())
+COMPARED = [file for file in COMPARED if file.name != "base.yaml"]
+
+
+@pytest.mark.parametrize("recipe", COMPARED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_recipes_that_are_compared_build(recipe: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each after the base of its folder, from the folder of the repository, as its page says."""
+    monkeypatch.chdir(ROOT)
+    sized = ["--data.train.size=16"] if recipe.parent.name == "scenes" else []
+    cli = build(recipe.parent / "base.yaml", f"--config={recipe}", "--trainer.devices=1", *sized)
+    cli.model.read_data(cli.datamodule)
+    with torch.device("meta"):
+        cli.model.configure_model()
+    folder = recipe.parent.relative_to(ROOT)
+    pages = [page.read_text() for page in (ROOT / "docs/recipes").glob("*.md")]
+    assert any(f"lightning-clip compare {folder}" in page and f"{recipe.stem}" in page for page in pages)
 
 
 def test_paper_recipe_has_the_papers_figures() -> None:

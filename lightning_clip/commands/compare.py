@@ -71,7 +71,9 @@ def _compare(arguments: argparse.Namespace, output: Path) -> None:
                 known = ", ".join(key for key in found if key.startswith("val/")) or "nothing"
                 raise InputError(f"{name} logs no {metric or 'zero-shot accuracy'} (of val/: {known}): give --metric")
             curves.setdefault(name, []).append(found[metric])
-            print(f"{name}, seed {seed}: {100 * found[metric][-1][1]:.1f} % after {found[metric][-1][0]:,.0f} images")
+            print(
+                f"{name}, seed {seed}: {100 * found[metric][-1][1]:.1f} % after {found[metric][-1][0]:,.0f} images", flush=True
+            )
     title = arguments.title or str(metric)
     chance = {} if arguments.chance is None else {title: arguments.chance}
     save_figure(efficiency_figure({title: curves}, chance), output / "efficiency.png")
