@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.settings import in_range
 
@@ -65,7 +66,7 @@ def _compare(arguments: argparse.Namespace, output: Path) -> None:
     for seed in range(arguments.seeds):  # all recipes with one seed first: what there is can be looked at soon
         for name, files in _recipes(arguments.recipes).items():
             folder = output / name / f"seed-{seed}"
-            found = _measured(folder, files, seed, arguments.overrides)
+            found = _measured(folder, files, seed, arguments.overrides, arguments.imports)
             metric = metric or next((key for key in found if "/zero_shot/" in key and key.endswith("/top1")), None)
             if metric not in found:
                 known = ", ".join(key for key in found if key.startswith("val/")) or "nothing"
@@ -79,7 +80,8 @@ def _compare(arguments: argparse.Namespace, output: Path) -> None:
     save_figure(efficiency_figure({title: curves}, chance), output / "efficiency.png")
     factors = levels(curves, arguments.level)
     content = {"metric": metric, "curves": curves, "factors": [vars(found) for found in factors]}
-    (output / "efficiency.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with beside(output / "efficiency.json") as place:
+        place.write_text(json.dumps(content, indent=1), encoding="utf-8")
     for found in factors:
         print(found)
     print(f"figure: {output / 'efficiency.png'}")
@@ -105,16 +107,19 @@ def _recipes(given: Sequence[str]) -> dict[str, list[Path]]:
     return found
 
 
-def _measured(folder: Path, files: list[Path], seed: int, overrides: Sequence[str]) -> dict[str, Curve]:
+def _measured(folder: Path, files: list[Path], seed: int, overrides: Sequence[str], imports: Sequence[str]) -> dict[str, Curve]:
     """All metrics of one run, over images; the run is made unless one of the same recipe is finished there."""
-    key = hashlib.sha256(json.dumps([*(file.read_text("utf-8") for file in files), seed, *overrides]).encode()).hexdigest()
+    recipe = [*(file.read_text("utf-8") for file in files), seed, *overrides, *imports]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     done = folder / "curves.json"
     if done.is_file() and (kept := json.loads(done.read_text("utf-8")))["recipe"] == key:
         curves: dict[str, Curve] = kept["curves"]
         return curves
-    logger = f"{{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {{save_dir: {folder}, name: '', version: log}}}}"
+    csv_logger = {"save_dir": str(folder), "name": "", "version": "log"}
+    logger = json.dumps({"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": csv_logger})
     options = [f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"]
     options += [f"--trainer.logger={logger}", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    options += [argument for name in imports for argument in ("--import", name)]
     configs = [argument for file in files for argument in ("--config", str(file))]
     (folder / "log" / "metrics.csv").unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,11 +127,11 @@ def _measured(folder: Path, files: list[Path], seed: int, overrides: Sequence[st
         ended = subprocess.run([sys.executable, "-c", _FIT, "fit", *configs, *options, *overrides], stdout=lines, stderr=lines)
     if ended.returncode:
         said = [line for line in (folder / "output.txt").read_text("utf-8").splitlines() if line.strip()]
-        raise InputError(
-            f"{files[-1]} with seed {seed} failed ({said[-1] if said else 'without a word'}): see {folder}/output.txt"
-        )
+        reason = said[-1] if said else "without a word"
+        raise InputError(f"{files[-1]} with seed {seed} failed ({reason}): see {folder / 'output.txt'}")
     found = _curves(folder / "log" / "metrics.csv", _global_batch_size(files, overrides))
-    done.write_text(json.dumps({"recipe": key, "curves": found}), encoding="utf-8")
+    with beside(done) as place:
+        place.write_text(json.dumps({"recipe": key, "curves": found}), encoding="utf-8")
     return found
 
 
