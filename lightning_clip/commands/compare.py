@@ -79,11 +79,10 @@ def _compare(arguments: argparse.Namespace, output: Path) -> None:
     chance = {} if arguments.chance is None else {title: arguments.chance}
     save_figure(efficiency_figure({title: curves}, chance), output / "efficiency.png")
     factors = levels(curves, arguments.level)
-    content = {"metric": metric, "curves": curves, "factors": [vars(found) for found in factors]}
+    content = {"metric": metric, "curves": curves, "factors": [vars(one) for one in factors]}
     with beside(output / "efficiency.json") as place:
         place.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    for found in factors:
-        print(found)
+    print(*factors, sep="\n")
     print(f"figure: {output / 'efficiency.png'}")
 
 

@@ -38,8 +38,10 @@ class _Decoder(nn.Module):
 
     def _blocks(self) -> nn.ModuleList:
         width, layers, heads = self._sizes
-        options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
-        return nn.ModuleList(nn.TransformerDecoderLayer(width, heads, 4 * width, **options) for _ in range(layers))
+        return nn.ModuleList(
+            nn.TransformerDecoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] > self.context_length:
@@ -55,7 +57,10 @@ class _Decoder(nn.Module):
         return found
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self.final_norm(hidden) @ self.token_embedding.weight[:-1].T + self.output_bias  # (B, L, W) -> (B, L, V)
+        logits: Tensor = (
+            self.final_norm(hidden) @ self.token_embedding.weight[:-1].T + self.output_bias
+        )  # (B, L, W) -> (B, L, V)
+        return logits
 
 
 class TextDecoder(_Decoder):

@@ -153,8 +153,8 @@ class BagObjective(Objective):
                 places += [self._places[entry] for entry in known]
                 shares += [weight / total for weight in weights]
                 counts += [float(len(known))] * len(known)
-        at, own = (torch.tensor(part, dtype=torch.int64, device=device) for part in (rows, places))
-        return Bags(at, own, torch.tensor(shares, device=device), torch.tensor(counts, device=device))
+        at, which = (torch.tensor(part, dtype=torch.int64, device=device) for part in (rows, places))
+        return Bags(at, which, torch.tensor(shares, device=device), torch.tensor(counts, device=device))
 
     def scorer(
         self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"

@@ -134,7 +134,7 @@ class DecodingObjective(Objective):
                     image_tokens = model.encode_with_tokens("image", pixels)[1]
                     parts.append(self._scores(getattr(model, self.part), image_tokens, tokens, mask))  # (B, P)
             of_prompts = torch.cat(parts)
-            of_classes = of_prompts.split([len(own) for own in prompts], dim=1)
+            of_classes = torch.split(of_prompts, [len(own) for own in prompts], dim=1)
             return torch.stack([own.mean(dim=1) for own in of_classes], dim=1)  # (B, P) -> (B, C)
 
         return scores
@@ -143,10 +143,10 @@ class DecodingObjective(Objective):
         """Images (B, P_i, W_i) and prompts (P, L) -> (B, P), so many prompts at a time as fit."""
         found = []
         size = max(1, _ROWS // len(image_tokens))
-        for own, own_mask in zip(tokens.split(size), mask.split(size), strict=True):
+        for own, own_mask in zip(torch.split(tokens, size), torch.split(mask, size), strict=True):
             every = image_tokens.repeat_interleave(len(own), dim=0)  # (B P, P_i, W_i)
-            repeated = (part.repeat(len(image_tokens), 1) for part in (own, own_mask))
-            total, count = self.log_likelihoods(decoder, every, *repeated, None)  # (B P,)
+            repeated, repeated_mask = (part.repeat(len(image_tokens), 1) for part in (own, own_mask))
+            total, count = self.log_likelihoods(decoder, every, repeated, repeated_mask, None)  # (B P,)
             score = total / count.clamp(min=1) if self.length == "mean" else total
             found.append(score.view(len(image_tokens), len(own)))
         return torch.cat(found, dim=1)
