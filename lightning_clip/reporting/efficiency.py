@@ -9,6 +9,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 __all__ = ["Curve", "Factor", "efficiency_figure", "factor", "images_until", "levels"]
 
@@ -127,6 +128,9 @@ def efficiency_figure(panels: Mapping[str, Mapping[str, Sequence[Curve]]], chanc
             axes.axhline(100 * chance[title], color=_GREY, linestyle=":", label="chance")
         axes.set(title=title, xlabel="images processed", ylabel="%", xscale="log")
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
         axes.legend(fontsize=8, frameon=False)
