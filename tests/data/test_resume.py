@@ -47,11 +47,11 @@ class TestKilled:
     @pytest.mark.parametrize(
         ("ranks", "workers", "others", "kill"),
         [
-            (1, 0, 0, (5, "batch_start")),
+            pytest.param(1, 0, 0, (5, "batch_start"), marks=pytest.mark.slow),
             (1, 0, 2, (6, "batch_start")),  # the last batch of an epoch was done, and its checkpoint written
             (1, 2, 0, (12, "saving")),  # while that checkpoint is written
-            (1, 3, 3, (17, "batch_end")),
-            (2, 0, 0, (12, "before_step")),
+            pytest.param(1, 3, 3, (17, "batch_end"), marks=pytest.mark.slow),
+            pytest.param(2, 0, 0, (12, "before_step"), marks=pytest.mark.slow),
             (2, 2, 3, (7, "batch_end")),
         ],
     )
@@ -62,13 +62,14 @@ class TestKilled:
         assert train(runs(table, ranks, others), tmp_path, resume=True) == 0
         assert records(tmp_path, ranks) == unbroken(ranks)
 
+    @pytest.mark.slow
     def test_again_and_again(self, table: str, unbroken: Any, tmp_path: Path) -> None:
         for kill in ((4, "batch_end"), (9, "saving"), (9, "before_step"), (13, "batch_start")):
             assert train(runs(table, 1, 0), tmp_path, resume=True, kill=kill) == -signal.SIGKILL
         assert train(runs(table, 1, 0), tmp_path, resume=True) == 0
         assert records(tmp_path, 1) == unbroken(1)
 
-    @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+    @pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
     def test_another_number_of_ranks_sees_the_same_samples(
         self, before: int, after: int, table: str, unbroken: Any, tmp_path: Path
     ) -> None:
@@ -81,6 +82,7 @@ class TestKilled:
         for step in found[0]:
             assert sorted(index for rank in found for index in rank[step]["index"]) == sorted(whole[step]["index"])
 
+    @pytest.mark.slow  # quicker: tests/data/test_resume_settings.py
     @pytest.mark.parametrize(
         "options",
         [{"val_check_interval": 2}, {"limit_train_batches": 4}, {"accumulate_grad_batches": 2}, {"limit_train_batches": 0.5}],
@@ -110,7 +112,7 @@ def test_fifty_moments(ranks: int, workers: int, table: str, unbroken: Any, tmp_
 
 
 class TestSignals:
-    @pytest.mark.parametrize("ranks", [1, 2])
+    @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
     def test_sigterm_saves_the_very_step(self, ranks: int, table: str, unbroken: Any, tmp_path: Path) -> None:
         """Only rank 0 is told; all ranks end after the same batch."""
         code = train(runs(table, ranks, 2), tmp_path, kill=(7, "before_step"), kill_signal=signal.SIGTERM)
@@ -162,6 +164,7 @@ class TestSignals:
         assert steps.found == ([0, 1, 2, 3] if enable_checkpointing else [0, 0, 0, 0])
         assert not list(tmp_path.glob("last-v*.ckpt"))
 
+    @pytest.mark.slow
     def test_between_steps_only(self, table: str, tmp_path: Path) -> None:
         """Gradients that are being accumulated are in no checkpoint."""
         plan = runs(table, 1, 0, accumulate_grad_batches=2)

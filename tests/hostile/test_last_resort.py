@@ -136,9 +136,10 @@ class _Runs:
         return exec, (f"open({str(self.path)!r}, 'w').write('ran')",)
 
 
-@pytest.fixture
-def checkpoints(trained: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def checkpoints(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of hostile and foreign files by name; `ran` would stand beside them if one was executed."""
+    tmp_path = tmp_path_factory.mktemp("hostile")
     whole = torch.load(trained / "last.ckpt", weights_only=True)
     evil = _Runs(tmp_path / "ran")
     torch.save({**whole, "callbacks": {"evil": evil}}, tmp_path / "code.ckpt")
@@ -165,10 +166,15 @@ def checkpoints(trained: Path, tmp_path: Path) -> Path:
 
 
 NAMES = ["code", "legacy", "pickle", "foreign", "list", "text", "empty", "cut", "loops", "version", "state", "numbers", "class"]
-MESSAGE = r"checkpoint|pretrained|model"
+QUICK = ("code", "legacy", "foreign", "cut", "loops", "towers")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "inner_loops", "optimizers"])
+def cases(*names: str) -> list[Any]:
+    """One of each kind, and all of them with -m slow."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", cases(*NAMES, "inner_loops", "optimizers"))
 def test_going_on_with_a_hostile_checkpoint(name: str, checkpoints: Path, trained: Path, refuses: Refuses) -> None:
     path = str(checkpoints / f"{name}.ckpt")
     recipe = ("--config", str(trained / "recipe.yaml"), "--trainer.max_steps=4")
@@ -176,8 +182,7 @@ def test_going_on_with_a_hostile_checkpoint(name: str, checkpoints: Path, traine
     assert not (checkpoints / "ran").exists()
 
 
-@pytest.mark.parametrize("kind", ["validate", "test", "predict"])
-@pytest.mark.parametrize("name", ["code", "pickle", "foreign"])
+@pytest.mark.parametrize(("kind", "name"), [("validate", "code"), ("test", "pickle"), ("predict", "foreign")])
 def test_evaluating_a_hostile_checkpoint(
     kind: str, name: str, checkpoints: Path, trained: Path, refuses: Refuses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +206,7 @@ def _commands(path: str, folder: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-@pytest.mark.parametrize("name", [*NAMES, "towers"])
+@pytest.mark.parametrize("name", cases(*NAMES, "towers"))
 def test_every_command_refuses_it(name: str, checkpoints: Path, refuses: Refuses) -> None:
     path = str(checkpoints / f"{name}.ckpt")
     for kind, arguments in _commands(path, checkpoints).items():

@@ -90,6 +90,7 @@ class TestLast:
         message = "last finds nothing where each run has a folder of its own: set dirpath of the recipe's ModelCheckpoint"
         refuses("fit", "--config", str(tmp_path / "recipe.yaml"), "--ckpt_path", "last", match=message)
 
+    @pytest.mark.slow
     def test_without_a_dirpath(self, trained: Path, command: Command, tmp_path: Path) -> None:
         """The root folder stays the same, and so does a version that was given."""
         version = {
@@ -102,6 +103,7 @@ class TestLast:
             shutil.copy(trained / "last.ckpt", tmp_path / folder)
             assert command("validate", "--config", str(tmp_path / "recipe.yaml"), "--ckpt_path", "last")[0] == 0
 
+    @pytest.mark.slow
     def test_of_a_run_that_a_signal_ended(self, trained: Path, command: Command, tmp_path: Path) -> None:
         """Without ModelCheckpoint `SaveOnSignal` writes into the root folder, or into its own."""
         own = {"class_path": "lightning_clip.SaveOnSignal", "init_args": {"folder": str(tmp_path / "own")}}

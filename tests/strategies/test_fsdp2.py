@@ -19,18 +19,31 @@ from lightning_clip.strategies import check_strategy
 from lightning_clip.training.guard import check_even
 
 
+@pytest.fixture(scope="module")
+def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], Path]:
+    """Weights of a run on two ranks, and its checkpoint in one file."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return fit(folder, save=folder / "full.ckpt")["weights"], folder / "full.ckpt"
+
+
+@pytest.fixture(scope="module")
+def in_one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of the same run in one process."""
+    return dict(alone(tmp_path_factory.mktemp("one")))
+
+
 class TestSameWeights:
-    def test_as_one_process(self, tmp_path: Path) -> None:
+    def test_as_one_process(self, on_ranks: tuple[dict[str, torch.Tensor], Path], in_one: dict[str, torch.Tensor]) -> None:
         """Also the first weights: rank 1 draws others and builds none."""
-        assert_same(fit(tmp_path)["weights"], alone(tmp_path))
+        assert_same(on_ranks[0], in_one)
 
     def test_in_micro_batches_with_checkpointed_blocks_and_clipping(self, tmp_path: Path) -> None:
         settings: dict[str, Any] = {"gradient_clip_val": 0.1}
         found = fit(tmp_path, micro_batch_size=2, execution={"checkpoint": ["image", "text"]}, **settings)
         assert_same(found["weights"], alone(tmp_path, **settings))
 
-    def test_offloaded(self, tmp_path: Path) -> None:
-        assert_same(fit(tmp_path, strategy={"cpu_offload": True, "meta_init": False})["weights"], alone(tmp_path))
+    def test_offloaded(self, tmp_path: Path, in_one: dict[str, torch.Tensor]) -> None:
+        assert_same(fit(tmp_path, strategy={"cpu_offload": True, "meta_init": False})["weights"], in_one)
 
     @pytest.mark.slow
     def test_hybrid_on_four_ranks(self, tmp_path: Path) -> None:
@@ -45,18 +58,18 @@ def test_callbacks_and_logged_values(tmp_path: Path) -> None:
 
 
 class TestCheckpoints:
-    @pytest.mark.parametrize("sharded", [False, True], ids=["full", "sharded"])
-    def test_resumes_where_it_stopped(self, tmp_path: Path, sharded: bool) -> None:
+    @pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True], ids=["full", "sharded"])
+    def test_resumes_where_it_stopped(
+        self, tmp_path: Path, sharded: bool, on_ranks: tuple[dict[str, torch.Tensor], Path]
+    ) -> None:
         strategy, path = {"sharded_checkpoint": sharded}, tmp_path / "half.ckpt"
         fit(tmp_path, strategy=strategy, max_steps=2, save=path)
         assert path.is_dir() == sharded
-        assert_same(
-            fit(tmp_path, strategy=strategy, resume=path, seed=5)["weights"], fit(tmp_path, strategy=strategy)["weights"]
-        )
+        assert_same(fit(tmp_path, strategy=strategy, resume=path, seed=5)["weights"], on_ranks[0])
 
-    def test_a_full_one_is_that_of_one_process(self, tmp_path: Path) -> None:
-        weights = fit(tmp_path, save=tmp_path / "full.ckpt")["weights"]
-        loaded = ClipModule.load_from_checkpoint(tmp_path / "full.ckpt")
+    def test_a_full_one_is_that_of_one_process(self, on_ranks: tuple[dict[str, torch.Tensor], Path]) -> None:
+        weights, path = on_ranks
+        loaded = ClipModule.load_from_checkpoint(path)
         assert_same(dict(loaded.state_dict()), weights)
 
     def test_from_one_process_to_ranks_and_back(self, tmp_path: Path) -> None:
