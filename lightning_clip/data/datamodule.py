@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -105,9 +105,9 @@ class ClipDataModule(pl.LightningDataModule):
         self._specs: dict[str, SourceSpec] = {"train": train, "val": val, "test": test}
         self._sources: dict[str, PairSource] = {}
         self._attached: PreparesPairs | None = None
-        self.local_batch_size, self.num_workers = local_batch_size, num_workers
-        self.seed, self.max_bad_share = seed, max_bad_share
+        self.local_batch_size, self.num_workers, self.seed = local_batch_size, num_workers, seed
         self.captions = None if captions is None else caption_choices.build(captions)
+        self.max_bad_share = max_bad_share
         self.skipped: dict[str, Counter[str]] = {name: Counter() for name in self._specs}
         self._record()
 
@@ -296,6 +296,5 @@ class ClipDataModule(pl.LightningDataModule):
 
 def _columns(module: PreparesPairs) -> Mapping[str, Collate | None]:
     """What the model's towers read; images and texts where it does not say."""
-    asked = getattr(module, "columns", None)
-    found: Mapping[str, Collate | None] = {"image": None, "text": None} if asked is None else asked()
-    return found
+    asked: Callable[[], Mapping[str, Collate | None]] = getattr(module, "columns", lambda: {"image": None, "text": None})
+    return asked()
