@@ -3,7 +3,8 @@
     python benchmarks/gpu.py --minutes 6     # writes its sections of docs/benchmarks.md, and gpu.md and gpu.json to $OUT
     python benchmarks/gpu.py --dry           # tiny sizes on whatever there is; prints only
 
-Checks are in gpu_checks.py, the tables in gpu_losses.py and gpu_steps.py. Times are medians, memory is the peak. Without a
+Checks are in gpu_checks.py, the tables in gpu_losses.py, gpu_steps.py and gpu_shards.py. What is compiled starts with empty
+caches, so that a first step takes as long as on a fresh machine. Times are medians, memory is the peak. Without a
 registry of packages, PYTHONPATH names a folder of unpacked wheels. A failed check stops it before anything is timed or written.
 """
 
@@ -16,11 +17,14 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gpu_losses
+import gpu_shards
 import gpu_steps
 import torch
 from gpu_checks import Found, checks_of_losses, checks_of_steps, checks_over_ranks
@@ -34,7 +38,14 @@ class Record:
     """What was measured, written to $OUT as it comes, so that a run which is cut off leaves it."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {"card": card(), "torch": torch.__version__, "checks": [], "steps": [], "losses": []}
+        self.values: dict[str, Any] = {
+            "card": card(),
+            "torch": torch.__version__,
+            "checks": [],
+            "steps": [],
+            "losses": [],
+            "shards": [],
+        }
 
     def note(self, kind: str, value: Any) -> None:
         self.values[kind].append(value)
@@ -75,8 +86,18 @@ def tested() -> bool:
         "-p",
         "no:cacheprovider",
         str(ROOT / "tests" / "losses"),
+        str(ROOT / "tests" / "encoders"),
     ]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def empty_caches(dry: bool) -> None:
+    """Compiled code of earlier runs is not used. A dry run on a CPU only traces, as its compiler takes a minute."""
+    folder = tempfile.mkdtemp()
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        os.environ[name] = str(Path(folder) / name)
+    if dry and DEVICE == "cpu":
+        torch.compile = partial(torch.compile, backend="eager")  # type: ignore[assignment]
 
 
 def main() -> int:
@@ -89,6 +110,7 @@ def main() -> int:
     if DEVICE == "cpu" and not arguments.dry:
         print("gpu.py: there is no GPU here; --dry runs tiny sizes on the CPU")
         return 0
+    empty_caches(arguments.dry)
     until, record = time.monotonic() + 60 * arguments.minutes, Record()
     failed = not checked(arguments.dry, record)
     print(f"checks took until {until - time.monotonic():.0f} s before the end", flush=True)
@@ -99,12 +121,17 @@ def main() -> int:
         return 1
     how = f"`python benchmarks/gpu.py`: {card()}; torch {torch.__version__}; medians."
     sizes, steps = (((64, 32),), gpu_steps.TINY) if arguments.dry else (gpu_losses.SIZES, gpu_steps.SIZES)
-    # A third of what is left is for the losses.
-    middle = time.monotonic() + (until - time.monotonic()) / 3
+    # A quarter of what is left is for the losses.
+    middle = time.monotonic() + (until - time.monotonic()) / 4
     lines = [f"## Losses on one {card()}, forward and backward: ms (MiB over the inputs)", "", how, ""]
     parts = {"gpu": lines + gpu_losses.table(sizes, middle, lambda value: record.note("losses", value))}
     lines = [f"## Training steps on one {card()}, bfloat16", "", how, ""]
-    parts["gpu steps"] = lines + gpu_steps.table(steps, until, lambda value: record.note("steps", value))
+    parts["gpu steps"] = lines + gpu_steps.table(
+        steps, until - 40 * (not arguments.dry), lambda value: record.note("steps", value)
+    )
+    lines = [f"## From tar shards, {os.cpu_count()} cores and one {card()}", "", how, ""]
+    run = gpu_shards.DRY if arguments.dry else gpu_shards.FULL
+    parts["gpu shards"] = lines + gpu_shards.table(run, lambda value: record.note("shards", value))
     for key, section in parts.items():
         if arguments.dry:
             print("\n".join(section))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from gpu_losses import DEVICE, NAMES, inputs, ours
+from gpu_losses import DEVICE, NAMES, inputs, ours, over_ring
 from gpu_steps import TINY, Batch, build
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -24,21 +24,24 @@ Found = tuple[str, float, float]
 
 def checks_of_losses(count: int) -> list[Found]:
     """What was checked, its figure and its limit."""
+    _one_rank()  # a ring is one of ranks
     found = []
     for name in NAMES:
         for dtype, limit in ((torch.float32, 5e-6), (torch.float16, 2e-3), (torch.bfloat16, 8e-3)):
-            loss_error, error = _errors(name, inputs(count, 256, dtype))
-            found.append((f"{name}, {str(dtype)[6:]}, {count:,} pairs: loss against float64", loss_error, 2e-6))
-            found.append((f"{name}, {str(dtype)[6:]}, {count:,} pairs: gradients against float64", error, limit))
+            for way in ("", " on a ring of one rank"):
+                values = inputs(count, 256, dtype)
+                loss_error, error = _errors(name, values, over_ring(name, values) if way else losses.build(name)(*values))
+                what = f"{name}{way}, {str(dtype)[6:]}, {count:,} pairs"
+                found.append((f"{what}: loss against float64", loss_error, 2e-6))
+                found.append((f"{what}: gradients against float64", error, limit))
         if DEVICE == "cuda":
             found.append((f"{name}: waits for the device in forward and backward", _waits(name, count), 0.0))
             found.append((f"{name}: a captured graph against the plain step", _captured(name, count), 0.0))
     return found
 
 
-def _errors(name: str, values: list[Tensor]) -> tuple[float, float]:
+def _errors(name: str, values: list[Tensor], loss: Tensor) -> tuple[float, float]:
     """Relative error of the loss, and the largest of the gradients of both features and the scale."""
-    loss = losses.build(name)(*values)
     loss.backward()
     images, texts, scale, bias = (value.detach().double().requires_grad_() for value in values)
     logits = scale * images @ texts.T
@@ -97,11 +100,26 @@ def checks_of_steps() -> list[Found]:
             5e-5,
         ),
         ("FSDP2 on one rank against the plain model, float32", _sharded(batch, plain), 5e-5),
+        ("captions packed against padded ones, bfloat16", _packed(batch), 2e-2),
         ("DDP on one rank against the plain model, float32", _replicated(batch, plain), 5e-5),
     ]
     for execution in ({}, {"compile": True}):
         found.append((f"a step under bfloat16, {execution}: waits for the device", _step_waits(batch, execution), 0.0))
     return found
+
+
+def _packed(batch: Batch) -> float:
+    """The relative difference of text features; 0 where the device packs none."""
+    model, _ = build(TINY[0], {})
+    tokens = batch.tokens.to(DEVICE)
+    with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+        if not model.text_encoder.packs(tokens):
+            print(f"captions are not packed on {DEVICE}")
+            return 0.0
+        found = model.encode_text(tokens, tokens > 0, batch.lengths)
+        model.text_chunks = 1
+        expected = model.encode_text(tokens, tokens > 0, batch.lengths)
+    return float((found - expected).norm() / expected.norm())
 
 
 def _gradients(batch: Batch, execution: dict[str, bool]) -> dict[str, Tensor]:

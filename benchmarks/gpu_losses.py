@@ -2,6 +2,7 @@
 
 "bf16" features are half precision themselves; "autocast" ones are float32 under bfloat16 autocast, as `bf16-mixed` training
 hands them over; "float32" ones are multiplied with float32's precision. open_clip's losses run on bf16 features under autocast.
+"ring of one" is the loss in the blocks in which ranks' texts go round, on one rank.
 "-" stands for a peer that is not installed and for what does not fit on the card. Run by gpu.py.
 """
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_clip.losses import losses
+from lightning_clip.losses import losses, sigmoid_contrastive_loss, softmax_contrastive_loss
+from lightning_clip.losses.exchange import Ring
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = ((4096, 512), (16384, 768), (32768, 768), (65536, 768), (131072, 768))
@@ -47,6 +49,18 @@ def inputs(count: int, width: int, dtype: torch.dtype) -> list[Tensor]:
 def ours(name: str, values: list[Tensor], autocast: bool) -> Step:
     loss = losses.build(name)
     return lambda: _step(lambda: loss(*values), values, autocast)
+
+
+def over_ring(name: str, values: list[Tensor]) -> Tensor:
+    """The loss as ranks compute it whose texts go round, for one rank: what is left is the cost of going in blocks."""
+    exchange = Ring([len(values[0])], 0)
+    if name == "softmax":
+        return softmax_contrastive_loss(*values[:3], exchange=exchange)
+    return sigmoid_contrastive_loss(*values, exchange=exchange)
+
+
+def ring(name: str, values: list[Tensor]) -> Step:
+    return lambda: _step(lambda: over_ring(name, values), values, False)
 
 
 def open_clips(name: str, values: list[Tensor]) -> Step:
@@ -112,8 +126,9 @@ def table(sizes: tuple[tuple[int, int], ...], until: float, note: Callable[[dict
     siglip_kernel = DEVICE == "cuda" and importlib.util.find_spec("siglip_kernel") is not None
     open_clip = importlib.util.find_spec("open_clip") is not None
     lines = [
-        "| loss, pairs x width | open_clip | siglip-kernel | bf16 | autocast | float32 | open_clip, siglip-kernel / bf16 |",
-        "|---|---|---|---|---|---|---|",
+        "| loss, pairs x width | open_clip | siglip-kernel | bf16 | ring of one | autocast | float32 "
+        "| open_clip, siglip-kernel / bf16 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for count, width in sizes:
         rounds = 20 if count <= 16384 else 7
@@ -124,6 +139,7 @@ def table(sizes: tuple[tuple[int, int], ...], until: float, note: Callable[[dict
             half, full = inputs(count, width, torch.bfloat16), inputs(count, width, torch.float32)
             found = {
                 "bf16": measure(ours(name, half, False), rounds),
+                "ring": measure(ring(name, half), rounds),
                 "autocast": measure(ours(name, full, True), rounds),
                 "float32": measure(ours(name, full, False), 3) if count < 131072 else None,
                 "open_clip": measure(open_clips(name, half), rounds) if open_clip else None,
@@ -149,5 +165,5 @@ def _line(what: str, found: dict[str, Measured | None]) -> str:
         f"{peer.milliseconds / own.milliseconds:.2f}x" if own and (peer := found.get(key)) else "-"
         for key in ("open_clip", "siglip-kernel")
     ]
-    cells = [str(found.get(key) or "-") for key in ("open_clip", "siglip-kernel", "bf16", "autocast", "float32")]
+    cells = [str(found.get(key) or "-") for key in ("open_clip", "siglip-kernel", "bf16", "ring", "autocast", "float32")]
     return f"| {what} | {' | '.join(cells)} | {', '.join(ratios)} |"
