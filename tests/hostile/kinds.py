@@ -29,7 +29,7 @@ from lightning_clip.export.export import export
 
 SUITE = b"""sets:
   a: {name: classes, templates: ["a {}"], protocols: [zero_shot]}
-  b: {name: pairs/captions.jsonl, protocols: [retrieval]}
+  b: {name: pairs/captions.jsonl, retrieval: true, protocols: [retrieval]}
 output: out
 batch_size: 4
 num_workers: 0
