@@ -106,7 +106,7 @@ def test_takes_pairs_of_ones_own(
     (command,) = [line for line in page.splitlines() if line.endswith("--data.train=photos --data.val=null --data.test=null")]
     cli = build(recipe, "--trainer.devices=1", "--trainer.precision=32", *command.split()[4:])
     cli.datamodule.setup("fit")
-    assert len(cli.datamodule.source("train")) == 7 and cli.datamodule.val_dataloader is None
+    assert len(cli.datamodule.source("train")) == 7 and not cli.datamodule.val_dataloader()
 
 
 def test_most_recipes_take_pairs_of_ones_own() -> None:
