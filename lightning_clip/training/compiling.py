@@ -44,21 +44,22 @@ def compile_tower(tower: Tower, training_only: bool = False) -> None:
 
     # All compiled modules count against one limit, and each tower needs a few: training, evaluation, a rest of a batch.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _FORMS)
+    failed: list[str] = []  # why, which holds for all blocks
     for part in tower.blocks() or [tower]:
         # Where torch keeps what a module's own compile() makes, which copies and pickles of the module omit.
-        part._compiled_call_impl = _Compiled(part, isinstance(tower, TextEncoder), training_only)  # type: ignore[assignment]
+        part._compiled_call_impl = _Compiled(part, isinstance(tower, TextEncoder), training_only, failed)  # type: ignore[assignment]
 
 
 class _Compiled:
     """Calls a module, its forward compiled."""
 
-    def __init__(self, module: nn.Module, any_length: bool, training_only: bool) -> None:
-        self.module, self.any_length, self.training_only = module, any_length, training_only
+    def __init__(self, module: nn.Module, any_length: bool, training_only: bool, failed: list[str]) -> None:
+        self.module, self.any_length, self.training_only, self.failed = module, any_length, training_only, failed
         self.compiled: Callable[..., Any] = torch.compile(module.forward)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         plainly = named.get("read") is not None or (self.training_only and not torch.is_grad_enabled())
-        if plainly or "forward" in self.module.__dict__:
+        if plainly or self.failed or "forward" in self.module.__dict__:
             return self.module._call_impl(*arguments, **named)  # type: ignore[no-untyped-call]
         self.module.__dict__["forward"] = self.forward
         try:
@@ -72,9 +73,22 @@ class _Compiled:
         if self.any_length:
             _of_any_length(*arguments, *named.values())
         try:
-            return self.compiled(*arguments, **named)
+            return self._compiled(*arguments, **named)
         finally:
             self.module.__dict__["forward"] = self.forward
+
+    def _compiled(self, *arguments: Any, **named: Any) -> Any:
+        """What nobody asked for by name falls back where a machine cannot compile it, say without a C compiler."""
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self.compiled(*arguments, **named)
+        except TorchDynamoException as error:
+            if not self.training_only:
+                raise
+            self.failed.append(" ".join(str(error).split("\n")[:2]).strip() or type(error).__name__)
+            log.warning("execution.compile 'auto' leaves a tower uncompiled; set it to false: %s", self.failed[0])
+            return self.module.forward(*arguments, **named)
 
 
 def _of_any_length(*values: Any) -> None:

@@ -167,6 +167,27 @@ class TestAuto:
         assert is_compiled(module.model.image_encoder) and not is_compiled(module.model.text_encoder)
         assert caplog.messages == ["execution.compile 'auto' compiles the blocks of image"]
 
+    @pytest.mark.parametrize("asked", [False, True], ids=["auto", "asked for"])
+    def test_a_machine_that_cannot_compile(
+        self, asked: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fails(*_: Any) -> Any:
+            raise RuntimeError("no C compiler found")
+
+        uncompiled = torch.compile.__closure__[0].cell_contents  # type: ignore[attr-defined]
+        monkeypatch.setattr(torch, "compile", lambda function: uncompiled(function, backend=fails))
+        tower, image = image_encoders.build({**IMAGE, "depth": 3}), torch.randn(2, 3, 32, 32)
+        expected = tower(image)
+        compile_tower(tower, training_only=not asked)
+        if asked:
+            with pytest.raises(Exception, match="no C compiler found"):
+                tower(image)
+            return
+        for _ in range(2):
+            torch.testing.assert_close(tower(image), expected)
+        found = [record.message for record in caplog.records if "leaves a tower uncompiled" in record.message]
+        assert len(found) == 1 and "no C compiler found" in found[0] and "\n" not in found[0]
+
     def test_without_a_compiler(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         module = small_module()
         module.configure_model()
