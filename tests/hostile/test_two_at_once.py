@@ -81,6 +81,7 @@ MINIMAL = {
     "classify": ("x.png", "--labels", "a,b", "--checkpoint", "x"),
     "prompts show": (),
     "index info": ("x",),
+    "caption": ("x.png", "--checkpoint", "x"),
 }
 
 

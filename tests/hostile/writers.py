@@ -23,7 +23,7 @@ from lightning_clip.checkpoints.parts import write_parts
 __all__ = ["FORMATS", "WRITES_NOTHING", "Writer", "check_whole", "make_sources", "names", "writers"]
 
 # What they say goes to the terminal.
-WRITES_NOTHING = {"plan", "classify", "prompts show", "validate", "index info"}
+WRITES_NOTHING = {"plan", "classify", "prompts show", "validate", "index info", "caption"}
 # Of an architecture that every format holds.
 CLIP_VIT = {
     "name": "vit_base_patch16_clip_224",
@@ -117,7 +117,7 @@ def writers(sources: Path, place: Path, *, make: bool = True) -> dict[str, Write
     model, table, suite = str(sources / "a.ckpt"), str(sources / "pictures/captions.jsonl"), str(sources / "suite.yaml")
     if make:
         _write_recipes(sources, place, table)
-    recipe = {name: str(sources / f"{name}.yaml") for name in ("fit", "predict", "report")}
+    recipe = {name: str(sources / f"{name}.yaml") for name in ("fit", "predict", "report", "compare")}
     pack = ("data", "pack", "--data", table, "--output", str(place / "out-%06d.tar"), "--pairs-per-shard", "20")
     shards = tuple(place / f"out-{number:06d}.tar" for number in range(2))
     found = {
@@ -129,6 +129,7 @@ def writers(sources: Path, place: Path, *, make: bool = True) -> dict[str, Write
         "evaluate": Writer(
             ("evaluate", "--checkpoint", model, "--suite", suite, "--output", str(place / "evaluated")), (place / "evaluated",)
         ),
+        "compare": _written(place / "compared", "compare", recipe["compare"], "--seeds", "1", "--metric", "val/loss"),
         "prompts search": _written(place / "prompts.yaml", *SEARCH, "--suite", suite, "--checkpoint", model),
         "tokenizer train": _written(place / "words.json", "tokenizer", "train", "--data", table, "--vocab-size", "300"),
         "interpolate": _written(place / "mixed.ckpt", "interpolate", model, model, "--alpha", "0.5", replaces=False),
@@ -176,6 +177,7 @@ def _write_recipes(sources: Path, place: Path, table: str) -> None:
     for name, callback in {"fit": saver, "predict": features, "report": report}.items():
         recipe = recipe_of(place / "run", callbacks=[callback])
         (sources / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    (sources / "compare.yaml").write_text(yaml.safe_dump(recipe_of(place / "run", callbacks=[], log_every_n_steps=1)))
     suite = {
         "sets": {"a": {"name": "synthetic", "size": 64, "image_size": 32, "protocols": ["zero_shot"]}},
         "trainer": {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False},
