@@ -84,7 +84,7 @@ def export(module: Exportable, format: str, output: str | Path, run: Run | None 
             raise InputError(f"--output {str(target)!r} exists and is never replaced: remove it or give another name")
         made: Any = module
         made = whole(made)
-        kept = made.objective.kept_parts if formats.build(format).holds_parts else frozenset()
+        kept = _held(formats.build(format), made)
         with _without(made.model, list(made.model.parts()) if towers else made.training_parts - kept):
             return _exported(made, format, target, run or Run("a live module"))
 
@@ -93,7 +93,7 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
     writer, model = formats.build(format), module.model
     if others := sorted(
         {key.removeprefix("model.").partition(".")[0] for key in module.state_dict()}
-        - (parts_of(module.recipe) | (module.objective.kept_parts if writer.holds_parts else set()))
+        - (parts_of(module.recipe) | _held(writer, module))
     ):
         raise InputError(
             f"this {type(module).__name__} has weights beside its towers ({', '.join(others)}), which no format holds: "
@@ -123,6 +123,12 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
             (folder / "README.md").write_text(card, encoding="utf-8")
             writer.moved(folder, target)
     return Exported(target, differences)
+
+
+def _held(writer: Format, module: Any) -> frozenset[str]:
+    """Names of parts of the objective that a format holds."""
+    kept: frozenset[str] = module.objective.kept_parts if writer.holds_parts else frozenset()
+    return kept | module.objective.scoring_parts if writer.holds_scorers else kept
 
 
 def _read_back(writer: Format, module: Exportable, folder: Path) -> dict[str, float]:

@@ -23,12 +23,14 @@ class Format(ABC):
         title: as it reads in a sentence.
         tolerance: the largest difference of unit features that reading back may show.
         holds_parts: whether it holds what an objective says to keep beside the towers, such as a decoder.
+        holds_scorers: whether it holds what an objective scores by, such as a layer over words.
         usage: Python that reads the folder, for the model card; {folder} is put in.
     """
 
     title: str
     tolerance = 1e-5
     holds_parts = False
+    holds_scorers = False
     usage: str
 
     @abstractmethod

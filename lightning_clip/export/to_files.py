@@ -23,7 +23,7 @@ class SafetensorsFormat(Format):
     """lightning_clip.json (towers, tokenizer, preprocessing) and model.safetensors."""
 
     title = "lightning_clip"
-    holds_parts = True
+    holds_parts = holds_scorers = True
     tolerance = 0.0
     usage = """from lightning_clip import ClipModule
 

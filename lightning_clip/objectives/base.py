@@ -32,8 +32,8 @@ class Objective(AcrossRanks, nn.Module, ABC):
 
     Attributes:
         training_parts: names of what `build` adds and only training needs; exports omit it.
-        scoring_parts: names of what `build` adds and its scorer reads. Exports omit it where another objective of a sum scores;
-            alone, its model cannot be exported whole.
+        scoring_parts: names of what `build` adds and its scorer reads; treated as `kept_parts`, but omitted as `training_parts`
+            where another objective of a sum scores.
         kept_parts: names of what `build` adds and a run that starts from these weights goes on with, such as a decoder; formats
             that can hold them do, others omit them.
         max_scale: upper bound of the inverse temperature, applied after each step.
@@ -73,6 +73,10 @@ class Objective(AcrossRanks, nn.Module, ABC):
     def builds(self) -> tuple[str, ...]:
         """Columns that get a tower; towers for others are not built. Those beside `runs` serve only before the first step."""
         return (*self.runs(), *self.takes())
+
+    def lasting_parts(self) -> frozenset[str]:
+        """Names of what `build` adds and that belongs to the model beyond training: `kept_parts` and `scoring_parts`."""
+        return self.kept_parts | self.scoring_parts
 
     # -- before the first step --------------------------------------------------------------------------------------
 

@@ -94,6 +94,9 @@ def start_from(pretrained: str | Mapping[str, Any] | Source | None, given: Recip
     found.replaced = tuple(prefix for column in new for prefix in _prefixes(column))
     found.weights = {key: value for key, value in found.weights.items() if not key.startswith(found.replaced)}
     found.parts = {} if new else found.parts  # which belong to the towers that were there
+    if found.parts and given.objective is not None:  # whose vocabulary may be another one
+        scoring = build_objective(found.recipe.objective).scoring_parts
+        found.parts = {key: value for key, value in found.parts.items() if key.partition(".")[0] not in scoring}
     return recipe, found
 
 

@@ -90,7 +90,7 @@ def _of_every_model(state: dict[str, Tensor], parts: set[str], path: Path) -> di
 def _kept(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     """Weights of those parts of the objective with which a new run goes on."""
     try:
-        kept = build_objective(recipe.objective).kept_parts
+        kept = build_objective(recipe.objective).lasting_parts()
     except InputError:  # of a live object or a plug-in, without which the towers can be had
         return {}
     return {key: value for key, value in state.items() if key.partition(".")[0] in kept}

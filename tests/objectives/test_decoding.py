@@ -230,7 +230,7 @@ class TestZeroShot:
         scores = again.predictor.scores(images, ["red", "green", "blue"], ["a {} square"])
         assert scores.argmax(dim=1).tolist() == [0, 1, 2, 0, 1, 2]
         with pytest.raises(InputError, match=f"weights beside its towers .{name}., which no format holds"):
-            export(again, "safetensors", tmp_path / "out")
+            export(again, "huggingface", tmp_path / "out")
 
 
 class TestMistakes:

@@ -176,10 +176,14 @@ class TestRun:
             scores, module.eval().predictor.scores(images, ["red square", ["green square", "lime"], "blue"], ["a {}"])
         )
         assert set(again.objective.vocabulary) == {"a", "square", "red", "green", "blue"}  # type: ignore[arg-type]
-        with pytest.raises(
-            InputError, match="weights beside its towers .words., which no format holds: export its towers alone"
-        ):
-            export(again, "safetensors", tmp_path / "out")
+        classes = ["red square", ["green square", "lime"], "blue"]
+        for name in (str(tmp_path / "last.ckpt"), str(export(again, "safetensors", tmp_path / "out").folder)):
+            opened = ClipModule.from_pretrained(name)
+            assert torch.equal(opened.predictor.scores(images, classes, ["a {}"]), scores)
+        with pytest.raises(InputError, match="weights beside its towers .words., which no format holds: export its towers"):
+            export(again, "huggingface", tmp_path / "other")
+        other = ClipModule(pretrained=str(tmp_path / "last.ckpt"), objective={"name": "words", "vocabulary": ["red"]})
+        assert other.model.words.weight.shape == (1, 16)  # type: ignore[union-attr]
 
     def test_scores_are_weighed_means_of_log_probabilities(self) -> None:
         module = words_module(vocabulary=VOCABULARY)
