@@ -96,8 +96,8 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
         - (parts_of(module.recipe) | _held(writer, module))
     ):
         raise InputError(
-            f"this {type(module).__name__} has weights beside its towers ({', '.join(others)}), which no format holds: "
-            "export its towers alone (--towers, towers=True), or keep the checkpoint"
+            f"this {type(module).__name__} has weights beside its towers ({', '.join(others)}), which {writer.title} does not "
+            "hold: export its towers alone (--towers, towers=True), or keep the checkpoint"
         )
     kinds = {str(value.dtype) for value in model.state_dict().values() if value.is_floating_point()} - {"torch.float32"}
     if kinds:

@@ -180,7 +180,7 @@ class TestRun:
         for name in (str(tmp_path / "last.ckpt"), str(export(again, "safetensors", tmp_path / "out").folder)):
             opened = ClipModule.from_pretrained(name)
             assert torch.equal(opened.predictor.scores(images, classes, ["a {}"]), scores)
-        with pytest.raises(InputError, match="weights beside its towers .words., which no format holds: export its towers"):
+        with pytest.raises(InputError, match="weights beside its towers .words., which .* does not hold: export its towers"):
             export(again, "huggingface", tmp_path / "other")
         other = ClipModule(pretrained=str(tmp_path / "last.ckpt"), objective={"name": "words", "vocabulary": ["red"]})
         assert other.model.words.weight.shape == (1, 16)  # type: ignore[union-attr]
