@@ -143,7 +143,7 @@ def near_the_whole(margin: float) -> float | None:
         return None
     source = TableSource(str(folder / "captions.jsonl"), "images_144.tar", caption_column="en")
     found = []
-    for number in range(0, len(source), 16):
+    for number in range(0, len(source), 64):
         for size in range(14, 57, 7):
             transform: Any = training_transform(size, ImageTransformSettings(scaled_decoding=margin))
             whole = decode(source[number].image)
@@ -157,7 +157,7 @@ def near_the_whole(margin: float) -> float | None:
             top, left, height, width = (side // step * step for side in box)
             expected = transform(Cropped(whole[:, top : top + height, left : left + width]))
             error = float((transform(scaled).double() - expected.double()).square().mean())
-            found.append(10 * np.log10(255**2 / max(1e-6, error)) >= 40)
+            found.append(float(10 * np.log10(255**2 / max(1e-6, error)) >= 40))
     return statistics.mean(found)
 
 

@@ -49,8 +49,8 @@ class ImageTransformSettings:
         fill: brightness of the borders of "pad", 0 to 255.
         interpolation: "bicubic" as CLIP has it, or "bilinear"; antialiased.
         scaled_decoding: training decodes JPEGs at a half, a quarter or an eighth where the crop then still has so many times
-            the pixels of the result on each side, at least 1: faster for large photographs. Of Flickr8k's pictures 98 % then
-            differ by less than 1 % of the full range (40 dB) at 2, and half of them at 1.25. None decodes them whole.
+            the pixels of the result on each side, at least 1: faster for large photographs. Of Flickr8k's pictures at least
+            98 % are then within 40 dB of the whole decode at 2, and 81 % at 1.25. None decodes them whole.
         decoder: "cpu" decodes in the loader's workers; "cuda" lets them hand on training JPEGs as they are, which the device
             decodes whole, crops and resizes. Other formats, evaluation and machines without CUDA stay with the CPU.
         mean: per channel for pixels in [0, 1]; None takes CLIP's.
