@@ -248,7 +248,7 @@ class TestHuggingFace:
             {"image": {"bytes": jpeg(colour), "path": None}, "text": colour, "alt": ["x", "y"], "label": number}
             for number, colour in enumerate(("red", "blue"))
         ]
-        datasets.DatasetDict(train=datasets.Dataset.from_list(rows, features=features)).save_to_disk(folder)
+        datasets.DatasetDict(train=datasets.Dataset.from_list(rows, features=features)).save_to_disk(str(folder))
         return str(folder)
 
     def test_saved_folder(self, tmp_path: Path) -> None:
