@@ -30,6 +30,7 @@ class CaptionDecoder(nn.Module):
         InputError: heads that do not divide the width.
 
     Examples:
+        >>> import torch
         >>> decoder = CaptionDecoder(100, 16, image_width=24, text_width=32, layers=1, heads=2, queries=4)
         >>> decoder(decoder.read(torch.randn(2, 9, 24)), torch.randn(2, 5, 32)).shape
         torch.Size([2, 5, 100])

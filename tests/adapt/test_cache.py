@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_clip import ClipDataModule, InputError
 from lightning_clip.core.types import KeptFeatures
-from lightning_clip.data import transforms
+from lightning_clip.data import batches
 from lightning_clip.data.feature_store import FeatureStore, digest_of
 from lightning_clip.variants import ConvirtModule
 
@@ -72,8 +72,8 @@ class TestRuns:
 
     def test_pictures_are_decoded_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         decoded = []
-        decode = transforms.decode
-        monkeypatch.setattr(transforms, "decode", lambda image, *rest: decoded.append(1) or decode(image, *rest))
+        decode = batches.decode_for
+        monkeypatch.setattr(batches, "decode_for", lambda image, *rest: decoded.append(1) or decode(image, *rest))
         losses(tmp_path, tmp_path / "cache", epochs=3)
         assert len(decoded) == 32
         losses(tmp_path, tmp_path / "cache", epochs=1)  # another run
