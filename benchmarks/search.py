@@ -78,7 +78,7 @@ def main() -> None:
         queried(Path(arguments.folder), arguments.dim, arguments.vectors, arguments.queries)
         return
     with tempfile.TemporaryDirectory() as name:
-        vectors = Vectors(Path(name), arguments.dim, 0)
+        vectors = Vectors(Path(name), arguments.dim, 0, write=True)
         for number, start in enumerate(range(0, arguments.vectors, _CHUNK)):
             vectors.append(made(min(_CHUNK, arguments.vectors - start), arguments.dim, seed=number))
         begun = time.perf_counter(), time.process_time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lightning_clip.commands.sources import add_model_argument
 from lightning_clip.core.errors import InputError, existing_path
 
 __all__ = ["add_arguments", "run"]
@@ -14,12 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture to classify")
     parser.add_argument("--labels", required=True, help='comma-separated class names, such as "cat,dog,bird"')
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="MODEL",
-        help="a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder",
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "--templates",
         action="append",

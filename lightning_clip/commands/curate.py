@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lightning_clip.commands.sources import add_workers_argument
+from lightning_clip.commands.sources import add_executor_arguments, executor_of
 from lightning_clip.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,14 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", help="YAML file with data, output, filters, duplicates, best_scores, balance")
     parser.set_defaults(overrides=[])
     parser.epilog = "Any setting of the file may be given or overridden as --KEY=VALUE, such as --balance.most=500"
-    add_workers_argument(parser)
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help='work on a Ray cluster, such as "auto" for the running one; without an address, one is started here',
-    )
+    add_executor_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -35,15 +28,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     from rich.table import Table
 
-    from lightning_clip.curation import OnRay, Processes, curate
+    from lightning_clip.curation import curate
     from lightning_clip.curation.curate import source_name
     from lightning_clip.curation.report import summary_rows, write_curation_report
     from lightning_clip.reporting.terminal import PlainConsole
 
     settings = _settings(arguments)
-    workers = arguments.workers
-    executor = Processes(workers) if arguments.ray is None else OnRay(arguments.ray or None, workers if workers > 1 else None)
-    result = curate(settings, executor)
+    result = curate(settings, executor_of(arguments))
     table = Table("step", "pairs dropped", "share", "left", title=f"{len(result.kept):,} of {len(result.reason):,} pairs kept")
     for column in table.columns[1:]:
         column.justify = "right"

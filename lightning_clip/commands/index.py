@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from lightning_clip.commands.sources import add_source_arguments, add_workers_argument, open_source, source_settings
+from lightning_clip.commands.sources import (
+    add_executor_arguments,
+    add_model_argument,
+    add_source_arguments,
+    executor_of,
+    open_source,
+    source_settings,
+)
+from lightning_clip.core.errors import InputError
 
 __all__ = ["add_build_arguments", "add_info_arguments", "run_build", "run_info"]
 
@@ -12,12 +21,7 @@ __all__ = ["add_build_arguments", "add_info_arguments", "run_build", "run_info"]
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `index build`."""
     add_source_arguments(parser)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="MODEL",
-        help="a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder",
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "--output", required=True, metavar="INDEX", help="folder of the index, such as photos.index; added to if there"
     )
@@ -25,15 +29,8 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
         "--thumbnail", type=int, default=224, metavar="PIXELS", help="longer side of small pictures, 0 for none"
     )
     parser.add_argument("--prune", action="store_true", help="take out pictures that are not in the data any more")
-    parser.add_argument("--device", default="", metavar="NAMES", help="such as cuda, or cuda:0,cuda:1 (default: the CPU)")
-    add_workers_argument(parser)
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help='work on a Ray cluster, such as "auto" for the running one; without an address, one is started here',
-    )
+    parser.add_argument("--device", default="", metavar="NAMES", help="such as cuda, or cuda:0,cuda:1 (default: cpu)")
+    add_executor_arguments(parser)
 
 
 def run_build(arguments: argparse.Namespace) -> None:
@@ -44,28 +41,46 @@ def run_build(arguments: argparse.Namespace) -> None:
     """
     from lightning_clip.applications.search import build_index
     from lightning_clip.core.settings import in_range
-    from lightning_clip.curation import OnRay, Processes
-    from lightning_clip.data.shards.addresses import shown
 
     in_range("--thumbnail", arguments.thumbnail, 0, 2048, whole=True)
-    workers, ray = arguments.workers, arguments.ray
     built = build_index(
         arguments.output,
-        open_source(arguments) if ray is None else source_settings(arguments),  # other machines open it themselves
+        open_source(arguments) if arguments.ray is None else source_settings(arguments),  # other machines open it themselves
         arguments.checkpoint,
-        name=shown(arguments.data),
-        executor=Processes(workers) if ray is None else OnRay(ray or None, workers if workers > 1 else None),
+        name=_named(arguments.data),
+        executor=executor_of(arguments),
         thumbnail=arguments.thumbnail,
-        devices=[name.strip() for name in arguments.device.split(",") if name.strip()],
+        devices=_devices(arguments.device),
         prune=arguments.prune,
     )
     print(
         f"{built.added:,} pictures added ({built.computed:,} computed), {built.unchanged:,} unchanged, {built.gone:,} taken out"
     )
     for reason, count in built.skipped.most_common():
-        place = next(where for where, why in built.examples if why == reason)
-        print(f"{count:,} skipped: {reason} (first: {place})")
+        print(f"{count:,} skipped: {reason} (first: {built.examples[reason]})")
     print(f"{built.pictures:,} pictures in {arguments.output}: search them with lightning-clip search {arguments.output} WORDS")
+
+
+def _devices(text: str) -> list[str]:
+    """Devices that are there. They are counted and not opened: forked processes could not open them again."""
+    import torch
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise InputError(f"--device {name!r} is no device: give such as cpu, cuda or cuda:0,cuda:1") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"--device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    return names
+
+
+def _named(data: str) -> str:
+    """What the index calls the data: the same from every folder, and without an address's secrets."""
+    from lightning_clip.data.shards.addresses import shown
+
+    return str(Path(data).resolve()) if Path(data).exists() else shown(data)
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The arguments by which commands name a source of pairs, the same as in a recipe's `data` part."""
+"""Arguments that several commands share: a source of pairs as in a recipe, a model, and where the work is done."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.trust import typed
 
 if TYPE_CHECKING:
+    from lightning_clip.curation import Executor
     from lightning_clip.data.sources import PairSource
 
-__all__ = ["add_source_arguments", "add_workers_argument", "open_source", "source_settings"]
+__all__ = [
+    "add_executor_arguments",
+    "add_model_argument",
+    "add_source_arguments",
+    "add_workers_argument",
+    "executor_of",
+    "open_source",
+    "source_settings",
+]
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +45,36 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting of the source, such as split=train"
     )
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint, of any model that `open_predictor` opens."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="MODEL",
+        help="a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder",
+    )
+
+
+def add_executor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --workers and --ray."""
+    add_workers_argument(parser)
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help='work on a Ray cluster, such as "auto" for the running one; without an address, one is started here',
+    )
+
+
+def executor_of(arguments: argparse.Namespace) -> Executor:
+    """Where the work of a command is done, by --workers and --ray."""
+    from lightning_clip.curation import OnRay, Processes
+
+    workers = arguments.workers
+    return Processes(workers) if arguments.ray is None else OnRay(arguments.ray or None, workers if workers > 1 else None)
 
 
 def add_workers_argument(parser: argparse.ArgumentParser) -> None:

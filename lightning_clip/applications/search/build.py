@@ -34,9 +34,9 @@ class Built:
         added: of them by this build.
         computed: of those whose features were computed; the others were known under another name.
         unchanged: that were there before.
-        gone: that were taken out.
+        gone: that were taken out, or have another picture in their place.
         skipped: reason -> count of what cannot be read.
-        examples: (place, reason) of the first of these.
+        examples: reason -> place of the first of these.
     """
 
     pictures: int = 0
@@ -45,7 +45,7 @@ class Built:
     unchanged: int = 0
     gone: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    examples: list[tuple[str, str]] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)
 
 
 def build_index(
@@ -74,7 +74,7 @@ def build_index(
         executor: where the work is done; None takes this process.
         thumbnail: longer side of the small pictures in pixels; 0 makes none.
         devices: such as ("cuda:0", "cuda:1"); empty computes on the CPU.
-        prune: take out pictures of this source that are not in it any more.
+        prune: take out pictures of this source that are not in it any more, or cannot be read any more.
         graph_from: rows that are searched exactly before a graph takes them up.
         unit: pictures of a unit, at least 1.
 
@@ -92,61 +92,52 @@ def build_index(
         built = Built()
         number = index.entries.source(_described(data, name))
         print_of = fingerprint(len(source), source.place(0), source.place(len(source) - 1), unit)
-        done = index.entries.finished_units(number, print_of)
+        done = index.entries.begin_pass(number, print_of)
         missing = [at for at in range(-(-len(source) // unit)) if at not in done]
-        names: set[str] = set()
         for at, found in (executor or Processes())(looking, len(source), unit, "looking at pictures", missing):
-            names |= {looked.key for looked in found}
-            _take(index, number, found, built)
-            with index.entries.transaction():
+            with index.adding():  # all that is known of the unit, and that it is done, in one step
+                _take(index, number, found, built)
                 index.entries.finish_unit(number, print_of, at)
-        with index.entries.transaction():
-            index.entries.forget_units(number)
-            if prune and not done:
-                built.gone = index.entries.prune(number, names)
+        built.gone = index.entries.finish_pass(number, prune=prune)
         if index.vectors.in_tail >= max(graph_from, index.vectors.in_graph // 10):
             index.vectors.grow_graph()
         built.pictures = index.pictures()
         if not built.pictures:
-            first = f": {built.examples[0][1]} ({built.examples[0][0]})" if built.examples else ""
-            raise InputError(f"no picture of {_described(data, name)} can be read{first}")
+            reason, where = next(iter(built.examples.items()))
+            raise InputError(f"no picture of {_described(data, name)} can be read: {reason} ({where})")
         return built
 
 
 def _take(index: SearchIndex, source: int, unit: Sequence[Looked], built: Built) -> None:
-    """Puts a unit into the index: first its vectors, then, in one step, all that is known of them."""
+    """Puts a unit into the index."""
     entries, vectors = index.entries, index.vectors
     rows: list[np.ndarray] = []
-    with index.adding():
-        for looked in unit:
-            if looked.reason:
-                built.skipped[looked.reason] += 1
-                built.examples = [*built.examples, (looked.place, looked.reason)][:20]
-                continue
-            known = entries.find(source, looked.key)
-            if known is not None and known[1] == looked.digest:
-                entries.move(known[0], looked.row, looked.place)
-                built.unchanged += 1
-                continue
-            entry = Entry(
-                vectors.count + len(rows), source, looked.row, looked.key, looked.place, looked.captions, *looked.size,
-                looked.digest,
-            )  # fmt: skip
-            thumbnail = looked.thumbnail
-            if looked.features is None:  # the very picture under another name
-                same = entries.known_as(looked.digest)
-                assert same is not None
-                [twin] = entries.get([same])
-                row = rows[same - vectors.count] if same >= vectors.count else vectors.rows([same])[0].astype(np.float16)
-                entry, thumbnail = entry._replace(width=twin.width, height=twin.height), entries.thumbnail(same)
-            else:
-                row = looked.features
-                built.computed += 1
-            rows.append(row)
-            entries.add(entry, thumbnail)
-            built.added += 1
-        if rows:
-            vectors.append(np.stack(rows))  # (n, D)
+    for looked in unit:
+        if looked.reason:
+            built.skipped[looked.reason] += 1
+            built.examples.setdefault(looked.reason, looked.place)
+            continue
+        if (known := entries.find(source, looked.key, looked.digest)) is not None:
+            entries.meet(known, looked.row, looked.place, looked.captions)
+            built.unchanged += 1
+            continue
+        width, height = looked.size
+        thumbnail, row = looked.thumbnail, looked.features
+        if row is None:  # the very picture under another name
+            same = entries.known_as(looked.digest)
+            assert same is not None
+            [twin] = entries.get([same])
+            row = rows[same - vectors.count] if same >= vectors.count else vectors.rows([same])[0].astype(np.float16)
+            width, height, thumbnail = twin.width, twin.height, entries.thumbnail(same)
+        else:
+            built.computed += 1
+        number = vectors.count + len(rows)
+        named = looked.row, looked.key, looked.place, looked.captions
+        entries.add(Entry(number, source, *named, width, height, looked.digest), thumbnail)
+        rows.append(row)
+        built.added += 1
+    if rows:
+        vectors.append(np.stack(rows))  # (n, D)
 
 
 def _described(data: Any, name: str | None) -> str:

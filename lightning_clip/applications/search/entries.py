@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ __all__ = ["Entries", "Entry"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE IF NOT EXISTS sources(id INTEGER PRIMARY KEY, description TEXT UNIQUE);
+CREATE TABLE IF NOT EXISTS sources(id INTEGER PRIMARY KEY, description TEXT UNIQUE, pass INTEGER DEFAULT 0);
 CREATE TABLE IF NOT EXISTS units(source INTEGER, fingerprint TEXT, number INTEGER, PRIMARY KEY(source, fingerprint, number));
 CREATE TABLE IF NOT EXISTS entries(
   id INTEGER PRIMARY KEY, source INTEGER, row INTEGER, key TEXT, place TEXT, captions TEXT, width INTEGER, height INTEGER,
-  digest BLOB, thumbnail BLOB, gone INTEGER DEFAULT 0);
+  digest BLOB, thumbnail BLOB, seen INTEGER, gone INTEGER DEFAULT 0);
 CREATE INDEX IF NOT EXISTS entries_digest ON entries(digest);
 CREATE INDEX IF NOT EXISTS entries_key ON entries(source, key);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text);
@@ -80,10 +80,11 @@ class Entries:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite ends it itself where the disk is full
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     # -- facts and sources ------------------------------------------------------------------------------------------
 
@@ -105,18 +106,45 @@ class Entries:
         """Number -> description of each source."""
         return dict(self._database.execute("SELECT id, description FROM sources ORDER BY id"))
 
-    def finished_units(self, source: int, fingerprint: str) -> set[int]:
-        """Numbers of the units of a source that a run which was cut short had finished."""
+    def begin_pass(self, source: int, fingerprint: str) -> set[int]:
+        """Begins to read a source from its beginning, or goes on where a run was cut short.
+
+        Args:
+            source: its number.
+            fingerprint: of the source and its units; another one begins anew.
+
+        Returns:
+            Numbers of the units that are done.
+        """
         given = "SELECT number FROM units WHERE source = ? AND fingerprint = ?"
-        return {number for (number,) in self._database.execute(given, (source, fingerprint))}
+        done = {number for (number,) in self._database.execute(given, (source, fingerprint))}
+        if not done:
+            with self.transaction():
+                self._database.execute("DELETE FROM units WHERE source = ?", (source,))
+                self._database.execute("UPDATE sources SET pass = pass + 1 WHERE id = ?", (source,))
+        return done
 
     def finish_unit(self, source: int, fingerprint: str, number: int) -> None:
         """Notes that a unit is in the index."""
         self._database.execute("INSERT OR REPLACE INTO units VALUES (?, ?, ?)", (source, fingerprint, number))
 
-    def forget_units(self, source: int) -> None:
-        """Forgets the units of a source: it has been read to its end."""
-        self._database.execute("DELETE FROM units WHERE source = ?", (source,))
+    def finish_pass(self, source: int, *, prune: bool) -> int:
+        """Marks rows of a source as gone that this pass has not met: those whose key now has another picture, or all.
+
+        Args:
+            source: its number, read to its end.
+            prune: all, also those whose key was not met.
+
+        Returns:
+            How many.
+        """
+        now = "(SELECT pass FROM sources WHERE id = :source)"
+        met = f"(SELECT key FROM entries WHERE source = :source AND seen = {now})"
+        unmet = f"UPDATE entries SET gone = 1 WHERE source = :source AND NOT gone AND seen < {now}"
+        with self.transaction():
+            self._database.execute("DELETE FROM units WHERE source = ?", (source,))
+            lost = self._database.execute(unmet if prune else f"{unmet} AND key IN {met}", {"source": source})
+        return lost.rowcount
 
     # -- entries ----------------------------------------------------------------------------------------------------
 
@@ -131,36 +159,49 @@ class Entries:
         return np.array([number for (number,) in rows], np.int64)
 
     def add(self, entry: Entry, thumbnail: bytes) -> None:
-        """Adds a row; one of the same source and key is gone from now on.
+        """Adds a row.
 
         Args:
             entry: the new row, with the id that follows the last.
             thumbnail: encoded, may be empty.
         """
+        values = (*entry._replace(captions=_stored(entry.captions)), thumbnail, entry.source)  # type: ignore[arg-type]
+        marks = ", ".join("?" * (len(values) - 1))
         self._database.execute(
-            "UPDATE entries SET gone = 1 WHERE source = ? AND key = ? AND NOT gone", (entry.source, entry.key)
+            f"INSERT INTO entries({_COLUMNS}, thumbnail, seen) VALUES ({marks}, (SELECT pass FROM sources WHERE id = ?))",
+            values,
         )
-        texts = json.dumps(entry.captions, ensure_ascii=False)
-        values = (*entry[:5], texts, *entry[6:], thumbnail)
-        self._database.execute(f"INSERT INTO entries({_COLUMNS}, thumbnail) VALUES ({', '.join('?' * len(values))})", values)
-        if entry.captions:
-            self._database.execute("INSERT INTO words(rowid, text) VALUES (?, ?)", (entry.id, " \n".join(entry.captions)))
+        self._index_words(entry.id, entry.captions)
 
-    def move(self, number: int, row: int, place: str) -> None:
-        """Notes that a picture stands elsewhere in its source.
+    def meet(self, number: int, row: int, place: str, captions: tuple[str, ...]) -> None:
+        """Notes that a pass has met a row, where its picture stands now, and its captions of now.
 
         Args:
             number: id of the row.
-            row: its new place in the source.
+            row: its place in the source.
             place: likewise, for people.
+            captions: its texts.
         """
-        self._database.execute("UPDATE entries SET row = ?, place = ? WHERE id = ?", (row, place, number))
+        texts = _stored(captions)
+        [(before,)] = self._database.execute("SELECT captions FROM entries WHERE id = ?", (number,))
+        self._database.execute(
+            "UPDATE entries SET row = ?, place = ?, captions = ?, seen = (SELECT pass FROM sources WHERE id = source) "
+            "WHERE id = ?",
+            (row, place, texts, number),
+        )
+        if texts != before:
+            self._database.execute("DELETE FROM words WHERE rowid = ?", (number,))
+            self._index_words(number, captions)
 
-    def find(self, source: int, key: str) -> tuple[int, bytes] | None:
-        """Id and digest of a row of a source by its key."""
-        given = "SELECT id, digest FROM entries WHERE source = ? AND key = ? AND NOT gone"
-        found = self._database.execute(given, (source, key)).fetchone()
-        return None if found is None else (int(found[0]), bytes(found[1]))
+    def _index_words(self, number: int, captions: tuple[str, ...]) -> None:
+        if captions:
+            self._database.execute("INSERT INTO words(rowid, text) VALUES (?, ?)", (number, " \n".join(captions)))
+
+    def find(self, source: int, key: str, digest: bytes) -> int | None:
+        """Id of the row of a source with that key and that very picture: keys may repeat, as they do in shards."""
+        given = "SELECT id FROM entries WHERE source = ? AND key = ? AND digest = ? AND NOT gone"
+        found = self._database.execute(given, (source, key, digest)).fetchone()
+        return None if found is None else int(found[0])
 
     def known_as(self, digest: bytes) -> int | None:
         """The first row with that very picture, also one that is gone."""
@@ -201,17 +242,9 @@ class Entries:
         given = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid"
         return np.array([number for (number,) in self._database.execute(given, (" ".join(terms),))], np.int64)
 
-    def prune(self, source: int, keys: Iterable[str]) -> int:
-        """Marks the rows of a source as gone whose keys are not among those given.
 
-        Returns:
-            How many.
-        """
-        kept = set(keys)
-        rows = self._database.execute("SELECT id, key FROM entries WHERE source = ? AND NOT gone", (source,)).fetchall()
-        lost = [(number,) for number, key in rows if key not in kept]
-        self._database.executemany("UPDATE entries SET gone = 1 WHERE id = ?", lost)
-        return len(lost)
+def _stored(captions: tuple[str, ...]) -> str:
+    return json.dumps(captions, ensure_ascii=False)
 
 
 def _words(text: str) -> list[str]:

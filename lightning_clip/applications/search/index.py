@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,27 +66,32 @@ class SearchIndex:
         index = cls.__new__(cls)
         index.path = path
         path.mkdir(parents=True, exist_ok=True)
+        identity = identity_of(predictor)
         entries = Entries(path / _ENTRIES, write=True)
         if entries.fact("format") is None:
             with entries.transaction():
                 entries.set_fact("format", _FORMAT)
-                entries.set_fact("identity", identity_of(predictor))
+                entries.set_fact("identity", identity)
                 entries.set_fact("model", model if isinstance(model, str) else None)
                 entries.set_fact("dim", predictor.model.embed_dim)
         entries.close()
         index._open(write=True)
         try:
-            index.check_model(predictor)
+            index._check_identity(identity)
             yield index
         finally:
             index.close()
 
     def _open(self, *, write: bool) -> None:
         self.entries = Entries(self.path / _ENTRIES, write=write)
-        if self.entries.fact("format") != _FORMAT:
+        try:
+            written = self.entries.fact("format")
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"index {str(self.path)!r} is damaged: {error} ({_ENTRIES}). Build it again") from error
+        if written != _FORMAT:
             raise InputError(f"index {str(self.path)!r} was written by another version of lightning_clip: build it again")
         self.dim = int(self.entries.fact("dim"))
-        self.vectors = Vectors(self.path, self.dim, len(self.entries))
+        self.vectors = Vectors(self.path, self.dim, len(self.entries), write=write)
         self._gone = set(self.entries.gone().tolist())
 
     def close(self) -> None:
@@ -115,7 +121,10 @@ class SearchIndex:
         Raises:
             InputError: weights, vocabulary or preprocessing differ.
         """
-        if identity_of(predictor) != self.entries.fact("identity"):
+        self._check_identity(identity_of(predictor))
+
+    def _check_identity(self, identity: str) -> None:
+        if identity != self.entries.fact("identity"):
             name = f" ({self.model})" if self.model else ""
             raise InputError(
                 f"index {str(self.path)!r} was built with another model{name}: search it with that one, or build it again"

@@ -30,14 +30,15 @@ class Vectors:
     Args:
         folder: of the index.
         dim: width D.
-        count: rows that are committed; what stands behind them in the tail comes from a killed writer and is cut off.
+        count: rows that are committed; what stands behind them in the tail comes from another writer, at work or killed.
+        write: to append; cuts off what a killed writer left. Only one writer may be there, readers may be there beside it.
 
     Raises:
         InputError: fewer rows than that, a graph of another width, or a graph without usearch.
     """
 
-    def __init__(self, folder: Path, dim: int, count: int) -> None:
-        self.folder, self.dim, self.count = folder, dim, count
+    def __init__(self, folder: Path, dim: int, count: int, *, write: bool = False) -> None:
+        self.folder, self.dim, self.count, self._write = folder, dim, count, write
         self._open()
 
     @property
@@ -64,14 +65,15 @@ class Vectors:
             count: rows that remain.
         """
         self.count = count
-        if self._tail.exists():
+        if self._tail.exists() and self._tail.stat().st_size > self.in_tail * self.dim * 2:
+            self._mapped = self._mapped[:0]
             os.truncate(self._tail, self.in_tail * self.dim * 2)
 
     def tail(self) -> np.ndarray:
-        """The rows behind the graph, float16 (n, D), mapped into memory."""
-        if not self.in_tail:
-            return np.zeros((0, self.dim), np.float16)
-        return np.memmap(self._tail, np.float16, "r", shape=(self.in_tail, self.dim))
+        """The rows behind the graph, float16 (n, D), mapped into memory: a reader keeps them when a writer moves them on."""
+        if len(self._mapped) != self.in_tail:
+            self._mapped = np.memmap(self._tail, np.float16, "r", shape=(self.in_tail, self.dim))
+        return self._mapped
 
     def rows(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
         """The vectors at some places.
@@ -163,13 +165,13 @@ class Vectors:
         sync_entry(self.folder)
 
     def _open(self) -> None:
-        """Opens the graph and its tail; cuts off what was never committed, and removes tails that the graph has taken up."""
+        """Opens the graph and its tail."""
         self.graph: Any = _opened(self.folder / _GRAPH, self.dim)
         self.in_graph = 0 if self.graph is None else len(self.graph)
+        if not self._write:
+            self.count = max(self.count, self.in_graph)  # a writer has moved rows on since they were counted
         self._tail = self.folder / f"tail-{self.in_graph}.f16"
-        for other in self.folder.glob("tail-*.f16"):
-            if other != self._tail:
-                other.unlink()
+        self._mapped = np.zeros((0, self.dim), np.float16)
         size = self._tail.stat().st_size if self._tail.exists() else 0
         wanted = self.in_tail * self.dim * 2
         if self.in_tail < 0 or size < wanted:
@@ -177,8 +179,12 @@ class Vectors:
                 f"index {str(self.folder)!r} is damaged: it has {self.in_graph + size // (2 * self.dim):,} vectors for "
                 f"{self.count:,} pictures. Build it again"
             )
-        if size > wanted:
-            os.truncate(self._tail, wanted)
+        if self._write:
+            self.cut(self.count)
+            for other in self.folder.glob("tail-*.f16"):  # a graph has taken them up
+                if other != self._tail:
+                    other.unlink()
+        self.tail()
 
 
 def _products(rows: np.ndarray, query: np.ndarray) -> torch.Tensor:

@@ -8,12 +8,14 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small import small_module
 
@@ -21,7 +23,9 @@ from lightning_clip import InputError
 from lightning_clip.applications.search import Query, SearchIndex, build_index
 from lightning_clip.applications.search import looking as looking_room
 from lightning_clip.cli import main
+from lightning_clip.core.types import Pair
 from lightning_clip.curation import Processes
+from lightning_clip.data.sources import PairSource
 from lightning_clip.model.predictor import Predictor
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (230, 220, 40)}
@@ -42,6 +46,19 @@ def pictures(tmp_path: Path) -> Path:
     for number, (name, colour) in enumerate(COLOURS.items()):
         draw(folder, name, colour, f"a {name} field, number {number}")
     return folder
+
+
+class Listed(PairSource):
+    """Pairs from memory."""
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self.pairs[index]
 
 
 def draw(folder: Path, name: str, colour: tuple[int, int, int], caption: str) -> None:
@@ -97,6 +114,23 @@ class TestBuilding:
         assert found.entry.captions == ("a lighter red",)
         assert "red" not in keys(index.words("number"))
 
+    def test_captions_that_have_changed(self, pictures: Path, predictor: Predictor, tmp_path: Path) -> None:
+        build_index(tmp_path / "index", str(pictures), predictor)
+        (pictures / "red.txt").write_text("a crimson field")
+        assert build_index(tmp_path / "index", str(pictures), predictor).unchanged == 4
+        index = SearchIndex(tmp_path / "index")
+        assert keys(index.words("crimson")) == ["red"] and keys(index.words("red")) == []
+
+    def test_keys_that_repeat(self, predictor: Predictor, tmp_path: Path) -> None:
+        """As in shards of several packings: nothing is lost, and a later build finds all of them."""
+        shown = [torch.full((3, 8, 8), 60 * number, dtype=torch.uint8) for number in range(4)]
+        pairs = [Pair(image, (f"picture {number}",), f"{number % 2}") for number, image in enumerate(shown)]
+        for added in (4, 0):
+            built = build_index(tmp_path / "index", Listed(pairs), predictor, unit=1)
+            assert (built.pictures, built.added, built.unchanged, built.gone) == (4, added, 4 - added, 0)
+        built = build_index(tmp_path / "index", Listed([*pairs[:3], replace(pairs[3], image=shown[0])]), predictor)
+        assert (built.pictures, built.added, built.computed, built.gone) == (4, 1, 0, 1)
+
     def test_pruned(self, pictures: Path, predictor: Predictor, tmp_path: Path) -> None:
         build_index(tmp_path / "index", str(pictures), predictor)
         (pictures / "green.png").unlink()
@@ -114,7 +148,7 @@ class TestBuilding:
         (pictures / "red.png").write_bytes(b"no picture")
         built = build_index(tmp_path / "index", str(pictures), predictor)
         assert (built.pictures, sum(built.skipped.values())) == (3, 1)
-        assert built.examples[0][0] == str(pictures / "red.png")
+        assert list(built.examples.values()) == [str(pictures / "red.png")]
 
     def test_nothing_can_be_read(self, pictures: Path, predictor: Predictor, tmp_path: Path) -> None:
         for path in pictures.glob("*.png"):
@@ -153,14 +187,15 @@ def test_a_killed_build_goes_on(pictures: Path, predictor: Predictor, tmp_path: 
         from lightning_clip.applications.search import build as room
 
         room.Looking = Counting  # type: ignore[misc]
-        build_index(tmp_path / "index", str(pictures), predictor, unit=1)
+        build_index(tmp_path / "index", str(pictures), predictor, unit=1, prune=True)
 
-    for kill, code in ((True, -signal.SIGKILL), (False, 0)):
+    for kill, code in ((True, -signal.SIGKILL), (False, 0)):  # the second prunes, and knows what the first has met
         process = multiprocessing.get_context("fork").Process(target=build, args=(kill,))
         process.start()
         process.join(60)
         assert process.exitcode == code
     assert seen.read_text() == "0 1 2 2 3 "
+    assert build_index(tmp_path / "index", str(pictures), predictor, prune=True).gone == 0
     build_index(tmp_path / "whole", str(pictures), predictor)
     index, whole = SearchIndex(tmp_path / "index"), SearchIndex(tmp_path / "whole")
     assert index.entries.get(range(5)) == whole.entries.get(range(5))
@@ -275,6 +310,22 @@ class TestCommands:
         assert main(["search", index, *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error and len(error.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [("gpu", "--device 'gpu' is no device"), ("cuda:99", "--device 'cuda:99' is not there: this machine has ")],
+    )
+    def test_devices(
+        self, name: str, message: str, pictures: Path, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = ("--data", str(pictures), "--checkpoint", checkpoint, "--output", str(tmp_path / "x"), "--device", name)
+        assert main(["index", "build", *given]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_a_damaged_index(self, index: str, capsys: pytest.CaptureFixture[str]) -> None:
+        (Path(index) / "entries.sqlite").write_bytes(b"no database, whatever its name" * 100)
+        assert main(["search", index, "a cat"]) == 2
+        assert "is damaged: file is not a database (entries.sqlite). Build it again" in capsys.readouterr().err
 
     def test_no_index(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["search", str(tmp_path), "a cat"]) == 2

@@ -19,7 +19,7 @@ def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 def filled(folder: Path, rows: np.ndarray) -> Vectors:
-    vectors = Vectors(folder, rows.shape[1], 0)
+    vectors = Vectors(folder, rows.shape[1], 0, write=True)
     vectors.append(rows)
     return vectors
 
@@ -50,7 +50,7 @@ def test_a_graph_holds_what_the_tail_held(tmp_path: Path) -> None:
     vectors.grow_graph()
     assert (vectors.in_graph, vectors.in_tail) == (300, 0)
     vectors.append(rows[300:])
-    again = Vectors(tmp_path, 16, 400)
+    again = Vectors(tmp_path, 16, 400, write=True)
     assert (again.in_graph, again.in_tail) == (300, 100)
     assert np.allclose(again.rows([0, 399, 299, 300]), rows[[0, 399, 299, 300]].astype(np.float32), atol=1e-3)
     for query in unit(20, 16, seed=5).astype(np.float32):
@@ -66,10 +66,24 @@ def test_rows_of_a_killed_writer_are_cut_off(tmp_path: Path) -> None:
     """They are on the disk, but nobody has committed them."""
     rows = unit(5, 4)
     filled(tmp_path, rows)
-    opened = Vectors(tmp_path, 4, 3)
+    opened = Vectors(tmp_path, 4, 3, write=True)
     assert len(opened.tail()) == 3
     opened.append(rows[:1])
     assert np.array_equal(Vectors(tmp_path, 4, 4).tail()[3], rows[0])
+
+
+def test_readers_take_nothing_from_a_writer(tmp_path: Path) -> None:
+    """What is appended and not committed yet stays; what a graph takes up meanwhile is still read."""
+    pytest.importorskip("usearch")
+    rows = unit(6, 4)
+    writer = filled(tmp_path, rows[:4])
+    reader = Vectors(tmp_path, 4, 4)
+    writer.append(rows[4:])  # not committed
+    assert len(Vectors(tmp_path, 4, 4).tail()) == 4
+    assert np.array_equal(writer.tail()[4:], rows[4:])
+    writer.grow_graph()
+    assert np.array_equal(reader.rows(range(4)), rows[:4].astype(np.float32))
+    assert Vectors(tmp_path, 4, 4).count == 6  # counted before the graph took them up
 
 
 def test_a_writer_killed_while_the_graph_took_up_the_tail(tmp_path: Path) -> None:
@@ -80,7 +94,7 @@ def test_a_writer_killed_while_the_graph_took_up_the_tail(tmp_path: Path) -> Non
     old = (tmp_path / "tail-0.f16").read_bytes()
     vectors.grow_graph()
     (tmp_path / "tail-0.f16").write_bytes(old)
-    opened = Vectors(tmp_path, 8, 50)
+    opened = Vectors(tmp_path, 8, 50, write=True)
     assert (opened.in_graph, opened.in_tail) == (50, 0)
     assert not (tmp_path / "tail-0.f16").exists()
 
