@@ -1,7 +1,8 @@
 """An index of 1,000,000 vectors of width 512: recall of the graph against exact search, query time on one core, files.
 
-The vectors are made: 64 directions and a little noise, as the features of real models are of low rank. On directions that are
-equally likely in all 512 dimensions every point is about as far from every other, and no graph reaches such a recall.
+The vectors are made: the variance of direction i falls as 1 / i, an effective rank of 28 with a long tail, as the features of
+real models have few strong directions. Where all 512 are equally likely every point is about as far from every other, and no
+graph reaches such a recall.
 
     python benchmarks/search.py
 """
@@ -26,12 +27,11 @@ from lightning_clip.applications.search.vectors import Vectors
 _CHUNK = 1 << 16
 
 
-def made(count: int, dim: int, seed: int, rank: int = 64) -> np.ndarray:
-    """Unit rows of low rank with noise, float16 (count, dim)."""
-    directions = np.random.default_rng(7).normal(size=(rank, dim)).astype(np.float32)
-    random = np.random.default_rng(seed)
-    rows = random.normal(size=(count, rank)).astype(np.float32) @ directions / rank**0.5
-    rows += 0.2 * random.normal(size=rows.shape).astype(np.float32)
+def made(count: int, dim: int, seed: int) -> np.ndarray:
+    """Unit rows, float16 (count, dim)."""
+    turned, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(dim, dim)))
+    spread = (np.arange(1, dim + 1) ** -0.5).astype(np.float32)
+    rows = (np.random.default_rng(seed).standard_normal((count, dim), np.float32) * spread) @ turned.T.astype(np.float32)
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
@@ -89,15 +89,15 @@ def main() -> None:
         done = subprocess.run([*own, "--queries", str(arguments.queries)], capture_output=True, text=True, check=True)
         opened, query, recall, peak = map(float, done.stdout.split())
     rows = [
-        Row("recall of the first 10 against exact search", f"{recall:.4f}"),
-        Row("a query on one core, ms", f"{query:.2f}"),
-        Row("opening and the first query, s", f"{opened:.2f}"),
-        Row("building the graph, s (CPU s)", f"{took[0]:,.0f} ({took[1]:,.0f})"),
-        Row("files, GB", f"{size / 1e9:.3f}"),
-        Row("memory of the process that searches, pages of the file among it, MiB", f"{peak / 2**20:,.0f}"),
+        Row("recall of the first 10 against exact search", ">= 0.99", f"{recall:.4f}", ""),
+        Row("a query on one core, CPU ms", "< 10", f"{query:.2f}", ""),
+        Row("opening and the first query, s", "< 1", f"{opened:.2f}", ""),
+        Row("building the graph on two cores, s (CPU s)", "", f"{took[0]:,.0f} ({took[1]:,.0f})", ""),
+        Row("files, GB", "<= 1.25", f"{size / 1e9:.3f}", ""),
+        Row("growth of the process that searches, pages of the file among it, MiB", "", f"{peak / 2**20:,.0f}", ""),
     ]
     title = f"Search: {arguments.vectors:,} vectors, d = {arguments.dim}, {arguments.queries} queries"
-    write_section("search", title, machine(2, 1), rows, ("lightning_clip",))
+    write_section("search", title, machine(2, 1), rows, ("aim", "lightning_clip"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.locks import only_writer
 from lightning_clip.curation.balancing import balanced
 from lightning_clip.curation.choice_shards import pack_choice, remove_other_choice
-from lightning_clip.curation.duplicates import close_pairs, near_duplicates, repeats
+from lightning_clip.curation.duplicates import as_items, close_pairs, near_duplicates, repeats
 from lightning_clip.curation.entries import Matcher, WordCounts, counts_of, frequent_entries, read_entries
 from lightning_clip.curation.executors import Executor, Processes
 from lightning_clip.curation.image_stats import FORMAT, Look, Seen, fingerprint
@@ -191,7 +191,7 @@ def _drop_known(result: Curation, seen: Seen, settings: CurationSettings, folder
         kept = result.kept
         known = np.zeros(len(kept), dtype=bool)
         if duplicates.exact:
-            known |= np.isin(_as_items(seen.digest[kept]), _as_items(other.digest))
+            known |= np.isin(as_items(seen.digest[kept]), as_items(other.digest))
         if duplicates.perceptual is not None:
             known |= _near(other.picture[other.reason == 0], seen.picture[kept], duplicates.perceptual)
         result.drop(kept[known], f"picture of {source_name(spec)}")
@@ -199,17 +199,12 @@ def _drop_known(result: Curation, seen: Seen, settings: CurationSettings, folder
 
 def _near(theirs: np.ndarray, ours: np.ndarray, distance: int) -> np.ndarray:
     """Which of ours are within a distance of any of theirs."""
-    found = np.isin(_as_items(ours), _as_items(theirs))
+    found = np.isin(as_items(ours), as_items(theirs))
     both = np.concatenate([theirs, ours])
     for first, second in close_pairs(both, distance):
         across = (first < len(theirs)) & (second >= len(theirs))
         found[second[across] - len(theirs)] = True
     return found
-
-
-def _as_items(hashes: np.ndarray) -> np.ndarray:
-    """Rows of bytes as single values, which numpy can look for."""
-    return np.ascontiguousarray(hashes).view(f"V{hashes.shape[1]}").reshape(-1)
 
 
 def _drop_duplicates(result: Curation, seen: Seen, duplicates: Duplicates) -> None:

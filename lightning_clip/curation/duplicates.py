@@ -7,11 +7,16 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["close_pairs", "near_duplicates", "repeats"]
+__all__ = ["as_items", "close_pairs", "near_duplicates", "repeats"]
 
 _BITS = np.array([value.bit_count() for value in range(1 << 8)], dtype=np.uint8)
 _CHUNK = 1 << 20  # pairs compared at a time
 Found = np.ndarray  # int64 (N,): the earlier picture that each repeats, -1 for those that stay
+
+
+def as_items(hashes: np.ndarray) -> np.ndarray:
+    """Rows of bytes (N, W) as N single values, which numpy can sort and look for."""
+    return np.ascontiguousarray(hashes).view(f"V{hashes.shape[1]}").reshape(-1)
 
 
 def repeats(hashes: np.ndarray) -> Found:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_clip.core.errors import InputError, reason_of
+from lightning_clip.core.errors import reason_of
+from lightning_clip.curation.duplicates import as_items
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.feature_store import digest_of
 from lightning_clip.data.shards.remote_errors import check_lasting
@@ -76,7 +77,7 @@ class Looking:
         self._description = None if isinstance(source, PairSource) else source
         self.source: PairSource | None = pair_sources.build(source)
         self.model, self.thumbnail, self.devices = model, thumbnail, tuple(devices)
-        self._known = np.sort(_as_items(known))
+        self._known = np.sort(as_items(known))
         self._predictor, self._placed = predictor, False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class Looking:
         return looked, pixels
 
     def _is_known(self, digest: bytes) -> bool:
-        item = np.frombuffer(digest, np.uint8).view("V16")
+        item = as_items(np.frombuffer(digest, np.uint8)[None])
         place = int(np.searchsorted(self._known, item)[0]) if len(self._known) else 0
         return place < len(self._known) and bool(self._known[place] == item[0])
 
@@ -157,10 +158,3 @@ def small_picture(pixels: Tensor, side: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
-
-
-def _as_items(digests: np.ndarray) -> np.ndarray:
-    """Rows of 16 bytes as single values, which numpy can sort and look for."""
-    if digests.ndim != 2 or digests.shape[1] != 16:
-        raise InputError(f"digests have the shape {digests.shape}, not (N, 16)")
-    return np.ascontiguousarray(digests).view("V16").reshape(-1)
