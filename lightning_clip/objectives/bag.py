@@ -173,7 +173,8 @@ class BagObjective(Objective):
                 f"none of the {len(names)} class names ({', '.join(own[0] for own in names[:3])}, ...) has an entry in the "
                 f"vocabulary of objective {self.part!r}: name the classes as captions do, or score by pairs"
             )
-        if missing := [own[0] for row, own in enumerate(names) if row not in set(bags.rows.tolist())]:
+        known = set(bags.rows.tolist())
+        if missing := [own[0] for row, own in enumerate(names) if row not in known]:
             log.warning("%d classes have no known %s and are never chosen: %s", len(missing), self.kind, ", ".join(missing[:5]))
         used, columns = torch.unique(bags.entries, return_inverse=True)
         shares = torch.zeros(len(used), len(names)).index_put((columns, bags.rows), bags.shares)  # (U, C)

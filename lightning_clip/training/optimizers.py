@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from timm.optim._optim_factory import default_registry
+from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -62,12 +62,12 @@ def hidden_matrices(model: nn.Module) -> set[str]:
 
 def _timm(name: str) -> Factory | None:
     """Timm's optimizer of a name, with its own settings bound; None where timm has none, or none that can be built here."""
-    if name not in default_registry.list_optimizers():
+    if name not in list_optimizers():
         return None
-    if default_registry.get_optimizer_info(name).second_order:
+    if get_optimizer_info(name).second_order:
         raise InputError(f"optimizer.name {name!r} needs second derivatives, which a step does not compute: use another")
     try:
-        found: Factory = default_registry.get_optimizer_class(name, bind_defaults=True)
+        found: Factory = get_optimizer_class(name, bind_defaults=True)
     except (AssertionError, ImportError) as error:
         raise InputError(f"optimizer.name {name!r} cannot be built here: {error}") from error
     return found
