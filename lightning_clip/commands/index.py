@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lightning_clip.commands.sources import (
     add_executor_arguments,
@@ -41,13 +42,14 @@ def run_build(arguments: argparse.Namespace) -> None:
     """
     from lightning_clip.applications.search import build_index
     from lightning_clip.core.settings import in_range
+    from lightning_clip.data.shards.addresses import shown
 
     in_range("--thumbnail", arguments.thumbnail, 0, 2048, whole=True)
     built = build_index(
         arguments.output,
-        open_source(arguments) if arguments.ray is None else source_settings(arguments),  # other machines open it themselves
-        arguments.checkpoint,
-        name=_named(arguments.data),
+        _data(arguments),
+        _found(arguments.checkpoint),
+        name=_found(shown(arguments.data)),
         executor=executor_of(arguments),
         thumbnail=arguments.thumbnail,
         devices=_devices(arguments.device),
@@ -59,6 +61,24 @@ def run_build(arguments: argparse.Namespace) -> None:
     for reason, count in built.skipped.most_common():
         print(f"{count:,} skipped: {reason} (first: {built.examples[reason]})")
     print(f"{built.pictures:,} pictures in {arguments.output}: search them with lightning-clip search {arguments.output} WORDS")
+
+
+def _data(arguments: argparse.Namespace) -> Any:
+    """The source; on Ray its settings, since other machines open it.
+
+    Where a folder has no texts all its pictures are meant, also those that stand beside or below class folders.
+    """
+    from lightning_clip.data.sources import ClassFolders, ImagesAlone, pair_sources
+
+    settings = source_settings(arguments)
+    try:
+        source: Any = open_source(arguments)
+    except ImagesAlone:
+        source = None
+    if source is None or (isinstance(source, ClassFolders) and list(settings) == ["name"]):
+        settings = {"name": "pictures", "path": arguments.data}
+        source = pair_sources.build(settings)
+    return source if arguments.ray is None else settings
 
 
 def _devices(text: str) -> list[str]:
@@ -76,11 +96,9 @@ def _devices(text: str) -> list[str]:
     return names
 
 
-def _named(data: str) -> str:
-    """What the index calls the data: the same from every folder, and without an address's secrets."""
-    from lightning_clip.data.shards.addresses import shown
-
-    return str(Path(data).resolve()) if Path(data).exists() else shown(data)
+def _found(name: str) -> str:
+    """What the index remembers of a path: the same from whatever folder it is used. Other names stay as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:

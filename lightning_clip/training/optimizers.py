@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
+from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim import AdamW, Optimizer
 

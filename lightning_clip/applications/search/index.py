@@ -135,7 +135,7 @@ class SearchIndex:
         return self.vectors.count - len(self.entries.gone())
 
     def search(self, query: np.ndarray, most: int = 10, words: str = "") -> list[Hit]:
-        """The pictures that are most like a query, best first.
+        """The pictures that are most like a query, best first, each once.
 
         Args:
             query: unit vector float32 (D,), such as `Query.vector` gives.
@@ -145,24 +145,30 @@ class SearchIndex:
         Raises:
             InputError: `words` without a word.
         """
+        chosen = None
         if words:
             chosen = self.entries.with_words(words)
-            chosen = chosen[~np.isin(chosen, np.fromiter(self._gone, np.int64, len(self._gone)))]
-            places, scores = self.vectors.nearest_of(chosen, query, most)
-        else:
-            places, scores = self._nearest(query, most)
-        found = self.entries.get(places.tolist())
-        return [Hit(float(score), entry) for score, entry in zip(scores, found, strict=True)]
-
-    def _nearest(self, query: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `Vectors.nearest`, without the rows that are gone: more are asked for until enough are left."""
-        asked = most + min(len(self._gone), most)
-        while True:
-            places, scores = self.vectors.nearest(query, asked)
-            left = np.array([place not in self._gone for place in places.tolist()], bool)
-            if left.sum() >= most or len(places) < asked:
-                return places[left][:most], scores[left][:most]
+            chosen = chosen[~np.isin(chosen, self.entries.gone())]
+        asked = most
+        while True:  # more are asked for until enough are left
+            if chosen is None:
+                places, scores = self.vectors.nearest(query, asked)
+            else:
+                places, scores = self.vectors.nearest_of(chosen, query, asked)
+            hits = self._distinct(places, scores)
+            if len(hits) >= most or len(places) < asked:
+                return hits[:most]
             asked *= 4
+
+    def _distinct(self, places: np.ndarray, scores: np.ndarray) -> list[Hit]:
+        """What can be found, each picture once, whatever the number of names that it has."""
+        score_of = {
+            place: score for place, score in zip(places.tolist(), scores.tolist(), strict=True) if place not in self._gone
+        }
+        found: dict[bytes, Hit] = {}
+        for entry in self.entries.get(list(score_of)):
+            found.setdefault(entry.digest, Hit(score_of[entry.id], entry))
+        return list(found.values())
 
     def words(self, text: str, most: int = 10) -> list[Hit]:
         """Pictures by their captions alone; the score is 0.

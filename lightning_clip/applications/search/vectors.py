@@ -39,6 +39,7 @@ class Vectors:
 
     def __init__(self, folder: Path, dim: int, count: int, *, write: bool = False) -> None:
         self.folder, self.dim, self.count, self._write = folder, dim, count, write
+        self._mapped: np.ndarray = np.zeros((0, dim), np.float16)
         self._open()
 
     @property
@@ -171,7 +172,7 @@ class Vectors:
         if not self._write:
             self.count = max(self.count, self.in_graph)  # a writer has moved rows on since they were counted
         self._tail = self.folder / f"tail-{self.in_graph}.f16"
-        self._mapped: np.ndarray = np.zeros((0, self.dim), np.float16)
+        self._mapped = self._mapped[:0]
         size = self._tail.stat().st_size if self._tail.exists() else 0
         wanted = self.in_tail * self.dim * 2
         if self.in_tail < 0 or size < wanted:

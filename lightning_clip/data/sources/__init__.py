@@ -8,6 +8,7 @@ from lightning_clip.data.sources.file_pairs import FilePairs
 from lightning_clip.data.sources.folders import ClassFolders
 from lightning_clip.data.sources.huggingface import HuggingFaceSource
 from lightning_clip.data.sources.mixed import MixedSource
+from lightning_clip.data.sources.pictures import ImagesAlone, Pictures
 from lightning_clip.data.sources.resampled import Resampled
 from lightning_clip.data.sources.shards import ShardSource
 from lightning_clip.data.sources.tables import TableSource
@@ -18,8 +19,10 @@ __all__ = [
     "ClassInName",
     "FilePairs",
     "HuggingFaceSource",
+    "ImagesAlone",
     "MixedSource",
     "PairSource",
+    "Pictures",
     "Resampled",
     "ShardSource",
     "Subset",

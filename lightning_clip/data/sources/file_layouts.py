@@ -11,6 +11,7 @@ from lightning_clip.data.file_tree import FileTree, is_image, unread_images
 from lightning_clip.data.sources.base import PairSource, recognises
 from lightning_clip.data.sources.file_pairs import FilePairs, pairs_of
 from lightning_clip.data.sources.folders import ClassFolders
+from lightning_clip.data.sources.pictures import ImagesAlone
 from lightning_clip.data.sources.tables import TableSource
 
 __all__: list[str] = []
@@ -40,12 +41,12 @@ def _refuse(name: str, folders: list[tuple[str, ...]], names: list[str]) -> None
             raise InputError(f"{name!r} holds images that are not read ({listing}): convert them to jpg or png")
         return
     if all(folders):  # a single folder is seldom a class
-        raise InputError(
+        raise ImagesAlone(
             f"{name!r} has its images in the one folder {folders[0][0]!r} and no text that was found: give a table that names "
             "them, or name=class_folders if that folder is a class"
         )
     # Nothing says whether IMG_0001.jpg is of a class "IMG": people do.
-    raise InputError(
+    raise ImagesAlone(
         f"{name!r} holds images without text or class: put x.txt beside x.jpg, give a table that names them, one folder for "
         "each class, or name=class_in_name where files are named like cat_001.jpg"
     )

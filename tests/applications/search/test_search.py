@@ -339,3 +339,37 @@ class TestCommands:
         with only_writer(index, "--output"):
             assert main(["index", "build", "--data", str(pictures), "--checkpoint", checkpoint, "--output", index]) == 2
         assert "is being written by process" in capsys.readouterr().err
+
+
+def test_a_camera_card(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders without any text, what a system leaves behind, a picture twice; searched from another folder."""
+    for number, place in enumerate(("2025", "2026", "2026/best")):
+        folder = tmp_path / "DCIM" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(folder, f"IMG_{number:04d}", (60 * number, 90, 200), "")
+        (folder / f"IMG_{number:04d}.txt").unlink()
+        (folder / f"._IMG_{number:04d}.png").write_bytes(b"\0\5\26\7Mac OS X")
+    for path in (tmp_path / "DCIM/2026").glob("*.png"):
+        (tmp_path / "DCIM" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.ckpt").write_bytes(Path(checkpoint).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(["index", "build", "--data", "DCIM", "--checkpoint", "model.ckpt", "--output", "photos.index"]) == 0
+    assert "4 pictures added" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "DCIM")
+    assert main(["search", "../photos.index", "a photo", "--json"]) == 0
+    found = [json.loads(line)["key"] for line in capsys.readouterr().out.splitlines()]
+    assert len(found) == 3 and {name.rpartition("/")[2] for name in found} == {f"IMG_{number:04d}.png" for number in range(3)}
+
+
+def test_more_names_than_answers(predictor: Predictor, tmp_path: Path) -> None:
+    """A picture under many names does not push others out."""
+    shown = [torch.full((3, 8, 8), 80 * number, dtype=torch.uint8) for number in range(3)]
+    pairs = [Pair(shown[0], (), f"copy {number}") for number in range(30)] + [
+        Pair(image, (), str(image[0, 0, 0])) for image in shown
+    ]
+    build_index(tmp_path / "index", Listed(pairs), predictor)
+    index = SearchIndex(tmp_path / "index")
+    hits = index.search(index.vectors_of([0])[0], 3)
+    assert len(hits) == 3 and hits[0].entry.key == "copy 0"
