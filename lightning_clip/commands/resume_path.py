@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_utilities.core.imports import module_available
 
 from lightning_clip.callbacks import SaveOnSignal
 from lightning_clip.checkpoints.checking import check_checkpoint
@@ -74,7 +74,7 @@ def found_by_word(given: str, trainer: pl.Trainer, command: str) -> str | None:
     if given == "hpc":
         return _of_hpc(trainer)
     if given != "last":
-        if not module_available("litmodels"):
+        if not find_spec("litmodels"):
             raise InputError(f"--ckpt_path {given!r} asks Lightning's registry: pip install litmodels, or name a file")
         return given
     found = _newest_last(trainer)
