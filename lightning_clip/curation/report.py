@@ -15,7 +15,7 @@ from lightning_clip.core.atomic import beside
 from lightning_clip.curation.curate import Curation, examples
 from lightning_clip.data.decoding import decode
 from lightning_clip.reporting.html import Section, Table, write_report
-from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.sheets import contact_sheet
 
 __all__ = ["summary_rows", "write_curation_report"]
 
@@ -48,7 +48,7 @@ def write_curation_report(result: Curation, folder: Path, title: str, most: int 
         "entries": {name: [int(a), int(b)] for name, a, b in zip(result.entries, result.before, result.after, strict=True)},
     }
     with beside(folder / "report.json") as place:
-        place.write_text(json.dumps(record, ensure_ascii=False, indent=1))
+        place.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
     page = folder / "report.html"
     write_report(page, "Curation", title, sections)
     return page

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_clip.data.clip_tokenizer import ClipTokenizer
 from lightning_clip.data.few_shot import FewShotSource
+from lightning_clip.data.moving_shapes import MovingShapes
+from lightning_clip.data.objects import SyntheticObjects
+from lightning_clip.data.puzzles import ScenePuzzles
 from lightning_clip.data.sampler import PairSampler
+from lightning_clip.data.signs import SyntheticSigns
 from lightning_clip.data.sources import ClassFolders, PairSource, ShardSource, TableSource, pair_sources
 from lightning_clip.data.synthetic import SyntheticScenes
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers, train_tokenizer
@@ -22,10 +26,14 @@ __all__ = [
     "FewShotSource",
     "ImageTransformSettings",
     "JsonTokenizer",
+    "MovingShapes",
     "PairSampler",
     "PairSource",
+    "ScenePuzzles",
     "ShardSource",
+    "SyntheticObjects",
     "SyntheticScenes",
+    "SyntheticSigns",
     "TableSource",
     "Tokenizer",
     "pair_sources",

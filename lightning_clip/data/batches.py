@@ -12,16 +12,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from lightning_clip.core.errors import InputError, reason_of
+from lightning_clip.core.patches import stack_images
 from lightning_clip.core.types import KeptFeatures, Pair, PairBatch, Skipped
+from lightning_clip.data.boxed_images import transform_with_boxes
+from lightning_clip.data.boxes import BOXES
 from lightning_clip.data.captions import ChooseCaption
 from lightning_clip.data.columns import Collate, collate_column, is_view, no_column, view_names
+from lightning_clip.data.decoding import decode
 from lightning_clip.data.encoded import EncodedCrop, encoded_images
 from lightning_clip.data.feature_store import FeatureStore, digest_of
 from lightning_clip.data.sampler import NOTHING, Visit, visit_seed
 from lightning_clip.data.sources import PairSource
 from lightning_clip.data.teachers import StoredTeacher, stacked, teachers_of
 from lightning_clip.data.tokenizers import Tokenizer
-from lightning_clip.data.transforms import decode_for
+from lightning_clip.data.transforms import decode_for, reading_of
 
 __all__ = ["PairCollator", "PreparedPair", "PreparedPairs", "look_up"]
 
@@ -90,7 +94,8 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         self._further = [name for name in self.columns if name not in ("image", "text")]
         self._image, self._text = "image" in self.columns, "text" in self.columns
         views = any(is_view(name) for name in self._further)
-        self.features = None if views or not self._image else features  # views are drawn from pixels
+        self._boxed = self._image and BOXES in self._further
+        self.features = None if views or self._boxed or not self._image else features  # views are drawn from pixels
         self._epoch = -1
 
     def __len__(self) -> int:
@@ -154,7 +159,10 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
             # A sample's own fault. IndexError: an empty list of captions has nothing to choose from.
             return _skipped(visit, "no caption" if isinstance(error, IndexError) else reason_of(error))
         if image is not None and not (isinstance(image, Tensor) and image.ndim == 1):
-            image = self.transform(image)
+            if self._boxed and BOXES in columns:
+                image, columns[BOXES] = transform_with_boxes(self.transform, image, columns[BOXES])
+            else:
+                image = self.transform(image)
             if isinstance(image, tuple | list):
                 columns |= dict(zip(view_names(len(image) - 1), image[1:], strict=True))
                 image = image[0]
@@ -173,6 +181,8 @@ class PreparedPairs(Dataset["PreparedPair | Skipped"]):
         feature = None if features is None or digest is None else features.find([digest])[0]
         if feature is not None:
             return feature, digest
+        if self._boxed:  # whole: boxes are measured on it
+            return decode(pair.image, reading_of(self.transform)), digest
         return decode_for(pair.image, self.transform), digest
 
 
@@ -250,11 +260,13 @@ def _labels(good: Sequence[PreparedPair]) -> Tensor:
 
 
 def _images(good: Sequence[PreparedPair]) -> Any:
-    """Pixels uint8 (B, 3, S, S), the features (B, W) that were kept of them, or `EncodedImages`."""
+    """Pixels uint8 (B, 3, S, S), packed patches, the features (B, W) that were kept of them, or `EncodedImages`."""
     images = [sample.image for sample in good if sample.image is not None]
     if not images:
         return torch.empty(0, 3, 1, 1, dtype=torch.uint8)
     if any(isinstance(image, EncodedCrop) for image in images):
         return encoded_images(images)
+    if images[0].ndim == 2:
+        return stack_images(images)  # patches of pictures of any shape: -> (B, 1, 1, L, P + 5)
     stacked = default_collate(images)  # B x (3, S, S) -> (B, 3, S, S), or B x (W,) -> (B, W); in a worker into shared memory
     return KeptFeatures(stacked) if images[0].ndim == 1 else stacked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -37,10 +38,8 @@ class ClipTokenizer(Tokenizer):
     """
 
     def __init__(self, context_length: int = 77, new_tokens: Sequence[str] = ()) -> None:
-        from open_clip.tokenizer import SimpleTokenizer  # here: open_clip imports all of its models
-
         self.context_length, self.pad_id = roomy(context_length, special_tokens=2), 0
-        self._bpe: Any = SimpleTokenizer(context_length=context_length)
+        self._bpe = _byte_pairs()
         self._clean: Callable[[str], str] = self._bpe.clean_fn
         self._known: dict[str, list[int]] = {}
         first = int(self._bpe.vocab_size)
@@ -111,6 +110,14 @@ class ClipTokenizer(Tokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+@cache
+def _byte_pairs() -> Any:
+    """One for all tokenizers of a process: reading it takes a quarter of a second, and nothing in it is a tokenizer's own."""
+    from open_clip.tokenizer import SimpleTokenizer  # here: open_clip imports all of its models
+
+    return SimpleTokenizer()
 
 
 def _pattern(token: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import Pair, Skipped
 from lightning_clip.data.batches import PreparedPair, PreparedPairs, look_up
+from lightning_clip.data.boxes import BOXES
 from lightning_clip.data.columns import Collate, columns_of, is_view, no_column, view_names
 from lightning_clip.data.sampler import Visit
 from lightning_clip.data.sources import PairSource
@@ -71,6 +72,11 @@ def _remedy(name: str, pair: Pair) -> str:
     there = f"which a tower reads (there is {', '.join(map(repr, columns_of(pair))) or 'nothing'})"
     if name == "image":
         return f"{there}: give the source its images, or omit the image tower"
+    if name == BOXES:
+        return (
+            f"which the objective learns from (there is {', '.join(map(repr, columns_of(pair))) or 'nothing'}): give a source "
+            "with boxes, such as {name: objects, boxes: true} or {name: coco, path: FOLDER}"
+        )
     if is_view(name):
         views = f"{{image: {{transform: {{views: {name.removeprefix('view')}}}}}}}"
         return f"{there}: give towers: {views}, or let image_transform() return that many images"

@@ -1,4 +1,4 @@
-"""Column values in files: `.npy` arrays and `.wav` sounds, read when a value is asked for and written when pairs are packed."""
+"""Column values in files: `.npy` arrays, `.wav` sounds and videos, read when asked for, written when pairs are packed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lightning_clip.data.frame_places import FrameSampling
 from lightning_clip.data.npy_files import npy_bytes, read_npy
+from lightning_clip.data.videos import VIDEO_EXTENSIONS, read_video
 from lightning_clip.data.waves import read_wave, wave_rate
 
 __all__ = ["COLUMN_EXTENSIONS", "ColumnFile", "Columns", "column_members", "column_name", "sample_rates"]
 
-COLUMN_EXTENSIONS = ("npy", "wav")
+COLUMN_EXTENSIONS = ("npy", "wav", *VIDEO_EXTENSIONS)
 
 
 class ColumnFile:
     """A value that is still a file; its bytes are read once, when they are asked for.
 
     Args:
-        extension: "npy" or "wav".
+        extension: one of `COLUMN_EXTENSIONS`.
         read: gives the bytes.
+        sampling: which frames a video's value has; None takes the defaults.
     """
 
-    def __init__(self, extension: str, read: Callable[[], bytes]) -> None:
-        self.extension = extension
+    def __init__(self, extension: str, read: Callable[[], bytes], sampling: FrameSampling | None = None) -> None:
+        self.extension, self.sampling = extension, sampling
         self._read = read
         self._content: bytes | None = None
 
@@ -38,13 +41,28 @@ class ColumnFile:
         return self._content
 
     def value(self) -> Any:
-        """The array, or the sound as float32 (channels, samples) in [-1, 1].
+        """The array, the sound as float32 (channels, samples) in [-1, 1], or frames uint8 (T, 3, H, W).
 
         Raises:
             OSError: the file cannot be read.
             ValueError: what it holds cannot.
         """
+        if self.is_video:
+            return read_video(self.content(), self.sampling)
         return read_npy(self.content()) if self.extension == "npy" else read_wave(self.content())[0]
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its value is frames."""
+        return self.extension in VIDEO_EXTENSIONS
+
+    def sampled(self, sampling: FrameSampling) -> ColumnFile:
+        """The same file with other frames as its value.
+
+        Args:
+            sampling: which ones.
+        """
+        return ColumnFile(self.extension, self._read, sampling)
 
 
 class Columns(Mapping[str, Any]):
@@ -94,11 +112,13 @@ def column_name(extension: str) -> str | None:
     """The column that a shard's member holds, told by what follows its sample's key; None where it holds none.
 
     Examples:
-        >>> column_name("depth.npy"), column_name("wav"), column_name("jpg")
-        ('depth', 'wav', None)
+        >>> column_name("depth.npy"), column_name("wav"), column_name("mp4"), column_name("jpg")
+        ('depth', 'wav', 'video', None)
     """
     name, _, last = extension.rpartition(".")
-    return (name or last) if last in COLUMN_EXTENSIONS else None
+    if last not in COLUMN_EXTENSIONS:
+        return None
+    return name or ("video" if last in VIDEO_EXTENSIONS else last)
 
 
 def column_members(columns: Mapping[str, Any], check: bool = False) -> dict[str, bytes]:

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.secrets import hidden
 from lightning_clip.core.types import Pair, PairBatch
-from lightning_clip.data import synthetic  # noqa: F401  (registers "synthetic")
+from lightning_clip.data import moving_shapes, synthetic  # noqa: F401  (registers "moving_shapes" and "synthetic")
 from lightning_clip.data.batches import PairCollator, PreparedPairs
 from lightning_clip.data.captions import ChooseCaption, caption_choices, first_caption
 from lightning_clip.data.column_check import check_columns, without_missing_views
-from lightning_clip.data.columns import Collate
+from lightning_clip.data.columns import Collate, is_view
 from lightning_clip.data.encoded import with_pixels
 from lightning_clip.data.loader import PairLoader, start_worker
 from lightning_clip.data.no_validation import no_validation
@@ -28,6 +28,7 @@ from lightning_clip.data.order import Sequential
 from lightning_clip.data.sampler import InOrderSampler, PairSampler, world
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.data.sources.dataset import as_source
+from lightning_clip.data.sources.split_specs import with_parts
 from lightning_clip.data.streaming import StreamSource
 from lightning_clip.data.tokenizers import Tokenizer
 
@@ -63,7 +64,7 @@ class ClipDataModule(pl.LightningDataModule):
     when the run ends.
 
     Args:
-        train: source of the training pairs. "synthetic" alone also gives validation and test scenes.
+        train: source of the training pairs. "synthetic" alone also gives validation and test scenes, a `split` its parts.
         val: source of the validation pairs; without one a fit runs without validation.
         test: source for `Trainer.test` and `Trainer.predict`.
         local_batch_size: pairs per rank and step, at least 1.
@@ -77,8 +78,7 @@ class ClipDataModule(pl.LightningDataModule):
         InputError: no data for the stage, a source that does not open, a batch larger than the data, too many bad samples.
 
     Examples:
-        >>> data = ClipDataModule(train="synthetic", local_batch_size=8)
-        >>> len(data.source("train")) > 0
+        >>> len(ClipDataModule(train="synthetic", local_batch_size=8).source("train")) > 0
         True
     """
 
@@ -102,12 +102,12 @@ class ClipDataModule(pl.LightningDataModule):
         if train == "synthetic":
             val = val or {"name": "synthetic", "split": "val", "size": 1000}
             test = test or {"name": "synthetic", "split": "test", "size": 1000}
-        self._specs: dict[str, SourceSpec] = {"train": train, "val": val, "test": test}
+        self._specs = with_parts(train, val, test)
         self._sources: dict[str, PairSource] = {}
         self._attached: PreparesPairs | None = None
-        self.local_batch_size, self.num_workers, self.seed = local_batch_size, num_workers, seed
+        self.local_batch_size, self.num_workers = local_batch_size, num_workers
+        self.seed, self.max_bad_share = seed, max_bad_share
         self.captions = None if captions is None else caption_choices.build(captions)
-        self.max_bad_share = max_bad_share
         self.skipped: dict[str, Counter[str]] = {name: Counter() for name in self._specs}
         self._record()
 
@@ -255,7 +255,7 @@ class ClipDataModule(pl.LightningDataModule):
         columns = _columns(module)
         if only is not None:
             columns = {name: columns.get(name) for name in only}
-        if not train:
+        if not train and any(map(is_view, columns)):  # the transform needs an image tower
             columns = without_missing_views(columns, module.image_transform(train=False))
         dataset = self._prepared(module, source, columns, train)
         # Where features are kept, an epoch begins after the one before has written them.

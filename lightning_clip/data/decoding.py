@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import warnings
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as pixels
 
+from lightning_clip.data.dicom import is_dicom, read_dicom
 from lightning_clip.data.jpeg import JPEG_START, Header, decode_jpeg, has_end, is_whole, read_header
+from lightning_clip.data.pixel_values import CONVENTION, PixelReading, windowed
+from lightning_clip.data.tiff import is_tiff, read_tiff
 
 __all__ = ["ONE_TONE", "decode", "from_pil", "header_of", "is_one_tone"]
 
@@ -21,16 +25,17 @@ ONE_TONE = "nearly one tone"  # a finding; the image can be used
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 
 
-def decode(image: bytes | Tensor | None, value_range: tuple[float, float] | None = None) -> Tensor:
-    """Encoded bytes -> uint8 (3, H, W); a tensor is handed back.
+def decode(image: bytes | Tensor | None, reading: PixelReading = CONVENTION) -> Tensor:
+    """Encoded bytes -> uint8 (3, H, W); a tensor is handed back. With `bands` other than one or three, (C, H, W).
 
-    JPEG goes through libjpeg-turbo, everything else through PIL: transparency is laid on white, CMYK becomes RGB, more than 8
-    bits are scaled to 8, animations give their first frame, and EXIF orientation is applied.
+    JPEG goes through libjpeg-turbo, DICOM through pydicom, TIFF of many bands through tifffile, all else through PIL:
+    transparency is laid on white, CMYK becomes RGB, more than 8 bits are scaled to 8, animations give their first frame, and
+    EXIF orientation is applied.
 
     Args:
         image: encoded bytes, or pixels.
-        value_range: what is black and what is white in images of more than 8 bits; None takes 0 to 65,535 for integers, 0 to 1
-            for floats that stay within it, and 0 to 255 for others.
+        reading: bands and page, and what is black and what is white in images of more than 8 bits; by convention 0 to 65,535
+            for integers, 0 to 1 for floats that stay within it, 0 to 255 for others, and a DICOM's own window.
 
     Raises:
         ValueError: the bytes are no image, a broken or a gigantic one, or there are none; the message says which.
@@ -41,6 +46,8 @@ def decode(image: bytes | Tensor | None, value_range: tuple[float, float] | None
         raise ValueError("no image")
     if not image:
         raise ValueError("empty file")
+    if is_dicom(image):
+        return read_dicom(image, reading, _check_size)
     header = header_of(image)
     if header is not None:
         found = decode_jpeg(image, header)
@@ -58,10 +65,16 @@ def decode(image: bytes | Tensor | None, value_range: tuple[float, float] | None
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(image)) as opened:
                 _check_size(*opened.size)
+                if opened.format == "TIFF" and reading.bands is not None:
+                    return _of_tiff(image, reading)
+                if reading.page:
+                    _turn_to(opened, reading.page)
                 if opened.format in ("JPEG", "MPO") and not has_end(image):
                     raise ValueError("truncated image")  # libjpeg fills what is missing with grey and says nothing
-                return from_pil(opened, value_range)
+                return from_pil(opened, reading)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if is_tiff(image) and isinstance(error, UnidentifiedImageError):
+            return _of_tiff(image, reading)
         raise ValueError(_reason(error)) from error
 
 
@@ -79,20 +92,39 @@ def header_of(image: bytes) -> Header | None:
     return header
 
 
-def from_pil(image: Image.Image, value_range: tuple[float, float] | None = None) -> Tensor:
+def _of_tiff(image: bytes, reading: PixelReading) -> Tensor:
+    """A TIFF of many bands; a reason of its own where it is broken."""
+    try:
+        return read_tiff(image, reading, _check_size)
+    except ValueError:
+        raise
+    except Exception as error:  # tifffile and its codecs raise as they like
+        raise ValueError(f"undecodable TIFF ({type(error).__name__})") from error
+
+
+def _turn_to(image: Image.Image, page: int) -> None:
+    pages = getattr(image, "n_frames", 1)
+    if page >= pages:
+        raise PageMissing(f"image has {pages} pages, not {page + 1}")
+    image.seek(page)
+
+
+class PageMissing(ValueError):
+    """A page beyond the last."""
+
+
+def from_pil(image: Image.Image, reading: PixelReading = CONVENTION) -> Tensor:
     """Any PIL image -> uint8 (3, H, W) by the rules of `decode`.
 
     Args:
         image: of any mode.
-        value_range: as for `decode`.
+        reading: as for `decode`.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        values = pixels.pil_to_tensor(image.convert("F")).nan_to_num()
-        low, high = value_range or (0.0, _brightest(image.mode, values))
-        grey = ((values - low) * (255.0 / (high - low))).clamp(0, 255).to(torch.uint8)
-        three: Tensor = grey.expand(3, -1, -1).contiguous()
-        return three
+        values = np.asarray(image.convert("F"))[None]  # (1, H, W)
+        grey = windowed(values, reading, (0.0, _brightest(image.mode, values)))
+        return grey.expand(3, -1, -1).contiguous()
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -111,11 +143,12 @@ def is_one_tone(image: Tensor) -> bool:
     return bool(spread.max() < 1.0)
 
 
-def _brightest(mode: str, values: Tensor) -> float:
+def _brightest(mode: str, values: np.ndarray) -> float:
     """What is white in an image of this mode where nobody says it."""
     if mode.startswith("I"):
         return 65535.0
-    return 1.0 if values.min() >= 0 and values.max() <= 1 else 255.0
+    good = np.nan_to_num(values)
+    return 1.0 if good.min() >= 0 and good.max() <= 1 else 255.0
 
 
 def _check_size(width: int, height: int) -> None:
@@ -127,6 +160,8 @@ def _check_size(width: int, height: int) -> None:
 def _reason(error: Exception) -> str:
     """A short reason without addresses or byte counts, so that equal faults count together."""
     text = str(error)
+    if isinstance(error, PageMissing):
+        return text
     if "cannot identify" in text:
         return "not an image"
     if "truncated" in text or "end of" in text.lower():

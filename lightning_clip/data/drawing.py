@@ -9,7 +9,18 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-__all__ = ["COLOURS", "PLACES", "SHAPES", "SIZES", "Group", "render"]
+__all__ = [
+    "COLOURS",
+    "PLACES",
+    "SHAPES",
+    "SIZES",
+    "Group",
+    "Look",
+    "render",
+    "render_at",
+    "render_with_boxes",
+    "render_with_mask",
+]
 
 COLOURS = {
     "red": (214, 40, 40),
@@ -49,18 +60,125 @@ def render(groups: Sequence[Group], image_size: int = 64, rng: random.Random | N
         >>> render([Group("red", "circle"), Group("blue", "square", place="on the right")]).size
         (64, 64)
     """
-    rng = rng or random.Random(0)
+    return _small(_rendered(groups, image_size, rng or random.Random(0), masked=False)[0], image_size)
+
+
+def render_with_mask(
+    groups: Sequence[Group], image_size: int = 64, rng: random.Random | None = None
+) -> tuple[Image.Image, Image.Image]:
+    """As `render`, and where each group is seen: a grey picture of the number of the group, from 1, and 0 for the background.
+
+    Args:
+        groups: at most 255, later ones over earlier ones.
+        image_size: side in pixels.
+        rng: of the jitter; the picture is the one that `render` draws with it.
+
+    Examples:
+        >>> picture, mask = render_with_mask([Group("red", "circle"), Group("blue", "square", place="on the right")])
+        >>> mask.getpixel((16, 32)), mask.getpixel((48, 32)), mask.getpixel((0, 0))
+        (1, 2, 0)
+    """
+    picture, mask = _rendered(groups, image_size, rng or random.Random(0), masked=True)
+    # The middle of the pixels that become one decides which group it belongs to.
+    return _small(picture, image_size), mask.resize((image_size, image_size), Image.Resampling.NEAREST)
+
+
+def render_with_boxes(
+    groups: Sequence[Group], image_size: int = 64, rng: random.Random | None = None
+) -> tuple[Image.Image, list[tuple[float, float, float, float] | None]]:
+    """As `render`, and the box around what is seen of each group: left, top, right and bottom as shares of the picture.
+
+    Args:
+        groups: at most 255, later ones over earlier ones; what is covered whole has None.
+        image_size: side in pixels.
+        rng: of the jitter; the picture is the one that `render` draws with it.
+
+    Examples:
+        >>> picture, boxes = render_with_boxes([Group("red", "circle"), Group("blue", "square", place="on the right")])
+        >>> [round(part, 2) for part in boxes[0]]
+        [0.03, 0.24, 0.53, 0.74]
+    """
+    picture, mask = _rendered(groups, image_size, rng or random.Random(0), masked=True)
+    boxes: list[tuple[float, float, float, float] | None] = []
+    for number in range(1, len(groups) + 1):
+        found = mask.point([value == number for value in range(256)]).getbbox()
+        boxes.append(None if found is None else tuple(edge / mask.width for edge in found))  # type: ignore[arg-type]
+    return _small(picture, image_size), boxes
+
+
+def _small(canvas: Image.Image, image_size: int) -> Image.Image:
+    return canvas.resize((image_size, image_size), Image.Resampling.BOX)
+
+
+class Look(NamedTuple):
+    """How a shape looks in all frames of a clip.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        radius: in sides of the picture.
+        angle: in radians.
+        fill: RGB.
+        background: RGB.
+    """
+
+    shape: str
+    radius: float
+    angle: float
+    fill: tuple[int, ...]
+    background: tuple[int, ...]
+
+    @classmethod
+    def drawn(cls, colour: str, shape: str, rng: random.Random, radii: tuple[float, float] = (0.14, 0.18)) -> Look:
+        """A shape of a colour, with jitter in size, rotation, colour and background.
+
+        Args:
+            colour: one of `COLOURS`.
+            shape: one of `SHAPES`.
+            rng: of the jitter.
+            radii: between which the radius is drawn.
+        """
+        grey = rng.randint(190, 255)
+        background = tuple(max(0, min(255, grey + rng.randint(-8, 8))) for _ in range(3))
+        fill = tuple(max(0, min(255, channel + rng.randint(-12, 12))) for channel in COLOURS[colour])
+        return cls(shape, rng.uniform(*radii), rng.uniform(-0.2, 0.2), fill, background)
+
+
+def render_at(look: Look, place: tuple[float, float], image_size: int = 64) -> Image.Image:
+    """One shape at a place, as a frame of a clip.
+
+    Args:
+        look: of the shape.
+        place: of its centre, in sides of the picture from the left and from the top.
+        image_size: side in pixels.
+
+    Examples:
+        >>> render_at(Look.drawn("red", "circle", random.Random(0)), (0.25, 0.75), 32).size
+        (32, 32)
+    """
+    side = image_size * _SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), look.background)
+    centre = place[0] * side, place[1] * side
+    _draw_shape(ImageDraw.Draw(canvas), look.shape, *centre, look.radius * side, look.fill, look.background, look.angle)
+    return _small(canvas, image_size)
+
+
+def _rendered(groups: Sequence[Group], image_size: int, rng: random.Random, *, masked: bool) -> tuple[Image.Image, Image.Image]:
+    """The canvas and its mask, both larger than the picture."""
     side = image_size * _SUPERSAMPLING
     grey = rng.randint(190, 255)
     background = tuple(max(0, min(255, grey + rng.randint(-8, 8))) for _ in range(3))
     canvas = Image.new("RGB", (side, side), background)
-    draw = ImageDraw.Draw(canvas)
-    for colour, shape, count, size, place in groups:
+    mask = Image.new("L", (side, side) if masked else (1, 1))
+    draw, draw_mask = ImageDraw.Draw(canvas), ImageDraw.Draw(mask)
+    for number, (colour, shape, count, size, place) in enumerate(groups, start=1):
         radius = rng.uniform(*SIZES[size]) * side
         fill = tuple(max(0, min(255, channel + rng.randint(-12, 12))) for channel in COLOURS[colour])
         for x, y in _centres(count, place, radius, side, rng):
-            _draw_shape(draw, shape, x, y, radius, fill, background, rng.uniform(-0.2, 0.2))
-    return canvas.resize((image_size, image_size), Image.Resampling.BOX)
+            angle = rng.uniform(-0.2, 0.2)
+            _draw_shape(draw, shape, x, y, radius, fill, background, angle)
+            if masked:
+                _draw_shape(draw_mask, shape, x, y, radius, number, 0, angle)
+    return canvas, mask
 
 
 def _centres(count: int, place: str, radius: float, side: int, rng: random.Random) -> list[tuple[float, float]]:
@@ -83,8 +201,8 @@ def _draw_shape(
     x: float,
     y: float,
     radius: float,
-    fill: tuple[int, ...],
-    background: tuple[int, ...],
+    fill: tuple[int, ...] | int,
+    background: tuple[int, ...] | int,
     angle: float,
 ) -> None:
     box = (x - radius, y - radius, x + radius, y + radius)

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as pixels
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import PairBatch
 from lightning_clip.data.decoding import decode
+from lightning_clip.data.resized import resized
 
 __all__ = ["EncodedCrop", "EncodedImages", "encoded_images", "has_decoder", "on_device", "with_pixels"]
 
@@ -105,11 +106,20 @@ def on_device(images: EncodedImages, device: torch.device, by: Decode | None = N
         result[torch.tensor(others, device=device)] = images.pixels.to(device)
     files = list(torch.split(images.data, images.lengths))
     found = _pixels(files, device, by or _torchvision)
-    for row, (top, left, height, width), whole in zip(images.rows, images.boxes, found, strict=True):
-        part = whole[:, top : top + height, left : left + width]
-        # (3, h, w) -> (3, S, S)
-        result[row] = pixels.resize_image(part, side, interpolation=InterpolationMode(images.mode), antialias=True)
+    result[torch.tensor(images.rows, device=device)] = _resized(found, images)
     return result
+
+
+def _resized(pictures: list[Tensor], images: EncodedImages) -> Tensor:
+    """The boxes of pictures (3, H, W) -> (E, 3, S, S): on the CPU as workers make them, on a device all together."""
+    if pictures[0].is_cuda:
+        return resized(pictures, images.boxes, images.size, images.mode)
+    side, bend = [images.size, images.size], InterpolationMode(images.mode)
+    crops = [
+        picture[:, top : top + height, left : left + width]
+        for picture, (top, left, height, width) in zip(pictures, images.boxes, strict=True)
+    ]
+    return torch.stack([pixels.resize_image(crop, side, interpolation=bend, antialias=True) for crop in crops])
 
 
 def with_pixels(batch: PairBatch, device: torch.device) -> PairBatch:

@@ -18,7 +18,7 @@ __all__ = ["OTHER_IMAGES", "FileTree", "is_image", "unread_images", "warn_of_unr
 log = logging.getLogger(__name__)
 
 # Kinds of pictures that are not read; where there are many of them, people should know.
-OTHER_IMAGES = frozenset({"heic", "heif", "avif", "svg", "psd", "dng", "cr2", "nef", "arw", "dcm", "jxl", "eps", "ai"})
+OTHER_IMAGES = frozenset({"heic", "heif", "avif", "svg", "psd", "dng", "cr2", "nef", "arw", "jxl", "eps", "ai"})
 
 
 class FileTree:

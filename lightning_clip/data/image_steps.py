@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,22 @@ from torchvision.transforms.v2 import functional as pixels
 from lightning_clip.data.decoding import decode, header_of
 from lightning_clip.data.encoded import EncodedCrop
 from lightning_clip.data.jpeg import decode_jpeg
+from lightning_clip.data.pixel_values import CONVENTION, PixelReading
 
-__all__ = ["Cropped", "FloorCrop", "ImageTransform", "Middle", "PadToSquare", "RandomCrop", "Steps", "Views", "decode_for"]
+__all__ = [
+    "Cropped",
+    "FloorCrop",
+    "Grey",
+    "ImageTransform",
+    "Middle",
+    "PadAtEnd",
+    "PadToSquare",
+    "RandomCrop",
+    "Steps",
+    "Views",
+    "decode_for",
+    "reading_of",
+]
 
 _LONG = 16  # times the shorter side; photographs and panoramas are resized as CLIP does it
 
@@ -34,11 +49,11 @@ class ImageTransform(nn.Module):
     Any other `nn.Module` will do as a transform, too; images are then decoded whole.
 
     Attributes:
-        value_range: what is black and what is white in images of more than 8 bits; None goes by their kind.
+        reading: bands and page, and what is black and what is white in images of more than 8 bits.
         encoded: JPEGs come out as they are, with the crop that the device is to show of them.
     """
 
-    value_range: tuple[float, float] | None = None
+    reading: PixelReading = CONVENTION
     encoded: bool = False
 
     def read(self, image: bytes | Tensor | None) -> Any:
@@ -50,11 +65,16 @@ class ImageTransform(nn.Module):
         Raises:
             ValueError: as `decode`.
         """
-        return decode(image, self.value_range)
+        return decode(image, self.reading)
 
     def extra_repr(self) -> str:
         """Says what decides about pixels and is no step."""
-        return "" if self.value_range is None else f"value_range={tuple(self.value_range)}"
+        return "" if self.reading == CONVENTION else str(self.reading)
+
+
+def reading_of(transform: nn.Module) -> PixelReading:
+    """What a transform wants to see of a file, by convention where it does not say."""
+    return transform.reading if isinstance(transform, ImageTransform) else CONVENTION
 
 
 def decode_for(image: bytes | Tensor | None, transform: nn.Module) -> Any:
@@ -73,9 +93,9 @@ def decode_for(image: bytes | Tensor | None, transform: nn.Module) -> Any:
 class Steps(ImageTransform, nn.Sequential):
     """Steps in order."""
 
-    def __init__(self, steps: list[nn.Module], value_range: tuple[float, float] | None = None) -> None:
+    def __init__(self, steps: list[nn.Module], reading: PixelReading = CONVENTION) -> None:
         super().__init__(*steps)
-        self.value_range = value_range
+        self.reading = reading
         self.encoded = isinstance(self[0], RandomCrop) and self[0].encoded
 
     def read(self, image: bytes | Tensor | None) -> Any:
@@ -91,7 +111,7 @@ class Views(ImageTransform):
         super().__init__()
         self.transform, self.count = transform, count
         if isinstance(transform, ImageTransform):
-            self.value_range = transform.value_range
+            self.reading = transform.reading
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.transform(image) for _ in range(self.count))
@@ -119,6 +139,7 @@ class RandomCrop(nn.Module):
     ) -> None:
         super().__init__()
         self.draw, self.size, self.mode, self.scaled, self.encoded = draw, size, mode, scaled, encoded
+        self._log_ratio = torch.tensor(draw.ratio).log().tolist()  # in float32, as torchvision has it
 
     def extra_repr(self) -> str:
         return f"scaled={self.scaled}"
@@ -158,9 +179,23 @@ class RandomCrop(nn.Module):
         return resized
 
     def drawn(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width of a crop."""
-        place = self.draw.make_params([torch.empty(()).expand(3, height, width)])
-        return place["top"], place["left"], place["height"], place["width"]
+        """Top, left, height and width of a crop: as `RandomResizedCrop.make_params`, draw by draw, without its tensors."""
+        drawn, area = torch.empty(1), height * width
+        (least, most), (low, high) = self.draw.scale, self._log_ratio
+        for _ in range(10):
+            target = area * drawn.uniform_(least, most).item()
+            ratio = drawn.uniform_(low, high).exp_().item()
+            across, down = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+            if 0 < across <= width and 0 < down <= height:
+                top, left = (int(torch.randint(0, room + 1, (1,))) for room in (height - down, width - across))
+                return top, left, down, across
+        least_ratio, most_ratio = min(self.draw.ratio), max(self.draw.ratio)
+        down, across = height, width  # the whole picture, or its middle where that is too long
+        if width < least_ratio * height:
+            down = round(width / least_ratio)
+        elif width > most_ratio * height:
+            across = round(height * most_ratio)
+        return (height - down) // 2, (width - across) // 2, down, across
 
     def _step(self, height: int, width: int) -> int:
         """Pixels of the file that one decoded pixel may stand for, so that a crop of this size keeps enough."""
@@ -181,6 +216,16 @@ class Middle(nn.Module):
                 kept = 3 * other + (side - other) % 2  # the same middle, to the pixel
                 image = image.narrow(axis, (side - kept) // 2, kept)
         return image
+
+
+class Grey(nn.Module):
+    """Colours (3, H, W) -> their luma (1, H, W) as ITU-R 601 has it; what is grey already keeps its values exactly."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.shape[-3] == 1:
+            return image
+        red, green, blue = image.to(torch.int32).unbind(-3)
+        return ((299 * red + 587 * green + 114 * blue + 500) // 1000).to(image.dtype).unsqueeze(-3)
 
 
 class FloorCrop(nn.Module):
@@ -208,12 +253,30 @@ class PadToSquare(nn.Module):
     def extra_repr(self) -> str:
         return f"size={self.size}, interpolation={self.mode.value}, fill={self.fill:g}"
 
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture behind the resize."""
         ratio = self.size / max(height, width)
-        shape = [max(1, round(height * ratio)), max(1, round(width * ratio))]
-        image = pixels.resize(image, shape, interpolation=self.mode, antialias=True)
-        top, left = (self.size - shape[0]) // 2, (self.size - shape[1]) // 2
+        return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Rows above and columns before a picture that was resized."""
+        return (self.size - height) // 2, (self.size - width) // 2
+
+    def forward(self, image: Tensor) -> Tensor:
+        shape = self.shape(*image.shape[-2:])
+        image = pixels.resize(image, list(shape), interpolation=self.mode, antialias=True)
+        top, left = self.corner(*shape)
         borders = [left, top, self.size - shape[1] - left, self.size - shape[0] - top]
         padded: Tensor = pixels.pad(image, borders, fill=[self.fill])
         return padded
+
+
+class PadAtEnd(PadToSquare):
+    """Makes a picture square by borders on the right or below, then resizes it, as OWLv2 has it."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        side = max(height, width)
+        square = pixels.pad(image, [0, 0, side - width, side - height], fill=[self.fill])
+        resized: Tensor = pixels.resize(square, [self.size, self.size], interpolation=self.mode, antialias=True)
+        return resized

@@ -14,7 +14,9 @@ from torch import Tensor
 from lightning_clip.core.errors import reason_of
 from lightning_clip.core.types import Pair
 from lightning_clip.data.decoding import ONE_TONE, decode, is_one_tone
+from lightning_clip.data.jpeg import JPEG_START
 from lightning_clip.data.parallel import over_ranges
+from lightning_clip.data.picture_kind import PictureKind, picture_kind
 from lightning_clip.data.sources.base import PairSource, readable_captions
 from lightning_clip.data.write_shard import image_hash
 
@@ -34,6 +36,7 @@ class Inspection:
         languages: ISO 639 code -> count, of the captions looked at; None where py3langid is not installed.
         labels: pairs that have a class.
         sizes: (width, height) -> count, of the images looked at.
+        kinds: kind of pictures that are not three times 8 bits ("grey of more than 8 bits") -> least and largest value of each.
         duplicate_images: images with the very bytes of another one, of those looked at.
         broken: reason -> count, of the samples looked at.
         broken_samples: (place in the source, reason) of these.
@@ -54,6 +57,7 @@ class Inspection:
     languages: Counter[str] | None = None
     labels: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    kinds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     duplicate_images: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     broken_samples: list[tuple[str, str]] = field(default_factory=list)
@@ -95,6 +99,8 @@ def inspect_pairs(source: PairSource, images: int = 1000, shown: int = 32, worke
                 result.broken[look.reason] += 1
                 result.broken_samples.append((source.place(look.place), look.reason))
                 continue
+            if look.kind is not None:
+                result.kinds.setdefault(look.kind.named, []).append((look.kind.low, look.kind.high))
             if look.one_tone:
                 result.one_tone.append(source.place(look.place))
             if look.label is not None:
@@ -120,6 +126,7 @@ class _Look(NamedTuple):
     digest: bytes = b""
     label: int | None = None
     one_tone: bool = False
+    kind: PictureKind | None = None
     columns: Mapping[str, str] = {}
     sample: tuple[Tensor, str] | None = None
 
@@ -131,12 +138,21 @@ def _look(source: PairSource, index: int, *, shown: bool) -> _Look:
         if pair.image is None and columns:
             return _Look(index, label=pair.label, columns=columns)
         pixels = decode(pair.image)
+        kind = _kind(pair.image)
     except (OSError, ValueError, KeyError) as error:
         return _Look(index, reason_of(error))
     text = pair.captions[0] if pair.captions else _name(pair)
     size = (pixels.shape[2], pixels.shape[1])
     sample = (pixels, text) if shown else None
-    return _Look(index, "", size, image_hash(pair.image), pair.label, is_one_tone(pixels), columns, sample)
+    return _Look(index, "", size, image_hash(pair.image), pair.label, is_one_tone(pixels), kind, columns, sample)
+
+
+def _kind(image: Any) -> PictureKind | None:
+    """What a picture is if it is not three times 8 bits: what its values mean then has to be said."""
+    if not isinstance(image, bytes) or image.startswith(JPEG_START):
+        return None
+    kind = picture_kind(image)
+    return None if kind.eight_bits and kind.form in ("colour", "grey") else kind
 
 
 def _class_name(source: PairSource, label: int) -> str:
@@ -168,7 +184,7 @@ def _count_texts(source: PairSource, result: Inspection, most: int, workers: int
     def read(number: int, start: int, stop: int) -> list[tuple[str, ...]]:
         return [readable_captions(source, index) for index in range(start, stop)]
 
-    several = [own for _, found in over_ranges(read, len(source), 5000, workers, "reading captions") for own in found]
+    several = [own for _, found in over_ranges(read, len(source), 500, workers, "reading captions") for own in found]
     texts = [text for own in several for text in own]
     if not texts:
         return

@@ -109,7 +109,7 @@ def _finished(pattern: str, count: int, settings: dict[str, Any]) -> Iterator[tu
             if path.exists():
                 raise InputError(f"{str(path)!r} exists already: remove the old shards or choose another name")
             continue
-        found = json.loads(stats.read_text())
+        found = json.loads(stats.read_text(encoding="utf-8"))
         if found.get("settings") != settings:
             raise InputError(
                 f"{str(path)!r} exists already, packed from other data or with other settings: remove the old shards or choose "

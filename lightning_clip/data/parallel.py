@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lightning_clip.core.pace import Pace
 
 __all__ = ["over_ranges"]
 
@@ -43,12 +46,22 @@ def over_ranges(
     numbers = range(-(-length // size)) if chosen is None else chosen
     ranges = [(number, number * size, min(length, (number + 1) * size)) for number in numbers]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not ranges) as progress:
-        task = progress.add_task(description, total=sum(stop - start for _, start, stop in ranges))
+    total, done = sum(stop - start for _, start, stop in ranges), 0
+    pace = Pace(description, total)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.advance(task, count)
+        if not progress.console.is_terminal and (line := pace.line(done)):
+            print(line, file=sys.stderr, flush=True)
+
+    with Progress(*columns, disable=not ranges, transient=True) as progress:
+        task = progress.add_task(description, total=total)
         if workers == 1 or len(ranges) < 2:
             for number, start, stop in ranges:
                 yield number, work(number, start, stop)
-                progress.advance(task, stop - start)
+                advance(stop - start)
             return
         context = get_context("fork")  # the source, with all it has read, is simply there
         pool = ProcessPoolExecutor(min(workers, len(ranges)), context, initializer=_begin, initargs=(work, os.getpid()))
@@ -56,7 +69,7 @@ def over_ranges(
             futures = [pool.submit(_do, *entry) for entry in ranges]
             for (number, start, stop), future in zip(ranges, futures, strict=True):
                 yield number, future.result()
-                progress.advance(task, stop - start)
+                advance(stop - start)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -131,7 +131,7 @@ class Packer:
         report.status_dict = dict(dropped)
         stats = ShardReport.path(path)
         with beside(stats) as place:
-            place.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1))
+            place.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1), encoding="utf-8")
         if report.successes:
             partial.replace(path)
         else:

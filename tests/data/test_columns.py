@@ -21,7 +21,8 @@ from lightning_clip.data.columns import collate_column, stack_column
 from lightning_clip.data.sampler import Visit
 from lightning_clip.data.sources import MixedSource, PairSource
 from lightning_clip.data.sources.base import Subset
-from lightning_clip.encoders.base import Tower, stack_values
+from lightning_clip.encoders.base import Tower
+from lightning_clip.encoders.stacking import stack_values
 
 
 class Listed(PairSource):

@@ -17,6 +17,7 @@ from torchvision.io import decode_image
 
 from lightning_clip import InputError
 from lightning_clip.data.decoding import decode
+from lightning_clip.data.pixel_values import PixelReading
 from lightning_clip.data.transforms import ImageTransformSettings, decode_for, evaluation_transform, training_transform
 
 
@@ -159,7 +160,7 @@ class TestRanges:
         return buffer.getvalue()
 
     @pytest.mark.parametrize(
-        ("values", "kind", "value_range", "white"),
+        ("values", "kind", "window", "white"),
         [
             (np.full((4, 4), 4095, np.uint16), "PNG", (0, 4095), 255),
             (np.full((4, 4), 4095, np.uint16), "PNG", None, 15),
@@ -172,19 +173,19 @@ class TestRanges:
             (np.full((4, 4), np.nan, np.float32), "TIFF", None, 0),
         ],
     )
-    def test_white(self, values: Any, kind: str, value_range: Any, white: int) -> None:
-        found = decode(self.stored(values, kind), value_range=value_range)
+    def test_white(self, values: Any, kind: str, window: Any, white: int) -> None:
+        found = decode(self.stored(values, kind), PixelReading(window))
         assert found.dtype == torch.uint8 and found.shape == (3, 4, 4) and set(found.flatten().tolist()) == {white}
 
     def test_is_a_setting_of_the_transform(self) -> None:
-        settings = ImageTransformSettings.of({"value_range": [0, 4095]})
+        settings = ImageTransformSettings.of({"window": [0, 4095]})
         png = self.stored(np.full((40, 40), 4095, np.uint16), "PNG")
         for transform in (training_transform(32, settings), evaluation_transform(32, settings)):
             assert decode_for(png, transform).min() == 255
-        several = training_transform(32, ImageTransformSettings.of({"value_range": [0, 4095], "views": 2}))
+        several = training_transform(32, ImageTransformSettings.of({"window": [0, 4095], "views": 2}))
         assert decode_for(png, several).min() == 255 and decode_for(png, nn.Identity()).max() == 15
-        with pytest.raises(InputError, match=r"value_range \(3, 3\) must be two rising numbers"):
-            ImageTransformSettings(value_range=(3, 3))
+        with pytest.raises(InputError, match=r"window \(3, 3\) must be two rising numbers"):
+            ImageTransformSettings(window=(3, 3))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "JPEG"])

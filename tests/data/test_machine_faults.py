@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data.test_shards import pairs, tar_bytes
+from forked import forked
 from small import small_module, small_trainer
 
 from lightning_clip import ClipDataModule, InputError, Pair
@@ -18,6 +18,7 @@ from lightning_clip.core.errors import reason_of
 from lightning_clip.data import PairSource, ShardSource
 from lightning_clip.data.inspect import inspect_pairs
 from lightning_clip.data.pack_shards import pack_shards
+from lightning_clip.data.shards.files import open_files
 from lightning_clip.data.sources.table_files import table_files
 from lightning_clip.data.verify import verify_pairs
 
@@ -74,14 +75,15 @@ def test_few_descriptors_are_enough(tmp_path: Path) -> None:
     for shard in range(150):
         (tmp_path / f"{shard:03d}.tar").write_bytes(tar_bytes(pairs(4 * shard, 4)))
     ShardSource(str(tmp_path / "*.tar"))  # the indexes
-    script = (
-        "import resource, sys; from lightning_clip.data import ShardSource; "
-        "from lightning_clip.data.pack_shards import pack_shards; "
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
-        "found = pack_shards(ShardSource(sys.argv[1]), sys.argv[2]); print(found.pairs, dict(found.dropped))"
-    )
-    arguments = [sys.executable, "-c", script, str(tmp_path / "*.tar"), str(tmp_path / "out" / "x-%d.tar")]
-    found = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
+
+    def packed() -> None:
+        open_files.close()  # a fork has those of all tests
+        os.closerange(3, 1 << 16)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        found = pack_shards(ShardSource(str(tmp_path / "*.tar")), str(tmp_path / "out" / "x-%d.tar"))
+        print(found.pairs, dict(found.dropped))
+
+    found = forked(packed, folder=tmp_path, timeout=200)
     assert found.returncode == 0 and found.stdout.splitlines()[-1] == "600 {}", found.stderr[-500:]
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64
 

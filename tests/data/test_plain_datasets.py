@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from corners import corners
 from lightning.pytorch.tuner import Tuner
 from PIL import Image
 from small import small_data, small_module, small_trainer
@@ -129,8 +130,10 @@ class Scenes(Dataset[Any]):
 FORMS = ["pil", "several", "mapping", "tensor", "pair"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "workers"),
+    [*((form, 0) for form in FORMS), *corners([(form, 2) for form in FORMS], ("pil", 2))],
+)
 def test_a_dataset_in_a_data_module(form: str, workers: int, tmp_path: Path) -> None:
     """The very pairs, whatever their form: the losses of a run on them are those on the source itself."""
     losses = []
@@ -224,7 +227,7 @@ class TestTuner:
         assert module.lr == found.suggestion() == module.training_settings.optimizer.lr != 1e-3
         assert len(set(found.results["lr"])) > 10  # it did change
 
-    @pytest.mark.parametrize("validates", [True, False])
+    @pytest.mark.parametrize("validates", corners([True, False], False))
     def test_finds_a_batch_size(self, validates: bool, tmp_path: Path) -> None:
         data = small_data(size=128, batch=2, **({} if validates else {"val": None}))
         Tuner(pl.Trainer(**quiet(tmp_path))).scale_batch_size(small_module(), datamodule=data, max_trials=3, steps_per_trial=1)

@@ -52,7 +52,7 @@ class TestKilled:
             (1, 2, 0, (12, "saving")),  # while that checkpoint is written
             pytest.param(1, 3, 3, (17, "batch_end"), marks=pytest.mark.slow),
             pytest.param(2, 0, 0, (12, "before_step"), marks=pytest.mark.slow),
-            (2, 2, 3, (7, "batch_end")),
+            pytest.param(2, 2, 3, (7, "batch_end"), marks=pytest.mark.slow),
         ],
     )
     def test_goes_on_as_if_nothing_had_been(
@@ -100,10 +100,11 @@ class TestKilled:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2, 3])
-def test_fifty_moments(ranks: int, workers: int, table: str, unbroken: Any, tmp_path: Path) -> None:
-    """Steps 1 to 20 at each of four moments, of which 50 are spread over them all."""
+@pytest.mark.parametrize("part", range(10))
+def test_fifty_moments(part: int, ranks: int, workers: int, table: str, unbroken: Any, tmp_path: Path) -> None:
+    """Steps 1 to 20 at each of four moments, of which 50 are spread over them all; five at a time."""
     possible = [(step, moment) for step in range(1, STEPS) for moment in MOMENTS if moment != "saving" or step % 3 == 0]
-    for number in range(50):
+    for number in range(part, 50, 10):
         kill = possible[number * len(possible) // 50]
         folder = tmp_path / str(number)
         assert train(runs(table, ranks, workers), folder, kill=kill) == -signal.SIGKILL, kill

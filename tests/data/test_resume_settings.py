@@ -29,7 +29,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "overfits and validates": {"overfit_batches": 0.5, "max_epochs": 5, "val_check_interval": 1.0},
     "new loaders each epoch": {"reload_dataloaders_every_n_epochs": 1},
 }
-QUICK = ("epochs", "accumulates", "overfits")
+QUICK = ("accumulates",)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from corners import corners
 from data.faulty_server import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -419,32 +420,35 @@ def _fetch_with_a_full_disk(url: str, folder: Path, answers: Any) -> None:
         answers.put(str(error))
 
 
-@given(
-    counts=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),
-    ranks=st.integers(1, 3),
-    workers=st.sampled_from([0, 0, 1, 2, 3]),
-    batch=st.integers(1, 5),
-    train=st.booleans(),
-    epoch=st.integers(0, 3),
-)
-@settings(max_examples=25, deadline=None)
-def test_coverage(
-    counts: list[int], ranks: int, workers: int, batch: int, train: bool, epoch: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.mark.parametrize("examples", corners([8, 25], 8))
+def test_coverage(examples: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Through real loaders: each sample once over all ranks; in training less than one global batch is left out."""
-    pattern = write_shards(tmp_path_factory.mktemp("shards"), counts)
-    total = sum(counts)
-    if total < ranks * (batch if train else 1):
-        return
-    seen: list[int] = []
-    for rank in range(ranks):
-        with patch("lightning_clip.data.sampler.world", return_value=(rank, ranks)):
-            data = ClipDataModule(pattern, pattern, local_batch_size=batch, num_workers=workers).attach(_MODULE)
-            loader = data.train_dataloader() if train else data.val_dataloader()
-            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            seen += [index for found in loader for index in found.index.tolist()]
-    expected = total // (ranks * batch) * ranks * batch if train else total
-    assert len(seen) == len(set(seen)) == expected
+
+    @given(
+        counts=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),
+        ranks=st.integers(1, 3),
+        workers=st.sampled_from([0, 0, 1, 2, 3]),
+        batch=st.integers(1, 5),
+        train=st.booleans(),
+        epoch=st.integers(0, 3),
+    )
+    @settings(max_examples=examples, deadline=None)
+    def check(counts: list[int], ranks: int, workers: int, batch: int, train: bool, epoch: int) -> None:
+        pattern = write_shards(tmp_path_factory.mktemp("shards"), counts)
+        total = sum(counts)
+        if total < ranks * (batch if train else 1):
+            return
+        seen: list[int] = []
+        for rank in range(ranks):
+            with patch("lightning_clip.data.sampler.world", return_value=(rank, ranks)):
+                data = ClipDataModule(pattern, pattern, local_batch_size=batch, num_workers=workers).attach(_MODULE)
+                loader = data.train_dataloader() if train else data.val_dataloader()
+                loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+                seen += [index for found in loader for index in found.index.tolist()]
+        expected = total // (ranks * batch) * ranks * batch if train else total
+        assert len(seen) == len(set(seen)) == expected
+
+    check()
 
 
 _MODULE = small_module()

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from corners import corners
 from data.test_shards import pairs, tar_bytes, write_shards
 from distributed.killed import Plan, records, train
 from small import small_module, small_trainer
@@ -43,8 +44,8 @@ class TestStream:
         counts = Counter(key for batch in keys(stream(tmp_path)) for key in batch)
         assert len(counts) == 16 and set(counts.values()) == {5}
 
-    @pytest.mark.parametrize("workers", [(0, 0), (2, 0), (0, 2)])
-    def test_killed_and_resumed(self, tmp_path: Path, workers: tuple[int, int]) -> None:
+    @pytest.mark.parametrize(("workers", "others"), corners([(0, 0), (2, 0), (0, 2)], (2, 0)))
+    def test_killed_and_resumed(self, tmp_path: Path, workers: int, others: int) -> None:
         write_shards(tmp_path / "shards", [20] * 4)
 
         def plan(number: int) -> Plan:
@@ -54,8 +55,8 @@ class TestStream:
             return Plan(make, steps=14)
 
         assert train(plan(0), tmp_path / "whole") == 0
-        assert train(plan(workers[0]), tmp_path / "killed", kill=(8, "batch_start")) == -signal.SIGKILL
-        assert train(plan(workers[1]), tmp_path / "killed", resume=True) == 0
+        assert train(plan(workers), tmp_path / "killed", kill=(8, "batch_start")) == -signal.SIGKILL
+        assert train(plan(others), tmp_path / "killed", resume=True) == 0
         assert records(tmp_path / "killed", 1) == records(tmp_path / "whole", 1)
 
     def test_a_failing_command_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_clip.data.learnability import learnable_rows, odds
-from lightning_clip.data.swaps import swapped
+from lightning_clip.data.swaps import swapped, swaps
 
 
 class TestSwaps:
@@ -40,6 +40,20 @@ class TestSwaps:
     @pytest.mark.parametrize("caption", ["", "wow", "no no no", "!?"])
     def test_what_cannot_be_swapped_stays(self, caption: str) -> None:
         assert swapped(caption) == caption
+
+    def test_several(self) -> None:
+        """All different while there are changes: exchanges first, then words that give way, from the same caption always."""
+        groups = {"colours": ["red", "blue", "green"], "counts": ["two", "three"]}
+        caption = "two red cubes and three blue balls"
+        found = swaps(caption, 9, groups)
+        exchanged = {"two blue cubes and three red balls", "three red cubes and two blue balls"}
+        assert set(found[:2]) == exchanged and found[0] == swapped(caption, groups) and found == swaps(caption, 9, groups)
+        words = ("two", "red", "three", "blue")
+        instead = [(0, "three"), (2, "two"), (1, "blue"), (1, "green"), (3, "red"), (3, "green")]
+        replaced = {"{} {} cubes and {} {} balls".format(*words[:n], w, *words[n + 1 :]) for n, w in instead}
+        assert set(found[2:8]) == replaced and found[8] == found[0]
+        assert swaps(caption, 3, groups)[:2] == found[:2] and swaps("wow", 2) == ["wow", "wow"]
+        assert swaps("chat noir", 2) == ["noir chat", "noir chat"]
 
 
 class TestLearnability:

@@ -154,6 +154,7 @@ def test_clip_truncates_as_open_clip(context_length: int) -> None:
 
 
 @pytest.mark.parametrize("field", ["en", "zh_human"])
+@pytest.mark.slow
 def test_clip_ids_equal_open_clip_on_flickr8k(field: str) -> None:
     folder = os.environ.get("LIGHTNING_CLIP_DATA")
     if not folder:

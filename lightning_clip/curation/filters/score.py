@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_clip.core.errors import InputError, existing_path
-from lightning_clip.curation.filters.base import Filter, Looked, pair_filters
-
-if TYPE_CHECKING:
-    from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.core.errors import InputError
+from lightning_clip.curation.filters.base import Looked, pair_filters
+from lightning_clip.curation.filters.of_model import ModelFilter
 
 __all__ = ["Score"]
 
 
 @pair_filters.register("score")
-class Score(Filter):
+class Score(ModelFilter):
     """Pairs whose image and best caption have at least this cosine similarity (the CLIP score of LAION and DataComp).
 
     To keep the best share of the pairs rather than those above a fixed score, give `least: -1` and `best_scores`.
@@ -35,25 +32,17 @@ class Score(Filter):
     def __init__(self, checkpoint: str, least: float = 0.2, batch_size: int = 64, device: str = "auto") -> None:
         if not -1 <= least <= 1:
             raise InputError(f"filter score has least {least}: a cosine is in -1..1")
-        named = checkpoint.startswith(("open_clip:", "hf:"))
-        # Tells a file from another under the same name.
-        self.written = 0 if named else existing_path(checkpoint, "checkpoint").stat().st_mtime_ns
-        self.checkpoint, self.least, self.batch_size, self.device = checkpoint, least, batch_size, device
-        self.reason = f"CLIP score below {least:g}"
-        self._loaded: ClipModule | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}  # each process loads its own
+        super().__init__(checkpoint, batch_size, device)
+        self.least, self.reason = least, f"CLIP score below {least:g}"
 
     def passes(self, samples: Sequence[Looked]) -> list[bool]:
-        for start in range(0, len(samples), self.batch_size):
-            part = samples[start : start + self.batch_size]
+        for part in self.batches(samples):
             for sample, score in zip(part, self._scores(part), strict=True):
                 sample.score = score
         return [sample.score is not None and sample.score >= self.least for sample in samples]
 
     def _scores(self, samples: Sequence[Looked]) -> list[float]:
-        module = self._module()
+        module = self.module()
         transform = module.image_transform(train=False)
         image_features = module.encode_image(torch.stack([transform(sample.pixels) for sample in samples]))
         owners = [number for number, sample in enumerate(samples) for _ in sample.captions]
@@ -63,11 +52,3 @@ class Score(Filter):
         for owner, cosine in zip(owners, cosines.tolist(), strict=True):
             best[owner] = max(best[owner], round(cosine, 4))
         return best
-
-    def _module(self) -> ClipModule:
-        if self._loaded is None:
-            from lightning_clip.loading import open_module
-
-            wanted = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu")
-            self._loaded = open_module(self.checkpoint).to(wanted)
-        return self._loaded

@@ -46,6 +46,11 @@ class OpenFiles(threading.local):
         if (descriptor := self._descriptors.pop(path, None)) is not None:
             os.close(descriptor)
 
+    def close(self) -> None:
+        """Closes all of this thread's files; the next reading opens them again."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
     def _descriptor(self, path: str) -> int:
         found = self._descriptors.get(path)
         if found is None:

@@ -35,7 +35,7 @@ __all__ = [
     "split_name",
 ]
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "dcm", "dicom")
 TEXT_EXTENSIONS = ("txt", "json", "cls")
 _MAGIC = b"lightning_clip tar index 4\n"
 _HEADER = 1024  # bytes before the records

@@ -134,7 +134,14 @@ class Remote:
 
         return self._tried(pattern, ask)
 
-    def download(self, url: str, target: Path, size: int | None, check: Callable[[], None] = lambda: None) -> None:
+    def download(
+        self,
+        url: str,
+        target: Path,
+        size: int | None,
+        check: Callable[[], None] = lambda: None,
+        most: int | None = None,
+    ) -> None:
         """Writes a remote file into a local one that exists.
 
         Args:
@@ -142,6 +149,7 @@ class Remote:
             target: where it is written.
             size: bytes that must come; None where the server does not say.
             check: looks at what came, and raises where it is not what it should be.
+            most: bytes that are taken from a server that may send anything; None takes all.
 
         Raises:
             RemoteError: missing, cut off, or no byte for too long, on every try; or what the check says.
@@ -152,7 +160,7 @@ class Remote:
             system, path = self._system(url)
             # Over http in one request from front to end: also from servers that know neither ranges nor lengths.
             one = {"block_size": 0, "size": size or 1} if is_http(url) else {"block_size": CHUNK}
-            written = copied(lambda: system.open(path, "rb", **one), target, self.stall)
+            written = copied(lambda: system.open(path, "rb", **one), target, self.stall, most)
             if size is not None and written != size:
                 raise OSError(f"{written} of {size} bytes came")
             check()

@@ -41,19 +41,21 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     return value  # type: ignore[no-any-return]
 
 
-def copied(source: Callable[[], Any], target: Path, seconds: float) -> int:
+def copied(source: Callable[[], Any], target: Path, seconds: float, most: int | None = None) -> int:
     """Writes a stream into a file: a thread reads, this one writes, so that one which falls silent cannot hold up the run.
 
     Args:
         source: opens the stream.
         target: a file that exists; what it holds is overwritten from its beginning.
         seconds: without a byte after which the stream counts as broken.
+        most: bytes that are taken; None takes all.
 
     Returns:
         The bytes that came.
 
     Raises:
         TimeoutError: no byte for too long.
+        ValueError: more bytes come than are taken.
         DiskError: the local disk does not take it.
     """
     chunks: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=4)
@@ -75,6 +77,8 @@ def copied(source: Callable[[], Any], target: Path, seconds: float) -> int:
             while (chunk := _next(chunks, seconds)) is not None:
                 if isinstance(chunk, BaseException):
                     raise chunk
+                if most is not None and written + len(chunk) > most:
+                    raise ValueError(f"more than {most:,} bytes")
                 _write(stream, chunk)
                 written += len(chunk)
             stream.truncate()  # it may have been longer in a try before

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
-from lightning_clip.core.types import Pair
 from lightning_clip.data.order import Order
-from lightning_clip.data.sources.base import PairSource, pair_sources, readable_captions
+from lightning_clip.data.sources.base import pair_sources, readable_captions
+from lightning_clip.data.sources.wrapped import WrappedSource
 from lightning_clip.data.weighted_order import Weighted
 from lightning_clip.data.words import common_entries, read_synonyms, tags_in
 
@@ -19,7 +18,7 @@ __all__ = ["Resampled"]
 
 
 @pair_sources.register("resampled")
-class Resampled(PairSource):
+class Resampled(WrappedSource):
     """Pairs of another source; an image stands in an epoch in proportion to the largest f_h^-power of its tags h.
 
     f_h is how many images have tag h; power 0.5 is the inverse square root of the paper, 0 leaves images as they are. An epoch
@@ -44,32 +43,10 @@ class Resampled(PairSource):
         self, source: Any, power: float = 0.5, *, separator: str = ",", synonyms: str | dict[str, str] | None = None
     ) -> None:
         in_range("resampled: power", power, 0)
-        self.source: PairSource = pair_sources.build(source)
+        super().__init__(pair_sources.build(source))
         if not self.source.random_access:
             raise InputError("resampled cannot hold a stream, which has no samples by number: put it into shards on a disk")
         self.power, self.separator, self.synonyms = power, separator, read_synonyms(synonyms, separator)
-        self.class_names, self.layout = self.source.class_names, self.source.layout
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Pair:
-        return self.source[index]
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return self.source.captions(index)
-
-    def label(self, index: int) -> int | None:
-        return self.source.label(index)
-
-    def place(self, index: int) -> str:
-        return self.source.place(index)
-
-    def lost(self) -> Mapping[str, int]:
-        return self.source.lost()
-
-    def first_of_parts(self) -> Sequence[int]:
-        return self.source.first_of_parts()
 
     def order(self, seed: int) -> Order:
         tags = [tags_in(readable_captions(self.source, index), self.separator, self.synonyms) for index in range(len(self))]

@@ -14,7 +14,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources.columns import CaptionColumns, captions_of, cell
 from lightning_clip.data.sources.row_store import Rows
 
-__all__ = ["Groups", "Reading", "chosen_rows", "classes_of"]
+__all__ = ["Groups", "Reading", "chosen_rows", "classes_of", "image_key", "text_of"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,16 @@ class Groups:
     def digest(self) -> str:
         """Names which rows they are."""
         return hashlib.sha256(self._rows.tobytes() + self._ends.tobytes()).hexdigest()
+
+    def chosen(self, mask: np.ndarray) -> Groups:
+        """Some of the groups, in their order.
+
+        Args:
+            mask: bool (G,), True for those that stay.
+        """
+        sizes = np.diff(self._ends)
+        ends = np.concatenate([[0], np.cumsum(sizes[mask])]).astype(np.int64)
+        return Groups(self._rows[np.repeat(mask, sizes)], ends)
 
     def first(self) -> np.ndarray:
         """The first row number of each group (N,)."""
@@ -128,12 +138,12 @@ def _grouped(rows: Rows, reading: Reading) -> tuple[Groups, int]:
     numbers, members = array("q"), array("q")
     matching = 0
     for number, row in enumerate(rows):
-        if wanted and not all(_text_of(cell(row, key)) in values for key, values in wanted.items()):
+        if wanted and not all(text_of(cell(row, key)) in values for key, values in wanted.items()):
             continue
         matching += 1
         if captions and not captions_of(row, captions)[0]:
             continue
-        key = number if image is None else _image_key(cell(row, image), number)
+        key = number if image is None else image_key(cell(row, image), number)
         if others:
             key = (key, *(repr(cell(row, other)) for other in others))
         numbers.append(number)
@@ -141,7 +151,7 @@ def _grouped(rows: Rows, reading: Reading) -> tuple[Groups, int]:
     return Groups.of(numbers, members), matching
 
 
-def _image_key(value: Any, number: int) -> Any:
+def image_key(value: Any, number: int) -> Any:
     """What rows of one image share: its name, or a digest of its bytes; a row without either stays alone, by its number."""
     if isinstance(value, Mapping):  # as Hugging Face datasets and their parquet files have it
         value = value.get("bytes") or value.get("path")
@@ -168,10 +178,10 @@ def classes_of(rows: Rows, groups: Groups, column: str) -> list[str]:
 
 
 def _ways(value: Any) -> set[str]:
-    return {_text_of(one) for one in (value if isinstance(value, list | tuple | set) else (value,))}
+    return {text_of(one) for one in (value if isinstance(value, list | tuple | set) else (value,))}
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A cell as it would stand in a csv file, so that a filter means the same for every kind of table."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -23,8 +23,8 @@ ColumnSetting = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
 class ValueColumns:
     """Which further columns a table's samples have, and how their cells are read.
 
-    A cell is a number, a flag, a list of these, text that says one of them, text that names a `.npy` or `.wav` file, the
-    bytes of such a file, or, where the column's first cell is no number, text. Numbers of one column are all integers or
+    A cell is a number, a flag, a list of these, text that says one of them, text that names a `.npy`, `.wav` or video file,
+    the bytes of such a file, or, where the column's first cell is no number, text. Numbers of one column are all integers or
     all floats.
 
     Args:
@@ -138,8 +138,12 @@ def _kind_of(column: str, content: bytes) -> str:
     if content.startswith(b"\x93NUMPY"):
         return "npy"
     if content.startswith(b"RIFF"):
-        return "wav"
-    raise ValueError(f"column {column!r} has bytes that are neither .npy nor .wav")
+        return "avi" if content[8:12] == b"AVI " else "wav"
+    if content[4:8] == b"ftyp":
+        return "mp4"
+    if content.startswith(b"\x1aE\xdf\xa3"):
+        return "webm"
+    raise ValueError(f"column {column!r} has bytes that are neither .npy nor .wav nor a video")
 
 
 def _number(text: str) -> Any:
