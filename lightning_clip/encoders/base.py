@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,52 +10,11 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
+from lightning_clip.encoders.dense import DenseView
+from lightning_clip.encoders.stacking import stack_values
+from lightning_clip.encoders.steps import Steps
 
-__all__ = ["ImageEncoder", "TextEncoder", "Tower", "image_encoders", "stack_values", "text_encoders", "towers"]
-
-
-def stack_values(values: Sequence[Any], keep: Sequence[torch.dtype] = ()) -> Tensor:
-    """Numbers, arrays or tensors of one shape, one per sample, as one tensor.
-
-    Args:
-        values: B of them; floats of any width become float32, integers and booleans int64.
-        keep: kinds of tensors that stay as they are.
-
-    Returns:
-        (B, ...); (0,) for no values.
-
-    Raises:
-        InputError: values of different shapes, or what is no number.
-
-    Examples:
-        >>> stack_values([(48.9, 2.4), (52.5, 13.4)]).shape
-        torch.Size([2, 2])
-    """
-    tensors = _tensors(values)
-    if not tensors:
-        return torch.empty(0)
-    shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in tensors))
-    if len(shapes) > 1:
-        named = ", ".join(str(shape) for shape in shapes[:4]) + (", ..." if len(shapes) > 4 else "")
-        raise InputError(
-            f"values of one batch have different shapes {named}: bring them to one shape in the source, or pad them in the "
-            "tower's collate()"
-        )
-    stacked = torch.stack(tensors)  # B x (...) -> (B, ...)
-    if stacked.dtype in keep:
-        return stacked
-    return stacked.float() if stacked.is_floating_point() else stacked.long()
-
-
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    try:
-        return [torch.as_tensor(value) for value in values]
-    except (TypeError, ValueError, RuntimeError) as error:
-        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
-        raise InputError(
-            f"values of type {kinds} cannot be stacked ({error}): give numbers or arrays of one shape, or override the tower's "
-            "collate()"
-        ) from error
+__all__ = ["ImageEncoder", "TextEncoder", "Tower", "image_encoders", "text_encoders", "towers"]
 
 
 class Tower(nn.Module, ABC):
@@ -189,9 +147,13 @@ class ImageEncoder(Tower):
     Args:
         output_dim: width of its features.
         image_size: side in pixels of the square images it takes.
+
+    Attributes:
+        channels: of the images it takes: 3, or what its options say, as many as the transform gives (`channels`, `bands`).
     """
 
     column = "image"
+    channels: int = 3
 
     def __init__(self, output_dim: int, image_size: int) -> None:
         super().__init__(output_dim)
@@ -225,6 +187,14 @@ class ImageEncoder(Tower):
             InputError: this tower cannot.
         """
         raise InputError(f"{type(self).__name__} takes images of one size: take a ViT or a convolutional network")
+
+    def dense_view(self) -> DenseView:
+        """The tower as steps, from which features of each place of a picture are made.
+
+        Raises:
+            InputError: this tower gives one vector per image.
+        """
+        raise InputError(f"{type(self).__name__} has no features of places: take a ViT or a ResNet, or add dense_view()")
 
     def forward_tokens(self, image: Tensor) -> Tensor:
         """Normalised float pixels (B, 3, H, W) -> (B, L, W), where the tower has tokens."""
@@ -280,6 +250,10 @@ class TextEncoder(Tower):
     def forward_both(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids int64 (B, L) and mask bool (B, L) -> features (B, output_dim) and tokens (B, L, W)."""
         return self(tokens, mask), self.forward_tokens(tokens, mask)
+
+    def steps(self) -> Steps | None:
+        """Reads texts token by token, ids (R,) -> features (R, 1, W) as `forward_tokens` gives them; None where it cannot."""
+        return None
 
 
 # What a name means that is not registered is said in `names`.

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.encoders.attention_cache import is_plain_attention
+from lightning_clip.encoders.steps import MultimodalSteps, Steps
 
 __all__ = ["CaptionDecoder"]
 
@@ -81,3 +83,12 @@ class CaptionDecoder(nn.Module):
             )
         logits: Tensor = self.model(image, self.text_in(text_tokens))
         return logits
+
+    def steps(self, image: Tensor) -> Steps | None:
+        """Writes captions token by token: the text tower's newest (R, 1, W_t) -> logits (R, V); None without torch's attention.
+
+        Args:
+            image: what was read of N images (N, Q, W); R captions are N K, those of an image one after the other.
+        """
+        blocks = (*self.model.resblocks, *self.model.cross_attn)
+        return MultimodalSteps(self, image) if all(is_plain_attention(block.attn) for block in blocks) else None

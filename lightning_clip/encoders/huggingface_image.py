@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.encoders.base import ImageEncoder, image_encoders
+from lightning_clip.encoders.dense import DenseView
+from lightning_clip.encoders.dense_maps import hidden_state_view
+from lightning_clip.encoders.dense_vits import TransformersVit
 from lightning_clip.encoders.huggingface_towers import checkpoint_layers, describe, family_of, load, longest_list
 from lightning_clip.encoders.timm_image import tokens_of
 
@@ -56,7 +59,8 @@ class HuggingFaceImageEncoder(ImageEncoder):
             raise InputError(f"unknown pooling {pooling!r}: {nearest(pooling, _POOLINGS)}")
         model = load(path, "image", pretrained, config)
         size = getattr(model.config, "image_size", None) or 224
-        width = getattr(model.config, "hidden_size", None) or model.config.hidden_sizes[-1]
+        own = model.config  # ALIGN's EfficientNet has a hidden_dim
+        width = getattr(own, "hidden_size", None) or getattr(own, "hidden_dim", None) or own.hidden_sizes[-1]
         super().__init__(output_dim=int(width), image_size=int(size if isinstance(size, int) else size[0]))
         self.pooling, self.model = pooling, model
         self.architecture = family_of(model) or model.config.model_type
@@ -78,6 +82,12 @@ class HuggingFaceImageEncoder(ImageEncoder):
         """Normalised float pixels (B, 3, S, S) -> features (B, output_dim) and tokens (B, L, W), in one pass."""
         outputs = self.model(pixel_values=image)
         return _POOLINGS[self.pooling](outputs), tokens_of(outputs.last_hidden_state)
+
+    def dense_view(self) -> DenseView:
+        """CLIP's and SigLIP's ViT block by block; of other models their last hidden state."""
+        if TransformersVit.fits(self.model):
+            return TransformersVit(self.model, self.pooling)
+        return hidden_state_view(self.model, self.pooling)
 
     def blocks(self) -> list[nn.Module]:
         """The longest list of layers in the model."""

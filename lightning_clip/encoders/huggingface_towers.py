@@ -74,6 +74,9 @@ def build(config: Mapping[str, Any]) -> Any:
     part = next((key for key in ("text_config", "vision_config") if key in settings), None)
     if part is None:
         return AutoModel.from_config(AutoConfig.for_model(family, **settings), **options)  # type: ignore[no-untyped-call]
+    if family == "tipsv2":  # whose towers must have one width
+        other = {"text_config": "vision_config", "vision_config": "text_config"}[part]
+        settings[other] = {key: settings[part][key] for key in ("hidden_size", "num_attention_heads")}
     with torch.device("meta"):  # only to see which class the family has for this tower: nothing is allocated
         whole = AutoModel.from_config(AutoConfig.for_model(family, **settings))  # type: ignore[no-untyped-call]
     tower = getattr(whole, part.replace("config", "model"))

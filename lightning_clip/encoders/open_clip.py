@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.encoders.base import ImageEncoder, TextEncoder, image_encoders, text_encoders
+from lightning_clip.encoders.dense import DenseView
+from lightning_clip.encoders.dense_maps import open_clip_resnet
+from lightning_clip.encoders.dense_vits import OpenClipVit
 from lightning_clip.encoders.padding import checked_side, filled, side_mapping, text_in_front
-from lightning_clip.encoders.timm_image import tokens_of
+from lightning_clip.encoders.steps import Steps, open_clip_text_steps
+from lightning_clip.encoders.timm_image import timm_view, tokens_of
 
 __all__ = ["OpenClipImageEncoder", "OpenClipTextEncoder"]
 
@@ -71,6 +75,13 @@ class OpenClipImageEncoder(ImageEncoder):
             raise self._no_tokens()
         features, tokens = model(image)
         return features, tokens
+
+    def dense_view(self) -> DenseView:
+        """Its own ViT block by block, timm's inside of it too; a ResNet's map."""
+        model: Any = self.model
+        if self._trunk is not None:
+            return timm_view(self._trunk, model.head)
+        return OpenClipVit(model) if hasattr(model, "transformer") else open_clip_resnet(model)
 
     def blocks(self) -> list[nn.Module]:
         """The Transformer's blocks, a ResNet's stages, or those of timm's model inside."""
@@ -163,6 +174,10 @@ class OpenClipTextEncoder(TextEncoder):
         """open_clip's settings."""
         settings = {"embed_dim": self.embed_dim, "config": self.config, "quick_gelu": self.quick_gelu, "pad_id": self.pad_id}
         return {"name": "open_clip", **settings, **side_mapping(self.padding_side)}
+
+    def steps(self) -> Steps | None:
+        """Where the tower is causal and its attention torch's."""
+        return open_clip_text_steps(self.model) if self.padding_side == "right" else None
 
     def _padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
         if tokens.shape[1] > self.context_length:

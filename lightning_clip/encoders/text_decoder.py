@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.encoders.attention_cache import is_plain_attention
+from lightning_clip.encoders.steps import Steps, TextDecoderSteps
 
 __all__ = ["MaskedTextDecoder", "TextDecoder", "reversed_rows"]
 
@@ -43,20 +47,28 @@ class _Decoder(nn.Module):
             for _ in range(layers)
         )
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        if tokens.shape[1] > self.context_length:
+    def embedded(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """Ids int64 (B, L) of which the first one stands at place `first` -> vectors (B, L, W).
+
+        Raises:
+            InputError: more tokens than the context holds.
+        """
+        last = first + tokens.shape[1]
+        if last > self.context_length:
             raise InputError(
-                f"captions of {tokens.shape[1]} tokens exceed the decoder's context_length {self.context_length}: set the "
+                f"captions of {last} tokens exceed the decoder's context_length {self.context_length}: set the "
                 "tokenizer's context_length to at most that, or raise the decoder's"
             )
         words: Tensor = self.token_embedding(tokens)  # (B, L) -> (B, L, W)
-        return words + self.positional_embedding[: tokens.shape[1]]
+        return words + self.positional_embedding[first:last]
 
-    def _memory(self, image_tokens: Tensor) -> Tensor:
+    def memory(self, image_tokens: Tensor) -> Tensor:
+        """The image's tokens (B, P, W_i) -> what captions look at (B, P, W)."""
         found: Tensor = self.image_projection(self.image_norm(image_tokens))  # (B, P, W_i) -> (B, P, W)
         return found
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def vocabulary_logits(self, hidden: Tensor) -> Tensor:
+        """What the blocks made of tokens (B, L, W) -> logits (B, L, V)."""
         logits: Tensor = (
             self.final_norm(hidden) @ self.token_embedding.weight[:-1].T + self.output_bias
         )  # (B, L, W) -> (B, L, V)
@@ -130,12 +142,22 @@ class TextDecoder(_Decoder):
             tokens: ids int64 (B, L), in the direction of reading.
             backward: with the blocks of the backward direction.
         """
-        hidden, memory = self._embedded(tokens), self._memory(image_tokens)
+        hidden, memory = self.embedded(tokens), self.memory(image_tokens)
         length = tokens.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         for block in (self.backward_blocks if backward else self.blocks) or ():
             hidden = block(hidden, memory, tgt_mask=later, tgt_is_causal=True)  # (B, L, W)
-        return self._logits(hidden)
+        return self.vocabulary_logits(hidden)
+
+    def steps(self, image_tokens: Tensor) -> Steps | None:
+        """Writes captions forward, one token after another: ids (R,) -> logits (R, V); None where attention is not torch's own.
+
+        Args:
+            image_tokens: of N images (N, P, W_i); R captions are N K, those of an image one after the other.
+        """
+        blocks: Any = self.blocks
+        usual = all(is_plain_attention(part) for block in blocks for part in (block.self_attn, block.multihead_attn))
+        return TextDecoderSteps(self, image_tokens) if usual else None
 
 
 class MaskedTextDecoder(_Decoder):
@@ -178,11 +200,11 @@ class MaskedTextDecoder(_Decoder):
         Returns:
             (B, L), 0 where nothing is masked.
         """
-        hidden = self._embedded(tokens.masked_fill(hidden_places, self.vocab_size))
-        memory = self._memory(image_tokens)
+        hidden = self.embedded(tokens.masked_fill(hidden_places, self.vocab_size))
+        memory = self.memory(image_tokens)
         for block in self.blocks:
             hidden = block(hidden, memory, tgt_key_padding_mask=~mask)  # (B, L, W)
-        logits = self._logits(hidden)
+        logits = self.vocabulary_logits(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         targets = tokens.masked_fill(~hidden_places, -100)
         return -cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from lightning_clip.core.errors import InputError
 
 __all__ = ["TextPool"]
+
+_TEXTS = 1024
 
 
 class TextPool(nn.Module):
@@ -52,3 +54,9 @@ class TextPool(nn.Module):
         pooled = scaled_dot_product_attention(query, keys, values)  # (B, H, N, D / H)
         found: Tensor = self.out(pooled.transpose(1, 2).flatten(2))  # -> (B, N, D)
         return found
+
+    def cosines(self, texts: Tensor, read: Tensor) -> Tensor:
+        """Cosines (B, N) of unit texts (N, D) with what each finds in the images (B, L, 2 D)."""
+        # So many texts at a time as bound the pooled features in memory.
+        parts = [(normalize(self(some, read), dim=-1) * some).sum(dim=-1) for some in torch.split(texts, _TEXTS)]
+        return torch.cat(parts, dim=1)

@@ -16,6 +16,7 @@ from lightning_clip.core.settings import in_range
 from lightning_clip.encoders.base import TextEncoder, text_encoders
 from lightning_clip.encoders.lean_block import LeanBlock, through
 from lightning_clip.encoders.packed import pack
+from lightning_clip.encoders.steps import ClipTextSteps, Steps
 from lightning_clip.encoders.varlen import Strung, string, usable
 
 __all__ = ["CLIP_TEXT_WIDTHS", "ClipTextTransformer", "at_last_token", "last_text_position"]
@@ -113,13 +114,16 @@ class ClipTextTransformer(TextEncoder):
         normed = self.forward_tokens(tokens, mask)
         return at_last_token(normed, mask), normed
 
+    def steps(self) -> Steps | None:
+        """Where its blocks are as they were built; adapters inside are no hindrance."""
+        return ClipTextSteps(self) if self._usual() else None
+
     def packs(self, tokens: Tensor) -> bool:
         """With blocks as they were built: adapters inside are no hindrance. On a CPU not compiled ones, which would be compiled
         for each batch again; on CUDA in half precision, where there are kernels for it (`lightning_clip.encoders.varlen`).
         """
         blocks: Any = self.transformer
-        usual = all(isinstance(block, LeanBlock) and block.is_plain() for block in blocks)
-        if not usual or type(tokens) is not Tensor or torch.compiler.is_compiling():
+        if not self._usual() or type(tokens) is not Tensor or torch.compiler.is_compiling():
             return False
         if tokens.device.type != "cuda":
             return tokens.device.type == "cpu" and not any(is_compiled(block) for block in blocks)
@@ -153,6 +157,10 @@ class ClipTextTransformer(TextEncoder):
         """All sizes and the activation."""
         keys = ("width", "layers", "heads", "vocab_size", "context_length", "quick_gelu")
         return {"name": "clip_text", **{key: getattr(self, key) for key in keys}}
+
+    def _usual(self) -> bool:
+        """Whether all blocks are as they were built."""
+        return all(isinstance(block, LeanBlock) and block.is_plain() for block in self.transformer)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         self._check_length(tokens.shape[1])

@@ -11,17 +11,20 @@ from torch import Tensor, nn
 from lightning_clip.core.errors import IMPORT_HINT, InputError, UnknownName, nearest
 from lightning_clip.core.settings import in_range
 from lightning_clip.encoders.base import ImageEncoder
+from lightning_clip.encoders.dense import DenseView
+from lightning_clip.encoders.dense_maps import timm_map
+from lightning_clip.encoders.dense_vits import TimmVit
 from lightning_clip.encoders.fewer_tokens import drop_tokens, take_sizes
 from lightning_clip.encoders.lean_block import LeanBlock, make_lean, through
 from lightning_clip.encoders.patches import use_products
 from lightning_clip.encoders.recomputed import untouched
 
-__all__ = ["TimmImageEncoder"]
+__all__ = ["TimmImageEncoder", "check_options"]
 
 # Where timm's families keep their repeated layers.
 _BLOCK_ATTRIBUTES = ("blocks", "stages", "layers")
 # Options of timm that are sizes or counts; a negative one would only be met in the middle of a tower.
-_SIZES = {"image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"}
+_SIZES = {"image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "in_chans"}
 
 
 class TimmImageEncoder(ImageEncoder):
@@ -31,7 +34,7 @@ class TimmImageEncoder(ImageEncoder):
         architecture: any name timm knows, such as "vit_tiny_patch16_224" or "resnet50_clip".
         image_size: side of the square input in pixels; None takes the architecture's own.
         pretrained: load timm's published weights (needs the network once). A checkpoint never downloads them again.
-        **options: handed on to `timm.create_model` (patch_size, drop_path_rate, depth, ...).
+        **options: handed on to `timm.create_model` (patch_size, drop_path_rate, depth, in_chans, ...).
 
     Raises:
         InputError: timm does not know the name, or the architecture cannot take the options.
@@ -53,17 +56,20 @@ class TimmImageEncoder(ImageEncoder):
                 "image encoder",
                 architecture,
             )
-        _check_options(options)
+        check_options(options)
         for name, value in {"image_size": image_size, **options}.items():
             if name in _SIZES and value is not None:
                 for part in value if isinstance(value, list | tuple) else (value,):
                     in_range(f"image encoder {architecture!r}: {name}", part, 0, open_low=True)
         model: Any = _create(architecture, image_size, pretrained, options)
+        if any(isinstance(layer, nn.Linear) and not layer.out_features for layer in model.modules()):
+            model.reset_classifier(0)  # timm before 1.0.31 makes a classifier of no classes for some networks, not none
         size = image_size or int(model.pretrained_cfg["input_size"][-1])
         # Mobile networks have a hidden layer after their pooling, which widens the features.
         width = int(getattr(model, "head_hidden_size", None) or model.num_features)
         super().__init__(output_dim=width, image_size=size)
         self.architecture, self.options = architecture, options
+        self.channels = int(options.get("in_chans", 3))
         use_products(model)
         make_lean(model)
         self.model = model
@@ -86,6 +92,10 @@ class TimmImageEncoder(ImageEncoder):
         hidden: Tensor = model.forward_features(image)  # (B, 3, S, S) -> (B, L, W) or a map (B, W, rows, columns)
         features: Tensor = model.forward_head(hidden)  # -> (B, W), without a classifier: `num_classes` is 0
         return features, tokens_of(hidden)
+
+    def dense_view(self) -> DenseView:
+        """A plain ViT block by block; of other models what comes before their pooling."""
+        return timm_view(self.model)
 
     def drop_tokens(self, share: float) -> None:
         """From now on a ViT drops that share of its patches in training."""
@@ -121,6 +131,16 @@ class TimmImageEncoder(ImageEncoder):
         return {"name": self.architecture, "image_size": self.image_size, **self.options}
 
 
+def timm_view(model: nn.Module, head: nn.Module | None = None) -> DenseView:
+    """Any model of timm's as a dense view.
+
+    Args:
+        model: without a classifier.
+        head: what follows it; None for nothing.
+    """
+    return TimmVit(model, head) if untouched(model, VisionTransformer) else timm_map(model, head)
+
+
 def tokens_of(hidden: Tensor) -> Tensor:
     """What comes before a tower's pooling as tokens: a map (B, W, rows, columns), or tokens (B, L, W) -> (B, L, W)."""
     return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden  # (B, W, r, c) -> (B, r c, W)
@@ -148,7 +168,7 @@ def at_class_token(model: Any, image: Tensor) -> Tensor:
     return features
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def check_options(options: dict[str, Any]) -> None:
     """Refuses what makes timm read a file: it unpickles whatever stands in it."""
     settings = [options.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay")]
     if "checkpoint_path" in options or any(isinstance(given, dict) and "file" in given for given in settings):

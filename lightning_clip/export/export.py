@@ -26,6 +26,7 @@ from lightning_clip.weights.own import parts_of
 __all__ = ["Exported", "export", "push_to_hub"]
 
 _MODULES = (to_files, to_graphs, to_open_clip, to_transformers)  # importing them registers their formats
+_OF_COLOURS = ("huggingface", "open_clip")  # formats whose preparation of pictures knows three channels
 _TEXTS = [
     "a dog",
     "a photo of two cats on the beach.",
@@ -104,6 +105,12 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
         raise InputError(
             f"weights of this module are {', '.join(sorted(kinds))}, and exports are float32: call module.float() first"
         )
+    channels = model.mean.shape[1]
+    if channels != 3 and format in _OF_COLOURS:
+        raise InputError(
+            f"the image tower takes {channels} channels, and {writer.title} prepares pictures of three: export as safetensors, "
+            "onnx or torch-export"
+        )
     check_finite_weights("the module", model.state_dict())
     with evaluating(model), _on_cpu(model):
         if (error := refusal(format, module)) is not None:
@@ -127,7 +134,7 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
 
 def _held(writer: Format, module: Any) -> frozenset[str]:
     """Names of parts of the objective that a format holds."""
-    kept: frozenset[str] = module.objective.kept_parts if writer.holds_parts else frozenset()
+    kept = frozenset(part for part in module.objective.kept_parts if writer.holds(part))
     return kept | module.objective.scoring_parts if writer.holds_scorers else kept
 
 
@@ -137,7 +144,11 @@ def _read_back(writer: Format, module: Exportable, folder: Path) -> dict[str, fl
     Raises:
         InputError: further than the format may be.
     """
-    pixels = _pixels(module.image_size) if "image" in module.model.columns else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    pixels = (
+        _pixels(module.image_size, module.model.mean.shape[1])
+        if "image" in module.model.columns
+        else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    )
     texts = [*_TEXTS, *(f"a photo of {word}" for word in module.training_settings.adapt.text.new_tokens)]
     found = writer.differences(module, folder, pixels, texts)
     if not max(found.values()) <= writer.tolerance:
@@ -193,6 +204,6 @@ def push_to_hub(folder: Path, repository: str) -> str:
     return str(address)
 
 
-def _pixels(size: int) -> Tensor:
+def _pixels(size: int, channels: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (5, channels, size, size), dtype=torch.uint8, generator=generator)

@@ -22,20 +22,26 @@ class Format(ABC):
     Attributes:
         title: as it reads in a sentence.
         tolerance: the largest difference of unit features that reading back may show.
-        holds_parts: whether it holds what an objective says to keep beside the towers, such as a decoder.
         holds_scorers: whether it holds what an objective scores by, such as a layer over words.
         usage: Python that reads the folder, for the model card; {folder} is put in.
     """
 
     title: str
     tolerance = 1e-5
-    holds_parts = False
     holds_scorers = False
     usage: str
 
     @abstractmethod
     def reason(self, module: Exportable) -> str | None:
         """Why this format cannot hold the module exactly, or None if it can."""
+
+    def holds(self, part: str) -> bool:
+        """Whether it holds what an objective says to keep beside the towers, such as a decoder.
+
+        Args:
+            part: name of it in the model.
+        """
+        return False
 
     @abstractmethod
     def write(self, module: Exportable, folder: Path) -> None:

@@ -23,13 +23,17 @@ class SafetensorsFormat(Format):
     """lightning_clip.json (towers, tokenizer, preprocessing) and model.safetensors."""
 
     title = "lightning_clip"
-    holds_parts = holds_scorers = True
+    holds_scorers = True
     tolerance = 0.0
     usage = """from lightning_clip import ClipModule
 
 module = ClipModule.from_pretrained("{folder}")
 module.encode_text(["a dog"])
 """
+
+    def holds(self, part: str) -> bool:
+        """All of them."""
+        return True
 
     def reason(self, module: Exportable) -> str | None:
         """Names an argument that is an object without a registered name, which JSON cannot hold, or None."""

@@ -69,7 +69,7 @@ def exported_towers(module: Exportable) -> tuple[ExportedProgram, ExportedProgra
     """
     towers = TwoTowers.of(module.model)
     size = module.image_size
-    pixels = torch.zeros(3, 3, size, size, dtype=torch.uint8)
+    pixels = torch.zeros(3, module.model.mean.shape[1], size, size, dtype=torch.uint8)
     tokens, mask = module.tokenizer(_EXAMPLES)
     batch, length = Dim("batch"), Dim("length", min=2, max=module.tokenizer.context_length)
     texts: Any = {0: batch, 1: length}

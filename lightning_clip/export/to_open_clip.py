@@ -31,15 +31,20 @@ class OpenClipFormat(Format):
     """open_clip_config.json, open_clip_model.safetensors, and the tokenizer's files."""
 
     title = "open_clip"
-    holds_parts = True
     usage = """import open_clip
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")
 tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
 """
 
+    def holds(self, part: str) -> bool:
+        """CoCa's decoder."""
+        return part == "captioner"
+
     def reason(self, module: Exportable) -> str | None:
         """Why open_clip cannot hold the module exactly, or None."""
+        if module.transform_settings.resize == "pad_end":
+            return "open_clip has no preprocessing that pads pictures on one side"
         return reason_not(lambda: _towers(module))
 
     def write(self, module: Exportable, folder: Path) -> None:

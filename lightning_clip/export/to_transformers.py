@@ -53,7 +53,7 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
 
     def reason(self, module: Exportable) -> str | None:
         """Why transformers cannot hold the module exactly, or None."""
-        if module.transform_settings.resize == "pad":
+        if module.transform_settings.resize in ("pad", "pad_end"):
             return "transformers has no preprocessing that pads pictures to a square"
         return reason_not(lambda: _model(module))
 

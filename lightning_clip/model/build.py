@@ -12,7 +12,7 @@ from lightning_clip.core.registry import LIVE, Registry
 from lightning_clip.core.tensor_count import TooManyTensors, at_most_tensors
 from lightning_clip.data.tokenizers import Tokenizer, tokenizers
 from lightning_clip.encoders import TextEncoder, image_encoders, projections, text_encoders
-from lightning_clip.encoders.base import Tower
+from lightning_clip.encoders.base import ImageEncoder, Tower
 from lightning_clip.encoders.base import towers as tower_registry
 from lightning_clip.model.clip import ClipModel
 from lightning_clip.model.recipe import Recipe
@@ -49,7 +49,12 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer | None, temperature: Temper
     order = sorted(own, key=lambda column: {"text": 0, "image": 1}.get(column, 2))
     built = {column: _tower(column, own[column].tower, tokenizer) for column in order}
     transform = recipe.transform
-    pixels: dict[str, Any] = {"mean": transform.mean or CLIP_MEAN, "std": transform.std or CLIP_STD}
+    channels = transform.channel_count
+    _check_channels(built.get("image"), channels)
+    pixels: dict[str, Any] = {
+        "mean": transform.mean or _of_channels(CLIP_MEAN, channels),
+        "std": transform.std or _of_channels(CLIP_STD, channels),
+    }
     start: dict[str, Any] = {"initial_scale": temperature.scale, "initial_bias": temperature.bias}
     heads = {column: spec.projection for column, spec in own.items()}
     if set(own) == {"image", "text"} and not recipe.share:
@@ -71,6 +76,20 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer | None, temperature: Temper
     model.pad_id = 0 if tokenizer is None else tokenizer.pad_id
     model.logit_scale.requires_grad_(temperature.learned)
     return model
+
+
+def _of_channels(colours: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """CLIP's values for red, green and blue, or their mean for each of another number of channels."""
+    return colours if channels == len(colours) else (round(sum(colours) / len(colours), 6),) * channels
+
+
+def _check_channels(tower: Any, channels: int) -> None:
+    """A tower of three channels would only fail at the first batch of another number."""
+    if isinstance(tower, ImageEncoder) and tower.channels != channels:
+        raise InputError(
+            f"the image tower takes {tower.channels} channels and its transform gives {channels}: give a timm tower "
+            f"in_chans: {channels} (small_conv: channels: {channels}), or omit the transform's channels for pictures of three"
+        )
 
 
 def default_tokenizer(text_encoder: Any) -> str:

@@ -11,8 +11,9 @@ from lightning_clip.data.permutation import mix
 
 __all__ = ["NextLogs", "beam_search", "nucleus_sampling"]
 
-# Rows (R,), which images, and ids (R, L) that begin their captions -> log-probabilities of the next id (R, V).
-NextLogs = Callable[[Tensor, Tensor], Tensor]
+# Rows (R,), which images, those of one image one after the other; ids (R, L) that begin their captions; and int64 (R,), the row
+# of the last call that each of them goes on from, or None where all kept theirs -> log-probabilities of the next id (R, V).
+NextLogs = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def beam_search(
@@ -40,8 +41,10 @@ def beam_search(
     scores[:, 0] = 0.0
     ended, lengths = torch.zeros(images, beams, dtype=torch.bool), torch.zeros(images, beams)
     rows = torch.arange(images)[:, None]  # (N, 1)
+    every = rows.expand(-1, beams).flatten()  # (N K,)
+    came_from: Tensor | None = None
     for step in range(max_tokens + 1):
-        logs = next_logs(rows.expand(-1, beams).flatten(), ids.flatten(0, 1)).float().cpu().view(images, beams, -1)  # (N, K, V)
+        logs = next_logs(every, ids.flatten(0, 1), came_from).float().cpu().view(images, beams, -1)  # (N, K, V)
         logs[..., start] = -torch.inf
         if step == max_tokens:  # no room but for the end
             logs[..., torch.arange(logs.shape[-1]) != end] -= 1e4
@@ -50,6 +53,7 @@ def beam_search(
         vocabulary = logs.shape[-1]
         scores, best = (scores[..., None] + logs).flatten(1).topk(beams, dim=1)  # (N, K V) -> (N, K)
         parent, chosen = best // vocabulary, best % vocabulary
+        came_from = (rows * beams + parent).flatten() if beams > 1 else None
         ended, lengths = ended[rows, parent], lengths[rows, parent]
         lengths = torch.where(ended, lengths, lengths + 1)
         ids = torch.cat([ids[rows, parent], chosen[..., None]], dim=2)
@@ -90,7 +94,7 @@ def nucleus_sampling(
     ids, rows = torch.full((len(numbers), 1), start), torch.arange(len(numbers))
     ended = torch.zeros(len(numbers), dtype=torch.bool)
     for _ in range(max_tokens):
-        logs = next_logs(rows, ids).float().cpu() / temperature  # (N, V)
+        logs = next_logs(rows, ids, None).float().cpu() / temperature  # (N, V)
         logs[:, start] = -torch.inf
         shares, order = logs.softmax(dim=1).sort(dim=1, descending=True)
         shares = shares.masked_fill(shares.cumsum(dim=1) - shares >= top_p, 0.0)  # the first that reaches top_p is in

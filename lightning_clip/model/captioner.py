@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import in_range
-from lightning_clip.core.types import Tokens
-from lightning_clip.encoders.caption_decoder import CaptionDecoder
-from lightning_clip.model.caption_search import NextLogs, beam_search, nucleus_sampling
+from lightning_clip.model.caption_logs import caption_decoder, next_logs
+from lightning_clip.model.caption_search import beam_search, nucleus_sampling
 from lightning_clip.model.evaluating import evaluating
 from lightning_clip.model.predictor import ImageInput, Predictor
 
@@ -25,13 +23,15 @@ class Captioner:
     """Writes captions.
 
     Args:
-        predictor: of a model with a decoder, such as one trained by `coca` or opened from open_clip's CoCa.
+        predictor: of a model with a decoder: trained by `coca` or `captioning`, or opened from open_clip's CoCa.
         method: "beam", "greedy" or "nucleus".
         beams: kept by "beam".
         top_p: share of the probability from which "nucleus" draws, in (0, 1].
         temperature: of "nucleus", > 0.
         max_tokens: of a caption, at most what the text tower takes; None takes that, and at most 30.
         seed: of "nucleus".
+        cache: keep keys and values of what is written, so that each step computes its newest token alone; False computes all of
+            the caption in each step, with the same captions.
 
     Raises:
         InputError: a model without a decoder, an unknown method, or a setting out of range.
@@ -47,11 +47,13 @@ class Captioner:
         temperature: float = 1.0,
         max_tokens: int | None = None,
         seed: int = 0,
+        cache: bool = True,
     ) -> None:
-        decoder = getattr(predictor.model, "captioner", None)
-        if not isinstance(decoder, CaptionDecoder) or predictor.tokenizer is None:
+        decoder = caption_decoder(predictor.model)
+        if decoder is None or predictor.tokenizer is None:
             raise InputError(
-                "this model has no decoder that writes captions: train with objective 'coca', or open CoCa's weights"
+                "this model has no decoder that writes captions: train with objective 'coca' or 'captioning', or open CoCa's "
+                "weights"
             )
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}: {nearest(method, METHODS)}")
@@ -68,6 +70,7 @@ class Captioner:
         self.predictor, self.decoder, self.method = predictor, decoder, method
         self.beams = 1 if method == "greedy" else beams
         self.top_p, self.temperature, self.max_tokens, self.seed = top_p, temperature, max_tokens, seed
+        self.cache = cache
         self.start, self.end = predictor.tokenizer.encode([""])[0]
 
     def __call__(self, images: ImageInput, batch_size: int = 32, first: int = 0) -> list[str]:
@@ -87,23 +90,10 @@ class Captioner:
 
     def _ids(self, pixels: Tensor, before: int) -> list[list[int]]:
         """Ids of the captions of a batch, which begins after so many images."""
-        seen = self.decoder.read(self.predictor.model.encode_with_tokens("image", pixels)[1])  # (B, Q, W)
-        next_logs = self._next(seen)
+        image_tokens = self.predictor.model.encode_with_tokens("image", pixels)[1]  # (B, P, W_i)
+        logs = next_logs(self.predictor.model, self.decoder, image_tokens, self.cache)
         if self.method != "nucleus":
             options: Mapping[str, Any] = {"beams": self.beams, "max_tokens": self.max_tokens}
-            return beam_search(next_logs, len(seen), self.start, self.end, **options)
+            return beam_search(logs, len(image_tokens), self.start, self.end, **options)
         options = {"top_p": self.top_p, "temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
-        return nucleus_sampling(next_logs, range(before, before + len(seen)), self.start, self.end, **options)
-
-    def _next(self, seen: Tensor) -> NextLogs:
-        model = self.predictor.model
-
-        def next_logs(rows: Tensor, ids: Tensor) -> Tensor:
-            ids = ids.to(seen.device)
-            mask = torch.ones_like(ids, dtype=torch.bool)
-            tokens = model.encode_with_tokens("text", Tokens(ids, mask))[1]  # (R, L, W)
-            logits = self.decoder(seen[rows.to(seen.device)], tokens)[:, -1]  # (R, V)
-            logs: Tensor = logits.float().log_softmax(dim=-1)
-            return logs
-
-        return next_logs
+        return nucleus_sampling(logs, range(before, before + len(image_tokens)), self.start, self.end, **options)

@@ -13,13 +13,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.patches import is_packed, stack_images
 from lightning_clip.core.settings import in_range
 from lightning_clip.data.decoding import decode
+from lightning_clip.data.image_steps import reading_of
 from lightning_clip.data.items import as_uint8, image_of_item
+from lightning_clip.data.patched import ToPatches
+from lightning_clip.data.pixel_values import CONVENTION, PixelReading
 from lightning_clip.data.tokenizers import Tokenizer, checked
 from lightning_clip.encoders.padding import right_padded
 
-__all__ = ["ImageInput", "TextInput", "encode_texts", "image_parts", "joined", "pixel_batches", "text_list", "token_batches"]
+__all__ = [
+    "ImageInput",
+    "TextInput",
+    "encode_texts",
+    "image_parts",
+    "joined",
+    "makes_patches",
+    "picture_pixels",
+    "pixel_batches",
+    "text_list",
+    "token_batches",
+]
 
 # One image, or several in a list, a generator or one tensor or array.
 OneImage = Tensor | np.ndarray[Any, Any] | Image.Image | bytes | str | Path
@@ -27,20 +42,24 @@ ImageInput = OneImage | Iterable[OneImage]
 TextInput = str | Iterable[str] | Tensor | np.ndarray[Any, Any]
 
 
-def image_parts(images: ImageInput, batch_size: int) -> Iterator[Tensor | list[Any]]:
+def image_parts(images: ImageInput, batch_size: int, channels: int = 3) -> Iterator[Tensor | list[Any]]:
     """Images so many at a time: parts of one tensor, or lists of single images.
 
     Args:
         images: tensor (B, 3, H, W) or array (B, H, W, 3), uint8 or floats from 0 to 1; one image or several, each as for
             `image_of_item`: PIL images, tensors, arrays, paths and encoded bytes.
         batch_size: images in a part, at least 1.
+        channels: of the model's images, in the place of 3.
 
     Raises:
         InputError: something else than images, or a tensor of another shape or type.
     """
     in_range("batch_size", batch_size, 1, whole=True)
+    if isinstance(images, Tensor) and is_packed(images):
+        yield from torch.split(images, batch_size)
+        return
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
-        several = _several(images)
+        several = _several(images, channels)
         yield from torch.split(several, batch_size) if len(several) else ()
         return
     if isinstance(images, Tensor | np.ndarray | Image.Image | bytes | str | Path):
@@ -53,58 +72,76 @@ def image_parts(images: ImageInput, batch_size: int) -> Iterator[Tensor | list[A
         yield part
 
 
-def pixel_batches(images: ImageInput, transform: nn.Module, size: int, batch_size: int) -> Iterator[Tensor]:
-    """Images as uint8 (B, 3, size, size) in batches.
+def pixel_batches(images: ImageInput, transform: nn.Module, size: int, batch_size: int, channels: int = 3) -> Iterator[Tensor]:
+    """Images as uint8 (B, 3, size, size) in batches, or as packed patches (B, 1, 1, L, P + 5) where the transform makes them.
 
     Args:
         images: as for `image_parts`, of any size.
         transform: brings other sizes to `size`.
         size: side in pixels; tensors of that size are taken as they are.
         batch_size: the largest B, at least 1.
+        channels: of the model's images, in the place of 3.
 
     Raises:
         InputError: as `image_parts`, or an image that cannot be read.
     """
-    for part in image_parts(images, batch_size):
+    for part in image_parts(images, batch_size, channels):
+        if isinstance(part, Tensor) and (is_packed(part) or makes_patches(transform)):
+            yield part if is_packed(part) else stack_images([transform(image) for image in part])
+            continue
         if isinstance(part, Tensor):
             yield part if part.shape[-2:] == (size, size) else transform(part)  # (B, 3, H, W) -> (B, 3, S, S)
             continue
-        yield torch.stack([_sized(image, transform, size) for image in part])
+        yield stack_images([_sized(image, transform, size) for image in part])
+
+
+def makes_patches(transform: nn.Module) -> bool:
+    """Whether a transform ends in packed patches, whose number differs from picture to picture."""
+    return any(isinstance(step, ToPatches) for step in transform.modules())
 
 
 def _sized(image: Any, transform: nn.Module, size: int) -> Tensor:
     """One image -> uint8 (3, size, size)."""
-    pixels = _pixels(image)
-    ready = isinstance(image, Tensor | np.ndarray) and pixels.shape[-2:] == (size, size)
+    pixels = picture_pixels(image, reading_of(transform))
+    ready = isinstance(image, Tensor | np.ndarray) and pixels.shape[-2:] == (size, size) and not makes_patches(transform)
     sized: Tensor = pixels if ready else transform(pixels)
     return sized
 
 
-def _pixels(image: Any) -> Tensor:
-    """One image -> uint8 (3, H, W)."""
+def picture_pixels(image: Any, reading: PixelReading = CONVENTION) -> Tensor:
+    """One image of any kind -> uint8 (3, H, W) of its own size.
+
+    Args:
+        image: a picture, pixels, bytes or a path.
+        reading: what is shown of files with more than 8 bits or three bands.
+
+    Raises:
+        InputError: no image, or one that cannot be read.
+    """
     if not isinstance(image, Tensor | np.ndarray | Image.Image | bytes | str | Path):
         raise InputError(f"image {str(image)[:60]!r} of type {type(image).__name__} is no image: give a PIL image or a path")
     name = repr(str(image)) if isinstance(image, str | Path) else f"of type {type(image).__name__}"
     try:
-        return decode(image_of_item(existing_path(image, "image") if isinstance(image, str | Path) else image))
+        return decode(image_of_item(existing_path(image, "image") if isinstance(image, str | Path) else image), reading)
     except InputError:
         raise
     except (OSError, ValueError) as error:
         raise InputError(f"image {name} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
 
 
-def _several(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
+def _several(values: Tensor | np.ndarray[Any, Any], channels: int) -> Tensor:
     """uint8 (B, 3, H, W) of a tensor of that shape or of an array (B, H, W, 3), as each library has them."""
     shape = tuple(values.shape)
     if isinstance(values, np.ndarray):
-        last = values.shape[-1] == 3  # also where the second axis is 3: arrays have their colours last
+        last = values.shape[-1] == channels  # also where the second axis is 3: arrays have their colours last
         values = torch.from_numpy(np.require(np.moveaxis(values, -1, -3) if last else values, requirements=["C", "W"]))
-    if values.shape[1] != 3:
-        if values.shape[3] == 3:
+    if values.shape[1] != channels:
+        if values.shape[3] == channels:
             raise InputError(
-                f"images of shape {shape} are (B, H, W, 3), with the colours last: give images.permute(0, 3, 1, 2)"
+                f"images of shape {shape} are (B, H, W, {channels}), with the colours last: give images.permute(0, 3, 1, 2)"
             )
-        raise InputError(f"images of shape {shape} have {values.shape[1]} channels, not 3: convert them to RGB first")
+        remedy = "convert them to RGB first" if channels == 3 else "give what the model's transform gives"
+        raise InputError(f"images of shape {shape} have {values.shape[1]} channels, not {channels}: {remedy}")
     try:
         return as_uint8(values)
     except ValueError as error:

@@ -18,12 +18,12 @@ from lightning_clip.model.inputs import (
     ImageInput,
     TextInput,
     encode_texts,
-    image_parts,
     joined,
     pixel_batches,
     text_list,
     token_batches,
 )
+from lightning_clip.model.scoring import Scoring, own_scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames, zero_shot_classifier
 
@@ -34,9 +34,6 @@ __all__ = [
     "TextInput",
     "predictor_of",
 ]
-
-# (predictor, class_names, templates) -> (images -> scores (B, C))
-MakeScorer = Callable[["Predictor", Any, Any], Callable[[ImageInput], Tensor]]
 
 
 class Predictor:
@@ -50,8 +47,8 @@ class Predictor:
         model: towers, heads and temperature.
         tokenizer: of the text tower; None where no tower reads texts.
         transform: of evaluation: uint8 (3, H, W) of any size -> uint8 (3, S, S).
-        make_scorer: how images are scored against classes, called as (predictor, class_names, templates); None takes
-            similarities. `ClipModule` gives that of its objective.
+        scoring: says how images are scored against classes and texts; None takes similarities. `ClipModule` gives its
+            objective.
 
     Examples:
         >>> from PIL import Image
@@ -71,10 +68,9 @@ class Predictor:
     """
 
     def __init__(
-        self, model: SharedSpace, tokenizer: Tokenizer | None, transform: nn.Module, make_scorer: MakeScorer | None = None
+        self, model: SharedSpace, tokenizer: Tokenizer | None, transform: nn.Module, scoring: Scoring | None = None
     ) -> None:
-        self.model, self.tokenizer, self.transform = model, tokenizer, transform
-        self._make_scorer = make_scorer
+        self.model, self.tokenizer, self.transform, self.scoring = model, tokenizer, transform, scoring
 
     @property
     def device(self) -> torch.device:
@@ -85,8 +81,9 @@ class Predictor:
 
     @property
     def image_size(self) -> int:
-        """Side S of the images in pixels."""
-        size: int = self.model.tower("image").image_size
+        """Side S of the images in pixels, or of the frames where it sees videos alone."""
+        videos = "image" not in self.model.columns and "video" in self.model.columns
+        size: int = self.model.tower("video" if videos else "image").image_size
         return size
 
     def scale(self) -> Tensor:
@@ -210,7 +207,7 @@ class Predictor:
     ) -> Callable[[ImageInput], Tensor]:
         """`scores` for many calls: the classes are encoded once.
 
-        Scores are those of `make_scorer`, where there is one, else of `similarity`.
+        Scores are those of `own_scorer`, where there is one, else of `similarity`.
 
         Args:
             class_names: as for `zero_shot_classifier`.
@@ -220,16 +217,8 @@ class Predictor:
         Returns:
             Images as for `encode_image` -> logits (B, C).
         """
-        if self._make_scorer is None:
-            return self.similarity(class_names, templates, batch_size)
-        with evaluating(self.model):
-            score = self._make_scorer(self, class_names, templates)
-
-        def scores(images: ImageInput) -> Tensor:
-            with evaluating(self.model):
-                return torch.cat([score(part) for part in image_parts(images, batch_size)])  # -> (B, C)
-
-        return scores
+        own = own_scorer(self, class_names, templates, batch_size)
+        return self.similarity(class_names, templates, batch_size) if own is None else own
 
     def similarity(
         self, class_names: ClassNames, templates: str | Sequence[str] = "simple", batch_size: int = 256
@@ -263,8 +252,10 @@ class Predictor:
 
     def pixels(self, images: ImageInput, batch_size: int = 256) -> Iterator[Tensor]:
         """Images, as for `encode_image`, as uint8 (B, 3, S, S) on the model's device, in batches of at most `batch_size`."""
+        self.model.tower("image")  # or an error that names the columns which are read
         device = self.device
-        for pixels in pixel_batches(images, self.transform, self.image_size, batch_size):
+        channels = self.model.mean.shape[1]
+        for pixels in pixel_batches(images, self.transform, self.image_size, batch_size, channels):
             yield pixels.to(device)
 
 

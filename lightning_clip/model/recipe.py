@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.registry import LIVE
-from lightning_clip.core.settings import mapping
+from lightning_clip.core.settings import in_range, mapping
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.transforms import ImageTransformSettings
 from lightning_clip.encoders import image_encoders, text_encoders
@@ -195,8 +195,10 @@ def recipe_of(
     """What a user gave, nothing completed yet: `image_encoder` and `text_encoder` are the towers of "image" and "text".
 
     Raises:
-        InputError: `towers` that is no mapping, or two towers for one column.
+        InputError: `towers` that is no mapping, two towers for one column, or an embed_dim below 1.
     """
+    if embed_dim is not None:
+        in_range("embed_dim", embed_dim, 1, whole=True)
     given = {column: TowerSpec.of(spec, column) for column, spec in mapping(towers, "towers").items()}
     for column, encoder in (("image", image_encoder), ("text", text_encoder)):
         if encoder is None:

@@ -13,10 +13,14 @@ from torch.nn.functional import normalize
 from typing_extensions import Self
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.patches import is_packed, unpack
 from lightning_clip.core.types import ClipOutput, KeptFeatures, Tokens
 from lightning_clip.encoders import ImageEncoder, TextEncoder
 from lightning_clip.encoders.base import Tower
 from lightning_clip.encoders.chunks import encode_in_chunks, text_lengths
+from lightning_clip.encoders.dense import TokenGrid, dense_tokens
+from lightning_clip.encoders.dense_methods import DenseMethod
+from lightning_clip.encoders.naflex import NaflexImageEncoder
 from lightning_clip.encoders.padding import right_padded
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "SharedSpace"]
@@ -134,6 +138,27 @@ class SharedSpace(nn.Module):
         backbone, tokens = self.tower(column).forward_both(*self._read(self.tower(column), value))
         return normalize(self.head(column)(backbone), dim=-1), tokens
 
+    def encode_dense(self, image: Tensor, method: str | DenseMethod | None = None) -> TokenGrid:
+        """Pixels (B, 3, S, S), uint8 or already normalised -> unit features of each token in the shared space.
+
+        Args:
+            image: as for `encode_image`.
+            method: as for `dense_tokens`.
+
+        Raises:
+            InputError: the image tower has no features of places, or not by this method.
+        """
+        view = self.tower("image").dense_view()
+        (image,) = self.inputs("image", image)
+        prefix, grid = dense_tokens(view, image, method)
+        tokens = view.each(torch.cat([prefix, grid.flatten(1, 2)], dim=1))  # (B, L, W) -> (B, L, W')
+        features = normalize(self.head("image")(tokens), dim=-1)  # -> (B, L, D)
+        return TokenGrid.split(features, prefix.shape[1], grid.shape[1], grid.shape[2])
+
+    def inputs(self, column: str, value: Any) -> tuple[Any, ...]:
+        """What a column's tower takes of its values: pixels normalised, token ids with their mask."""
+        return self._read(self.tower(column), value)
+
     def encode_image(self, image: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), uint8 or already normalised -> unit features (B, D)."""
         return self.encode("image", image)
@@ -217,9 +242,25 @@ class SharedSpace(nn.Module):
             return right_padded(value.tokens, self.pad_id) if value.mask is None else (value.tokens, value.mask)
         if not isinstance(tower, ImageEncoder):
             return value if isinstance(value, tuple) else (value,)
+        if is_packed(value):
+            return self._patches(tower, value)
         if value.dtype == torch.uint8:
             value = (value.to(self.mean.dtype) / 255 - self.mean) / self.std
         dtype = next((weight.dtype for weight in tower.parameters() if weight.is_floating_point()), value.dtype)
         value = value.to(dtype)  # rounded once, after normalisation, in a model in half precision
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return (value.contiguous(memory_format=layout),)
+
+    def _patches(self, tower: ImageEncoder, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed patches (B, 1, 1, L, P + 5) -> normalised ones (B, L, P), their places (B, L, 2), and a mask (B, L)."""
+        if not isinstance(tower, NaflexImageEncoder):
+            raise InputError(
+                f"the images are patches of any shape (transform.resize 'patches'), but {type(tower).__name__} reads pixels of "
+                "one size: take a NaFlex tower ({name: naflex, ...}), or another resize"
+            )
+        patches, places, there = unpack(packed)
+        mean, std = self.mean.flatten(), self.std.flatten()  # (3,)
+        colours = patches.reshape(*patches.shape[:2], -1, 3).to(mean.dtype) / 255  # (B, L, P) -> (B, L, p * p, 3)
+        values = ((colours - mean) / std).flatten(2) * there.unsqueeze(2)  # -> (B, L, P), 0 on padding
+        dtype = next((weight.dtype for weight in tower.parameters() if weight.is_floating_point()), values.dtype)
+        return values.to(dtype), places, there

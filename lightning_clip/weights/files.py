@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import zipfile
@@ -17,6 +18,9 @@ from lightning_clip.core.errors import InputError
 
 __all__ = ["TRUST", "read_file", "read_weights", "readable_settings", "unreachable"]
 
+log = logging.getLogger(__name__)
+# Under which names trainers store the running average of the weights.
+_AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 TRUST = "allow_pickle=True, or rewrite it once with lightning-clip export --allow-pickle --format safetensors"
 
 
@@ -80,14 +84,29 @@ def _read_pickle(path: Path, allow_pickle: bool) -> Any:
         raise _broken(path) from error
 
 
-def read_weights(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
+def read_weights(path: Path, allow_pickle: bool, averaged: bool = False) -> dict[str, Tensor]:
     """The tensors of a file, taken out of what trainers put around them.
 
+    Args:
+        path: of the file.
+        allow_pickle: read objects of Python, which may run code.
+        averaged: take the running average of the weights (EMA) that trainers such as timm's keep beside them.
+
     Raises:
-        InputError: as `read_file`, or a file without tensors.
+        InputError: as `read_file`, a file without tensors, or without an average that is asked for.
     """
     content = read_file(path, allow_pickle)
-    for key in ("state_dict", "model", "model_state_dict"):
+    averages = [key for key in _AVERAGES if isinstance(content.get(key), Mapping)]
+    if averaged and not averages:
+        raise InputError(f"pretrained {str(path)!r} holds no averaged weights ({', '.join(_AVERAGES)}): omit averaged")
+    if averages and not averaged:
+        log.warning(
+            "%s also holds a running average of the weights (%s), often the better ones: pretrained {source: ..., averaged: "
+            "true} takes it.",
+            path,
+            averages[0],
+        )
+    for key in averages if averaged else ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(key), Mapping):
             content = dict(content[key])
             break

@@ -53,7 +53,7 @@ def open_open_clip(name: str, source: Source) -> Pretrained:
     label = f"open_clip:{name}"
     with _explained(label):
         found = _folder(name) if name.startswith("local-dir:") else _hub(name) if name.startswith("hf-hub:") else _named(name)
-    weights = _read(found.file, source.allow_pickle)
+    weights = _read(found.file, source)
     if is_openai(weights):
         found.config["quick_gelu"] = True  # all of OpenAI's weights were trained so, whatever name they are given
     if found.settings and weights:
@@ -171,8 +171,8 @@ def _check_sizes(found: _Found, weights: dict[str, Tensor]) -> None:
         )
 
 
-def _read(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    return {} if file.suffix in (".npz", ".npy") else read_weights(file, allow_pickle)
+def _read(file: Path, source: Source) -> dict[str, Tensor]:
+    return {} if file.suffix in (".npz", ".npy") else read_weights(file, source.allow_pickle, source.averaged)
 
 
 def _load(model: Any, weights: dict[str, Tensor], file: Path, label: str) -> None:

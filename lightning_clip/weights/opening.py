@@ -16,6 +16,7 @@ from lightning_clip.encoders.padding import side_mapping
 from lightning_clip.model.recipe import DEFAULT_EMBED_DIM, NO_TOWER, Recipe, TowerSpec
 from lightning_clip.objectives import build_objective
 from lightning_clip.weights.names import existing_source
+from lightning_clip.weights.over_images import over_images
 from lightning_clip.weights.own import SETTINGS_FILE, open_checkpoint, open_folder
 from lightning_clip.weights.source import Pretrained, Source
 
@@ -84,6 +85,7 @@ def start_from(pretrained: str | Mapping[str, Any] | Source | None, given: Recip
     if pretrained is None:
         return replace(given, embed_dim=given.embed_dim or DEFAULT_EMBED_DIM, objective=_chosen(given, "pairs")), None
     found = open_pretrained(pretrained)
+    given, found.inside = over_images(given, found)
     new = _new_towers(given, found)
     recipe = Recipe(
         {column: _completed(column, given, found, column in new) for column in {**found.recipe.towers, **given.towers}},

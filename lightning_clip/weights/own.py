@@ -162,7 +162,7 @@ def _foreign(path: Path, source: Source) -> Pretrained:
     from lightning_clip.weights.from_chinese_clip import is_chinese_clip, open_chinese_clip
     from lightning_clip.weights.from_open_clip import open_openai
 
-    weights = read_weights(path, source.allow_pickle)
+    weights = read_weights(path, source.allow_pickle, source.averaged)
     if is_openai(weights):
         return open_openai(weights, source, str(path))
     weights = plain_names(weights)

@@ -28,12 +28,14 @@ class Source:
         image_size: side in pixels, where it differs from the source's: position embeddings are resized.
         context_length: the most tokens of a caption, likewise.
         allow_pickle: read files that may run code. Only for files whose author you trust.
+        averaged: of a file that holds a running average of the weights (EMA) beside them, take that.
     """
 
     source: str
     image_size: int | None = None
     context_length: int | None = None
     allow_pickle: bool = False
+    averaged: bool = False
 
     @classmethod
     def of(cls, value: str | Path | Mapping[str, Any] | Source) -> Source:
@@ -68,6 +70,7 @@ class Pretrained:
         problem: why the source's tokenizer could not be had, if so; the user must give one.
         parts: weights of what an objective adds to the model, such as a decoder.
         replaced: beginnings of the names of weights that a new tower has in its own form.
+        inside: weights that a new tower has inside, such as the image tower in a video tower.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Pretrained:
     problem: InputError | None = None
     parts: dict[str, Tensor] = field(default_factory=dict, repr=False)
     replaced: tuple[str, ...] = field(default=(), repr=False)
+    inside: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def load_into(self, model: nn.Module) -> None:
         """Copies the weights; what the user replaced keeps its random start.
@@ -86,8 +90,13 @@ class Pretrained:
         state = model.state_dict()
         # How pixels are normalised is a setting, and so is whether the loss has a bias: there the user's word counts.
         optional = {"mean", "std"} | ({"logit_bias"} if ("logit_bias" in state) != ("logit_bias" in self.weights) else set())
-        wanted = {key: value for key, value in state.items() if key not in optional and not key.startswith(self.replaced)}
-        weights = {key: value for key, value in self.weights.items() if key not in optional}
+        own = {key for key in state if key in self.inside or not key.startswith(self.replaced)}
+        wanted = {key: value for key, value in state.items() if key not in optional and key in own}
+        weights = {key: value for key, value in {**self.weights, **self.inside}.items() if key not in optional}
+        if self.inside and not any(key.startswith("image_encoder.") for key in state):  # a new tower has taken them over
+            weights = {
+                key: value for key, value in weights.items() if not key.startswith(("image_encoder.", "image_projection."))
+            }
         check_fit(self.name, wanted, weights)
         if any(value.is_meta for value in wanted.values()):  # a rank that receives its shard from the first one
             return

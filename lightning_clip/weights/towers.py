@@ -76,11 +76,13 @@ class TwoTowers(NamedTuple):
         """Those of a model.
 
         Raises:
-            NotHeld: it has others, or other columns share them.
+            NotHeld: it has others, or other columns than further views of images share them.
         """
-        if sorted(space.columns) != ["image", "text"]:
+        views = {column for column, owner in space.share.items() if owner == "image" and column.startswith("view")}
+        read = [column for column in space.columns if column not in views]  # views are read in training alone
+        if sorted(read) != ["image", "text"]:
             others = "where other libraries have one for images and one for texts"
-            raise NotHeld(f"it has towers for {', '.join(space.columns)}, {others}")
+            raise NotHeld(f"it has towers for {', '.join(read)}, {others}")
         heads = space.head("image"), space.head("text")
         return cls(space.tower("image"), space.tower("text"), *heads, space.logit_bias)
 

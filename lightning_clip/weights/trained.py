@@ -57,7 +57,7 @@ class TrainedModel:
         """Encodes images and texts."""
         sees = "image" in self.model.columns
         transform = evaluation_transform(self.image_size, self.transform_settings) if sees else nn.Identity()
-        return Predictor(self.model, self.tokenizer, transform, self.objective.scorer)
+        return Predictor(self.model, self.tokenizer, transform, self.objective)
 
     @property
     def embed_dim(self) -> int:

@@ -11,7 +11,7 @@ from lightning_clip.encoders.projection import IdentityProjection, LinearProject
 from lightning_clip.weights.shapes import clip_vit, has_bias
 from lightning_clip.weights.towers import NotHeld, TwoTowers
 
-__all__ = ["DUAL", "FAMILIES", "Family", "check_heads", "family_of"]
+__all__ = ["BESIDE", "DUAL", "FAMILIES", "SAME_AS", "Family", "check_heads", "family_of", "sibling"]
 
 DUAL = "vision-text-dual-encoder"  # any image tower beside any text tower
 
@@ -25,22 +25,60 @@ class Family:
         clip_images: whether its image tower is CLIP's Vision Transformer.
         heads: whether its towers have linear projections without a bias; else none of their own.
         bias: whether its logits have one.
+        written: whether models of ours are written as one of it.
     """
 
     pooling: str = "pooler"
     clip_images: bool = True
     heads: bool = True
     bias: bool = False
+    written: bool = True
 
 
 FAMILIES = {
     "clip": Family(),
     "metaclip_2": Family(),
     "siglip": Family(clip_images=False, heads=False, bias=True),
+    "siglip2": Family(clip_images=False, heads=False, bias=True),
     "chinese_clip": Family(pooling="cls"),
     "altclip": Family(pooling="cls"),
+    "clipseg": Family(),
+    "aimv2": Family(clip_images=False),
+    "tipsv2": Family(clip_images=False, heads=False, written=False),
+    "align": Family(pooling="cls", clip_images=False, heads=False, written=False),
     DUAL: Family(clip_images=False),
 }
+# Families of which a part is another's: CLIPSeg is CLIP with a decoder of masks.
+SAME_AS = {"clipseg": "clip"}
+# Weights of theirs that belong to no tower: what they are for.
+BESIDE = {"clipseg": ("decoder.",)}
+# Other families of models for images and texts -> what they are, and what to do.
+_SIBLINGS = {
+    "blip": "encodes image and text together to write and match captions, with no weights of CLIP's form: for captions train "
+    "the objective 'captioning' or open open_clip:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k",
+    "blip-2": "is a language model that looks at images: take the CLIP that its image tower came from, open_clip:EVA01-g-14/"
+    "laion400m_s11b_b41k",
+    "flava": "has a third tower that reads images and texts together: take one of the families that have two",
+    "vilt": "reads images and texts together in one tower, with features of neither: take hf:openai/clip-vit-base-patch32",
+    "bridgetower": "reads images and texts together: take hf:openai/clip-vit-base-patch32, from which its towers came",
+    "groupvit": "groups the image's tokens in stages of its own: for segmentation use any CLIP with `lightning-clip segment`",
+    "xclip": "is CLIP for videos with tokens between the frames: use a video tower (meanP, seqTransf) over a CLIP",
+    "clap": "is for sounds and texts: give its audio tower as your own (variants/audio.py), or keep transformers for it",
+    "colpali": "gives many vectors a page and not one: search pages with it by its own library",
+    "dinov2": "has an image tower only: give it as image_encoder, 'hf:NAME', beside a text encoder (LiT)",
+    "grounding-dino": "detects with texts and images together: for detection open hf:google/owlv2-base-patch16-ensemble",
+}
+_SIBLINGS |= {"instructblip": _SIBLINGS["blip-2"], "colqwen2": _SIBLINGS["colpali"], "dinov3_vit": _SIBLINGS["dinov2"]}
+_SIBLINGS |= {"mm-grounding-dino": _SIBLINGS["grounding-dino"]}
+
+
+def sibling(family: str) -> str | None:
+    """What a family of transformers is that has no two towers as CLIP has them, and what to do; None for any other.
+
+    Args:
+        family: its `model_type`.
+    """
+    return _SIBLINGS.get(family)
 
 
 def family_of(towers: TwoTowers) -> str:
@@ -84,6 +122,8 @@ def check_heads(towers: TwoTowers, family: str) -> None:
     """
     if (towers.bias is not None) != FAMILIES[family].bias:
         raise NotHeld(f"transformers' {family} models have {'a bias' if FAMILIES[family].bias else 'no bias'} of the logits")
+    if not FAMILIES[family].written:
+        raise NotHeld(f"models of transformers' {family} family are read but not written")
     wanted: type[nn.Module] = LinearProjection if FAMILIES[family].heads else IdentityProjection
     for tower, head in (("image", towers.image_head), ("text", towers.text_head)):
         if not isinstance(head, wanted) or has_bias(head):

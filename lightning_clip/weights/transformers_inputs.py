@@ -93,16 +93,18 @@ def read_transform(name: str, label: str) -> dict[str, Any]:
     for step in ("do_resize", "do_rescale"):
         if not getattr(processor, step, True):
             raise InputError(f"the image processor of {label} has {step} off: only those that resize and rescale are supported")
-    resize = _resize(processor, label)
+    patches = getattr(processor, "max_num_patches", None)  # of SigLIP 2 with variable sizes
+    resize: dict[str, Any] = {"resize": "patches" if patches else _resize(processor, label)}
+    resize |= {"patch_size": int(processor.patch_size), "max_patches": int(patches)} if patches else {}
     if abs(float(processor.rescale_factor) - 1 / 255) > 1e-9:
         raise InputError(f"{label} rescales pixels by {processor.rescale_factor}: only 1/255 is supported")
-    colours = {"mean": _channels(processor.image_mean), "std": _channels(processor.image_std)}
-    if not getattr(processor, "do_normalize", True):
-        colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    if getattr(processor, "do_normalize", True):
+        colours = {"mean": _channels(processor.image_mean), "std": _channels(processor.image_std)}
     resample = int(processor.resample)
     if resample not in _OUR_RESAMPLES:
         raise InputError(f"{label} resizes with PIL's filter {resample}: only bilinear and bicubic are supported")
-    return {"resize": resize, "interpolation": _OUR_RESAMPLES[resample], **colours}
+    return {**resize, "interpolation": _OUR_RESAMPLES[resample], **colours}
 
 
 def write_processor(settings: ImageTransformSettings, image_size: int) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.settings import in_range
 from lightning_clip.data.tokenizers import JsonTokenizer, Tokenizer, tokenizers
 from lightning_clip.encoders import (
     ClipTextTransformer,
@@ -31,7 +32,7 @@ from lightning_clip.weights.towers import ForeignTower, NotHeld, TowerWeights, u
 from lightning_clip.weights.transformers_families import DUAL, FAMILIES
 from lightning_clip.weights.transformers_inputs import room_of
 
-__all__ = ["LEGACY_END", "changed_end", "read_image", "read_text", "write_image", "write_text"]
+__all__ = ["LEGACY_END", "changed_end", "read_image", "read_naflex", "read_text", "write_image", "write_text"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ LEGACY_END = 2
 _IMAGE, _TEXT = "image_encoder.model.", "text_encoder.model."
 _POSITIONS = "embeddings.position_embedding.weight"
 _DEFAULT_LENGTH = 77
+_WHOLE = ("siglip", "siglip2")  # families whose texts are padded to the whole context, which is attended to
 
 
 def read_image(model: Any, family: str, image_size: int | None, label: str) -> TowerWeights:
@@ -74,6 +76,31 @@ def read_image(model: Any, family: str, image_size: int | None, label: str) -> T
     return TowerWeights(spec, head, {**found, **head_weights})
 
 
+def read_naflex(
+    model: Any, image_size: int | None, transform: dict[str, Any], label: str
+) -> tuple[TowerWeights, dict[str, Any]]:
+    """The image tower of SigLIP 2 with variable sizes, and its transform.
+
+    Args:
+        model: with weights.
+        image_size: side of a square picture in pixels that has as many patches as a picture may have; None takes the
+            processor's number.
+        transform: as `read_transform` found it.
+        label: of the source, for messages.
+
+    Raises:
+        InputError: a tower without a pooled output, a processor of another kind, or a size below one patch.
+    """
+    tower, patch = model.vision_model, int(model.vision_model.config.patch_size)
+    if getattr(tower, "head", None) is None or transform["resize"] != "patches":
+        raise InputError(f"{label} has no head, or a processor that makes no patches: only SigLIP 2's published form is read")
+    most = transform["max_patches"] if image_size is None else (image_size // patch) ** 2
+    in_range(f"{label}: image_size // {patch}", most, 1, whole=True)
+    spec = {"name": "naflex", "config": _described(tower, "siglip2"), "max_patches": most}
+    weights = under("", tower.state_dict(), _IMAGE)
+    return TowerWeights(spec, {"name": "none"}, weights), {**transform, "max_patches": most}
+
+
 def write_image(encoder: ImageEncoder, family: str) -> ForeignTower:
     """An image tower of ours as a family of transformers has it."""
     if (sizes := clip_vit(encoder)) is not None:
@@ -100,7 +127,7 @@ def read_text(
     """
     config = model.text_model.config
     head, head_weights = _read_head(model, "text_projection", "text")
-    if family != "siglip" and tokenizer is not None and tokenizers.build(tokenizer).padding_side == "left":
+    if family not in _WHOLE and tokenizer is not None and tokenizers.build(tokenizer).padding_side == "left":
         log.warning(
             "The tokenizer of %s pads on the left, where transformers' features of a text change with the longest text of its "
             "batch. Here each text has the features that it has by itself.",
@@ -176,7 +203,7 @@ def _read_other_text(
         if length > room:
             raise InputError(f"context_length {length} exceeds what {label} takes, {room}: its positions cannot be extended")
     spec = {"name": "hf", "pooling": FAMILIES[family].pooling, "config": _described(tower, family)}
-    if family == "siglip":
+    if family in _WHOLE:
         spec["pad_id"] = config.pad_token_id if tokenizer is None else tokenizer["pad_id"]
         spec |= {} if tokenizer is None else side_mapping(tokenizers.build(tokenizer).padding_side)
     return spec, found, length

@@ -28,6 +28,7 @@ IMAGES: list[dict[str, Any]] = [
     {"name": "resnet10t", "image_size": 64},
     {"name": "convnext_atto", "image_size": 64, "depths": [1, 1, 1, 1]},
     {"name": "resnet50_clip", "image_size": 64},
+    {"name": "small_conv", "image_size": 32, "widths": [16, 24], "depth": 3, "stem_width": 8},
 ]
 TEXTS: list[dict[str, Any]] = [
     {**TEXT, "vocab_size": 60},
@@ -90,6 +91,24 @@ def test_width_behind_a_hidden_head(name: str) -> None:
     assert encoder(torch.zeros(2, 3, 64, 64)).shape == (2, encoder.output_dim)
 
 
+def test_small_conv_is_its_layers_by_hand() -> None:
+    encoder = image_encoders.build({"name": "small_conv", "image_size": 8, "widths": [6], "stem_width": 4}).double().eval()
+    image = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    weights = list(encoder.state_dict().values())
+    found = image
+    for place, (stride, pooled) in enumerate([(2, False), (1, True), (1, False)]):
+        kernel, *norm = weights[6 * place : 6 * place + 5]
+        found = torch.nn.functional.conv2d(found, kernel, stride=stride, padding=1)
+        found = found.unfold(2, 2, 2).unfold(3, 2, 2).amax(dim=(4, 5)) if pooled else found
+        gain, shift, mean, variance = (value.view(1, -1, 1, 1) for value in norm)
+        found = gain * (found - mean) / (variance + 1e-5).sqrt() + shift
+        found = found * (1 + torch.erf(found / 2**0.5)) / 2
+    assert (encoder(image) - found.mean(dim=(2, 3))).abs().max() <= 1e-12
+    features, tokens = encoder.forward_both(image)
+    assert torch.equal(features, encoder(image)) and torch.equal(tokens, encoder.forward_tokens(image))
+    assert (tokens - found.flatten(2).mT).abs().max() <= 1e-12
+
+
 def test_pooling_by_hand() -> None:
     hidden = torch.tensor([[[1.0], [5.0], [3.0], [99.0]]])
     mask = torch.tensor([[True, True, True, False]])
@@ -112,6 +131,20 @@ def test_hugging_face_folder(tmp_path: Path) -> None:
 
 
 class TestErrors:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"image_size": 16}, r"widths \[64, 128, 256, 256\] with stride 2 need .* 32 px or more, not image_size 16"),
+            ({"widths": []}, "need at least one stage"),
+            ({"depth": 0}, "'small_conv': depth 0 must be"),
+            ({"widths": [8, -8]}, r"'small_conv': widths\[1\] -8 must be"),
+            ({"stride": 0}, "'small_conv': stride 0 must be"),
+        ],
+    )
+    def test_sizes_of_small_conv(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            image_encoders.build({"name": "small_conv", **settings})
+
     def test_unknown_image_encoder(self) -> None:
         with pytest.raises(
             InputError, match="unknown image encoder 'vit_tiny_patch16_225'.*did you mean 'vit_tiny_patch16_224'"

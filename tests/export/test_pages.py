@@ -52,6 +52,7 @@ def test_the_settings_of_the_page(tmp_path: Path) -> None:
     assert ClipModule(**settings).training_settings.optimizer.warmup_steps == 100
 
 
+@pytest.mark.slow
 def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trainer = small_trainer(tmp_path)

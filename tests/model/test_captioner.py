@@ -25,7 +25,7 @@ from lightning_clip.model.captioner import Captioner
 START, END, VOCABULARY = 0, 1, 5
 
 
-def language(rows: Tensor, ids: Tensor) -> Tensor:
+def language(rows: Tensor, ids: Tensor, came_from: Tensor | None = None) -> Tensor:
     """Random log-probabilities of the next of five ids, which image and beginning decide."""
     found = []
     for row, beginning in zip(rows.tolist(), ids.tolist(), strict=True):
@@ -66,7 +66,9 @@ class TestBeamSearch:
 
     def test_a_caption_without_an_end_is_cut(self) -> None:
         never = torch.tensor([[0.0, -1e3, 0.0, -5.0, -5.0]]).log_softmax(dim=1)
-        found = beam_search(lambda rows, ids: never.expand(len(ids), -1).clone(), 1, START, END, beams=2, max_tokens=4)
+        found = beam_search(
+            lambda rows, ids, came_from: never.expand(len(ids), -1).clone(), 1, START, END, beams=2, max_tokens=4
+        )
         assert found == [[2, 2, 2, 2]]
 
 
@@ -74,7 +76,9 @@ class TestNucleus:
     def draw(self, top_p: float, numbers: Any = range(400), seed: int = 0, temperature: float = 1.0) -> list[list[int]]:
         shares = torch.tensor([[1e-9, 0.1, 0.5, 0.3, 0.1]])
         options = {"top_p": top_p, "temperature": temperature, "max_tokens": 1, "seed": seed}
-        return nucleus_sampling(lambda rows, ids: shares.log().expand(len(ids), -1).clone(), numbers, START, END, **options)
+        return nucleus_sampling(
+            lambda rows, ids, came_from: shares.log().expand(len(ids), -1).clone(), numbers, START, END, **options
+        )
 
     def test_only_the_nucleus_is_drawn_in_its_proportions(self) -> None:
         drawn = [row[0] for row in self.draw(0.7)]
@@ -136,7 +140,9 @@ class TestCommand:
         assert re.search(message, capsys.readouterr().err)
 
     def test_a_model_without_a_decoder(self) -> None:
-        with pytest.raises(InputError, match="has no decoder that writes captions: train with objective 'coca', or"):
+        with pytest.raises(
+            InputError, match="has no decoder that writes captions: train with objective 'coca' or 'captioning', or"
+        ):
             Captioner(small_module().predictor)
 
 

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from lightning_clip import ClipModule
 from lightning_clip.core.errors import InputError
 from lightning_clip.model.predictor import Predictor
+from lightning_clip.objectives import ContrastivePairs
 from lightning_clip.variants import geoclip  # noqa: F401  (registers coordinates)
 from tests.small import IMAGE, TEXT, small_module
 
@@ -111,16 +112,17 @@ class TestClasses:
     def test_a_scorer_of_the_objective_sees_so_many_images_at_a_time(self, module: ClipModule) -> None:
         seen = []
 
-        def make(predictor: Predictor, class_names: Any, templates: Any) -> Any:
-            def score(images: Any) -> torch.Tensor:
-                assert not torch.is_grad_enabled() and not module.model.training
-                seen.append(len(images))
-                return torch.full((len(images), len(class_names)), float(len(seen)))
+        class Counting(ContrastivePairs):
+            def scorer(self, predictor: Predictor, class_names: Any, templates: Any = "simple") -> Any:
+                def score(images: Any) -> torch.Tensor:
+                    assert not torch.is_grad_enabled() and not module.model.training
+                    seen.append(len(images))
+                    return torch.full((len(images), len(class_names)), float(len(seen)))
 
-            return score
+                return score
 
         module.model.train()
-        predictor = Predictor(module.model, module.tokenizer, module.image_transform(train=False), make)
+        predictor = Predictor(module.model, module.tokenizer, module.image_transform(train=False), Counting())
         scores = predictor.scores(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), ["cat", "dog"], batch_size=2)
         assert seen == [2, 2, 1] and scores[:, 0].tolist() == [1, 1, 2, 2, 3] and module.model.training
         predictor.scores([Image.new("RGB", (40, 30))] * 3, ["cat", "dog"], batch_size=2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,8 @@ def bert_tokenizer(folder: Path, length: int = 32) -> Any:
     return tokenizer
 
 
-def clip_tokenizer(folder: Path) -> Any:
-    """CLIP's tokenizer as transformers keeps it, from the vocabulary that open_clip carries."""
+@cache
+def _clip_tokenizer() -> Any:
     from open_clip.tokenizer import SimpleTokenizer
     from transformers import CLIPTokenizerFast
 
@@ -58,8 +60,16 @@ def clip_tokenizer(folder: Path) -> Any:
     encoder["<|startoftext|>"] = encoder.pop("<start_of_text>")
     encoder["<|endoftext|>"] = encoder.pop("<end_of_text>")
     merges = [pair for pair, _ in sorted(bpe.bpe_ranks.items(), key=lambda item: item[1])]
+    return CLIPTokenizerFast(vocab=encoder, merges=merges, model_max_length=77)
+
+
+def clip_tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer as transformers keeps it, from the vocabulary that open_clip carries.
+
+    A copy: a call with `truncation=` changes the tokenizer and what it saves.
+    """
+    tokenizer = copy.deepcopy(_clip_tokenizer())
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = CLIPTokenizerFast(vocab=encoder, merges=merges, model_max_length=77)
     tokenizer.save_pretrained(folder)
     return tokenizer
 

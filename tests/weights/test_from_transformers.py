@@ -9,22 +9,30 @@ from typing import Any
 
 import pytest
 import torch
+from corners import corners
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import (
+    Aimv2Config,
+    AlignConfig,
     AltCLIPConfig,
     AutoTokenizer,
     BertConfig,
+    BlipConfig,
     ChineseCLIPConfig,
     ChineseCLIPImageProcessor,
     CLIPConfig,
     CLIPImageProcessor,
+    CLIPSegConfig,
     MetaClip2Config,
     Siglip2Config,
+    Siglip2ImageProcessor,
     SiglipConfig,
     SiglipImageProcessor,
+    Tipsv2Config,
+    Tipsv2ImageProcessor,
     VisionTextDualEncoderConfig,
     ViTConfig,
 )
@@ -67,6 +75,21 @@ def config(kind: str) -> tuple[Any, str, Any]:
     if kind == "siglip":
         texts = {**CLIP_TEXT, "vocab_size": 45, "max_position_embeddings": 16, "projection_size": 64, "pad_token_id": 0}
         return SiglipConfig(text_config=texts, vision_config=VISION), "bert", SiglipImageProcessor(**square)
+    if kind == "clipseg":
+        return CLIPSegConfig(text_config={**CLIP_TEXT, **ENDS}, vision_config=VISION, projection_dim=48), "clip", clip
+    if kind == "aimv2":
+        texts = {**CLIP_TEXT, "vocab_size": 49408, "eos_token_id": 49407, "max_position_embeddings": 77}
+        return Aimv2Config(text_config=texts, vision_config=VISION, projection_dim=48), "clip", clip
+    if kind == "tipsv2":
+        texts = {**CLIP_TEXT, "hidden_size": 64, "vocab_size": 48, "max_position_embeddings": 40, "pad_token_id": 0}
+        return Tipsv2Config(text_config=texts, vision_config=VISION), "bert", Tipsv2ImageProcessor(**square)
+    if kind == "align":
+        small = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}
+        return (
+            AlignConfig(text_config=BERT_TEXT, vision_config=small, projection_dim=320),
+            "bert",
+            SiglipImageProcessor(**square),
+        )
     if kind == "chinese_clip":
         processor = ChineseCLIPImageProcessor(**square, do_center_crop=False)
         return ChineseCLIPConfig(text_config=BERT_TEXT, vision_config=VISION, projection_dim=48), "bert", processor
@@ -76,7 +99,8 @@ def config(kind: str) -> tuple[Any, str, Any]:
     return VisionTextDualEncoderConfig.from_vision_text_configs(images, texts, projection_dim=48), "bert", clip
 
 
-KINDS = ["clip", "clip_legacy", "clip_odd", "metaclip_2", "siglip", "chinese_clip", "altclip", "dual"]
+KINDS = ["clip", "clip_legacy", "clip_odd", "metaclip_2", "siglip", "chinese_clip", "altclip", "dual", "clipseg"]
+NEWER = ["aimv2", "tipsv2", "align"]
 
 
 def features(model: Any, folder: Path, module: ClipModule) -> tuple[Tensor, Tensor]:
@@ -107,7 +131,7 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     assert module.model.logit_scale.item() == model.logit_scale.item()
     assert module.to_mapping()["objective"]["loss"]["name"] == ("sigmoid" if kind == "siglip" else "softmax")
     assert len(module.model.text_encoder.blocks()) == len(module.model.image_encoder.blocks()) == 2
-    assert (type(module.model.text_encoder) is ClipTextTransformer) == (kind in ("clip", "clip_legacy"))
+    assert (type(module.model.text_encoder) is ClipTextTransformer) == (kind in ("clip", "clip_legacy", "clipseg"))
     assert (type(module.model.image_encoder) is TimmImageEncoder) == (kind not in ("clip_odd", "siglip", "dual"))
     tokens, mask = module.tokenizer(CAPTIONS)
     assert module.model.text_encoder.forward_tokens(tokens, mask).ndim == 3
@@ -116,6 +140,71 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     again.configure_model()
     again.model.load_state_dict(module.model.state_dict())
     assert torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
+
+
+@pytest.mark.parametrize("kind", NEWER)
+def test_same_features_of_newer_families(kind: str, tmp_path: Path) -> None:
+    model = transformers_folder(tmp_path, *config(kind))
+    module = ClipModule.from_pretrained(f"hf:{tmp_path}")
+    image, text = features(model, tmp_path, module)
+    torch.testing.assert_close(module.encode_image(pictures()), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
+    scale = model.logit_scale if kind == "aimv2" else -model.temperature.log()  # the latter divide by a temperature
+    assert module.model.logit_scale.item() == pytest.approx(scale.item(), abs=1e-6)
+    again = ClipModule(**module.to_mapping())
+    again.configure_model()
+    again.model.load_state_dict(module.model.state_dict())
+    assert torch.equal(again.encode_image(pictures()), module.encode_image(pictures()))
+
+
+def test_clipseg_without_its_decoder(tmp_path: Path) -> None:
+    """As it is published: CLIP's half under a prefix, beside a decoder of masks."""
+    from transformers import CLIPSegForImageSegmentation
+
+    whole = CLIPSegForImageSegmentation(config("clipseg")[0]).eval()
+    transformers_folder(tmp_path, *config("clipseg"))
+    whole.save_pretrained(tmp_path)
+    module = ClipModule.from_pretrained(tmp_path)
+    image, text = features(whole.clip, tmp_path, module)
+    torch.testing.assert_close(module.encode_image(pictures()), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
+
+
+def test_siglip2_of_variable_size(tmp_path: Path) -> None:
+    """Pictures of several shapes, with the processor's patches; texts padded to the whole context, as SigLIP's."""
+    texts = {**CLIP_TEXT, "vocab_size": 48, "max_position_embeddings": 16, "projection_size": 64, "pad_token_id": 0}
+    vision = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16}
+    processor = Siglip2ImageProcessor(patch_size=8, max_num_patches=24)
+    model = transformers_folder(tmp_path, Siglip2Config(text_config=texts, vision_config=vision), "bert", processor)
+    module = ClipModule.from_pretrained(tmp_path)
+    seen = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((40, 100), (64, 64), (90, 30))]
+    with torch.no_grad():
+        image = model.get_image_features(**processor(seen, return_tensors="pt"))
+        image = image if isinstance(image, Tensor) else image.pooler_output
+    found = module.encode_image(seen)  # from uint8 pixels, which transformers does not round to
+    assert torch.nn.functional.cosine_similarity(found, image).min() > 0.999
+    padded = {"truncation": True, "padding": "max_length", "max_length": 16, "return_tensors": "pt"}
+    ids = AutoTokenizer.from_pretrained(tmp_path)(CAPTIONS, **padded)
+    with torch.no_grad():
+        text = model.text_model(ids["input_ids"]).pooler_output
+    torch.testing.assert_close(module.encode_text(CAPTIONS), normalize(text, dim=-1), rtol=0, atol=1e-5)
+    assert module.transform_settings.max_patches == 24 and module.model.image_encoder.patch_size == 8
+    assert ClipModule.from_pretrained(tmp_path, image_size=48).transform_settings.max_patches == 36
+
+
+def test_long_positions(tmp_path: Path) -> None:
+    """248 positions, as LongCLIP has them: from transformers as they are, and a shorter model grown to them."""
+    long, tokenizer, processor = config("clip")
+    long.text_config.max_position_embeddings = 248
+    model = transformers_folder(tmp_path, long, tokenizer, processor)
+    module = ClipModule.from_pretrained(tmp_path, context_length=248)
+    assert module.tokenizer.context_length == 248
+    ids = module.tokenizer(["a dog on the beach " * 40])[0]
+    with torch.no_grad():
+        expected = model.get_text_features(ids)
+        expected = expected if isinstance(expected, Tensor) else expected.pooler_output
+    assert ids.shape[1] > 77
+    torch.testing.assert_close(module.encode_text(["a dog on the beach " * 40]), normalize(expected, dim=-1), rtol=0, atol=1e-5)
 
 
 def padded_left(folder: Path) -> Any:
@@ -152,7 +241,7 @@ def test_padding_on_the_left(tmp_path: Path) -> None:
     assert again.tokenizer.padding_side == "left" and torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
 
 
-@pytest.mark.parametrize("kind", ["clip_odd", "chinese_clip", "altclip", "dual"])
+@pytest.mark.parametrize("kind", corners(["clip_odd", "chinese_clip", "altclip", "dual"], "altclip"))
 def test_padding_on_the_left_that_is_masked(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each text has the features that transformers gives it by itself."""
     model = transformers_folder(tmp_path, *config(kind))
@@ -198,7 +287,7 @@ def test_same_pixels(kind: str, tmp_path: Path) -> None:
         assert (difference * module.model.std).abs().max() < 1.01 / 255
 
 
-@pytest.mark.parametrize("kind", ["clip", "clip_odd", "siglip", "chinese_clip"])
+@pytest.mark.parametrize("kind", corners(["clip", "clip_odd", "siglip", "chinese_clip"], "clip_odd", "siglip"))
 def test_other_sizes(kind: str, tmp_path: Path) -> None:
     transformers_folder(tmp_path, *config(kind))
     module = ClipModule.from_pretrained(tmp_path, image_size=48, context_length=12)
@@ -226,6 +315,11 @@ class TestMistakes:
         with pytest.raises(
             InputError, match="is a 'bert' model, and only these families of transformers map exactly: .*chinese_clip"
         ):
+            ClipModule(pretrained=str(tmp_path))
+
+    def test_siblings(self, tmp_path: Path) -> None:
+        BlipConfig().save_pretrained(tmp_path)
+        with pytest.raises(InputError, match="is a 'blip' model, which encodes image and text together .* open_clip:coca"):
             ClipModule(pretrained=str(tmp_path))
 
     def test_incomplete_weights(self, tmp_path: Path) -> None:
@@ -291,7 +385,7 @@ class TestMistakes:
         ],
     )
     def test_processors_that_do_something_else(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
-        transformers_folder(tmp_path, *config("clip"))
+        transformers_folder(tmp_path, *config("metaclip_2"))
         path = tmp_path / "preprocessor_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
         with pytest.raises(InputError, match=message):
@@ -350,13 +444,16 @@ class TestMistakes:
         with pytest.raises(InputError, match="cannot be read .*SentencePiece's form alone is not read: put its tokenizer.json"):
             ClipModule(pretrained=str(tmp_path))
 
-    def test_naflex(self, tmp_path: Path) -> None:
-        Siglip2Config().save_pretrained(tmp_path)
-        with pytest.raises(InputError, match=r"variable size \(NaFlex\).*fixed size, such as hf:google/siglip2-base"):
+    def test_naflex_without_its_processor(self, tmp_path: Path) -> None:
+        texts = {**CLIP_TEXT, "vocab_size": 45, "max_position_embeddings": 16, "projection_size": 64, "pad_token_id": 0}
+        vision = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16}
+        square = SiglipImageProcessor(size={"height": 32, "width": 32})
+        transformers_folder(tmp_path, Siglip2Config(text_config=texts, vision_config=vision), "bert", square)
+        with pytest.raises(InputError, match="has no head, or a processor that makes no patches: only SigLIP 2's"):
             ClipModule(pretrained=str(tmp_path))
 
     def test_sizes_and_processors(self, tmp_path: Path) -> None:
-        transformers_folder(tmp_path, *config("clip"))
+        transformers_folder(tmp_path, *config("metaclip_2"))
         with pytest.raises(InputError, match="image_size 50 is not a multiple of the tower's patch size 8"):
             ClipModule.from_pretrained(tmp_path, image_size=50)
         settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
@@ -366,7 +463,7 @@ class TestMistakes:
             ClipModule(pretrained=str(tmp_path))
 
     def test_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        transformers_folder(tmp_path / "weights", *config("clip"))
+        transformers_folder(tmp_path / "weights", *config("metaclip_2"))
         monkeypatch.setenv("HOME", str(tmp_path))
         module = ClipModule.from_pretrained("hf:~/weights", tokenizer="hf:~/weights")
         assert torch.equal(module.encode_text(["a"]), ClipModule.from_pretrained(tmp_path / "weights").encode_text(["a"]))

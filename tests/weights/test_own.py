@@ -92,6 +92,7 @@ def test_what_a_subclass_has_beside_the_towers(tmp_path: Path, caplog: pytest.Lo
     assert torch.equal(module.encode_text(names), source.encode_text(names)) and len(module.model.classes.weight) == 3  # type: ignore[arg-type,union-attr]
 
 
+@pytest.mark.slow
 def test_under_fsdp2(checkpoint: Path, tmp_path: Path) -> None:
     """Ranks whose model has no memory yet receive the first one's weights."""
     start = {"pretrained": str(checkpoint), **dict.fromkeys(("image_encoder", "text_encoder", "embed_dim", "tokenizer"))}
