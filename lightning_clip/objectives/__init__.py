@@ -7,6 +7,7 @@ from lightning_clip.objectives.captioning import Captioning
 from lightning_clip.objectives.clip_refine import ClipRefine
 from lightning_clip.objectives.coca import Coca
 from lightning_clip.objectives.decoding import DecodingObjective
+from lightning_clip.objectives.detection import Detection
 from lightning_clip.objectives.fastclip import FastClip
 from lightning_clip.objectives.flair import Flair
 from lightning_clip.objectives.hashtags import Hashtags
@@ -27,6 +28,7 @@ __all__ = [
     "Coca",
     "ContrastivePairs",
     "DecodingObjective",
+    "Detection",
     "FastClip",
     "Flair",
     "HardNegatives",

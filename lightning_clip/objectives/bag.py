@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.data.training_captions import training_captions
 from lightning_clip.data.words import common_entries, inverse_frequencies
 from lightning_clip.losses.bags import Bags, bag_loss
+from lightning_clip.model.scoring import Scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective
 from lightning_clip.prompts.classifier import ClassNames, names_of_classes
@@ -156,9 +157,7 @@ class BagObjective(Objective):
         at, which = (torch.tensor(part, dtype=torch.int64, device=device) for part in (rows, places))
         return Bags(at, which, torch.tensor(shares, device=device), torch.tensor(counts, device=device))
 
-    def scorer(
-        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
-    ) -> Callable[[Any], Tensor]:
+    def scorer(self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Scorer:
         """Images -> scores (B, C): of each class the mean log-probability of its names' entries, weighed as in training.
 
         The words of a template are those of every class and are passed over. A class without a known entry scores -inf.

@@ -13,6 +13,7 @@ from lightning_clip.core.registry import Registry
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.build import Temperature
+from lightning_clip.model.scoring import Scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames
 
@@ -69,6 +70,14 @@ class Objective(AcrossRanks, nn.Module, ABC):
     def takes(self) -> tuple[str, ...]:
         """Further columns that a batch of training must have, whose values `rows` takes as they are: nothing encodes them."""
         return ()
+
+    def targets(self) -> Mapping[str, Callable[[list[Any]], Any]]:
+        """Columns that are learned from and that no tower encodes, such as boxes, each with what puts raw values together."""
+        return {}
+
+    def further_values(self) -> Mapping[str, int]:
+        """How many values of a column its tower encodes for each sample of a step beside the sample's own, for `plan`."""
+        return {}
 
     def builds(self) -> tuple[str, ...]:
         """Columns that get a tower; towers for others are not built. Those beside `runs` serve only before the first step."""
@@ -201,11 +210,18 @@ class Objective(AcrossRanks, nn.Module, ABC):
         """Its metrics over all batches and ranks since the last call, logged as `val/NAME` or `test/NAME`."""
         return {}
 
-    def scorer(
-        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
-    ) -> Callable[[Any], Tensor]:
-        """A function images -> scores (B, C), which evaluation asks; by default similarities to the classes' prompts."""
-        return predictor.similarity(class_names, templates)
+    def scorer(self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Scorer | None:
+        """A function images -> scores (B, C), which all zero-shot evaluation asks; called wherever the model is by then.
+
+        By default None: similarities to the classes' prompts.
+        """
+        return None
+
+    def text_scorer(self, predictor: Predictor, text_features: Tensor) -> Scorer | None:
+        """A function images -> scores (B, N) against N encoded texts (N, D), which retrieval asks; by default None:
+        similarities.
+        """
+        return None
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 

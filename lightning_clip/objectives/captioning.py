@@ -33,6 +33,7 @@ class Captioning(DecodingObjective):
     """
 
     part = "captioning"
+    kept_parts = frozenset({"captioning"})  # it writes captions, beside pairs, too
 
     def __init__(self, decoder: dict[str, Any] | None = None, backward: bool = False, length: str = "mean") -> None:
         super().__init__(decoder, length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from lightning_clip.core.settings import check_known, in_range
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.evaluating import evaluating
+from lightning_clip.model.scoring import Scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective
 from lightning_clip.prompts.classifier import ClassNames, names_of_classes
@@ -115,16 +116,13 @@ class DecodingObjective(Objective):
     def is_given(self, batch: PairBatch) -> bool:
         return super().is_given(batch) and bool(batch.captions) and all(batch.captions)
 
-    def scorer(
-        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
-    ) -> Callable[[Any], Tensor]:
+    def scorer(self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Scorer:
         """Images -> scores (B, C): each class the mean over its prompts of their log-likelihood."""
         assert predictor.tokenizer is not None
         patterns = resolve_templates(templates)
         names = names_of_classes(class_names)
         prompts = [[pattern.replace("{}", name) for name in own for pattern in patterns] for own in names]
         rows = predictor.tokenizer([prompt for own in prompts for prompt in own])
-        tokens, mask = (part.to(predictor.device) for part in rows)  # (P, L)
         model = predictor.model
 
         def scores(images: Any) -> Tensor:
@@ -132,6 +130,7 @@ class DecodingObjective(Objective):
             with evaluating(model):
                 for pixels in predictor.pixels(images, _ROWS):
                     image_tokens = model.encode_with_tokens("image", pixels)[1]
+                    tokens, mask = (part.to(image_tokens.device) for part in rows)  # (P, L)
                     parts.append(self._scores(getattr(model, self.part), image_tokens, tokens, mask))  # (B, P)
             of_prompts = torch.cat(parts)
             of_classes = torch.split(of_prompts, [len(own) for own in prompts], dim=1)
@@ -164,7 +163,7 @@ def image_token_width(space: SharedSpace, part: str) -> int:
     """
     tower: Any = space.tower("image")
     weight = next(tower.parameters())
-    image = torch.zeros(1, 3, tower.image_size, tower.image_size, device=weight.device, dtype=weight.dtype)
+    image = torch.zeros(1, tower.channels, tower.image_size, tower.image_size, device=weight.device, dtype=weight.dtype)
     try:
         with evaluating(tower):
             tokens: Tensor = tower.forward_tokens(image)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, normalize
+from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from lightning_clip.core.settings import in_range
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.encoders.text_pool import TextPool
 from lightning_clip.model.build import Temperature
+from lightning_clip.model.evaluating import evaluating
+from lightning_clip.model.scoring import Scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective, objectives
 from lightning_clip.objectives.decoding import image_token_width
+from lightning_clip.prompts.classifier import ClassNames
+
+if TYPE_CHECKING:
+    from lightning_clip.model.predictor import Predictor
 
 __all__ = ["Flair"]
 
@@ -29,12 +35,14 @@ class Flair(Objective):
     L = -mean_i sum_j log sigmoid(z_ij (s <v_ij, t_j> + b)), over the texts of all ranks. The paper's second term is
     `several_texts` with the sigmoid loss. The pooled features of N^2 pairs are computed `rows` images at a time, twice.
 
+    Evaluation asks s <v_ij, t_j> + b too, with a class's embedding or a caption as t_j, where this objective is the first.
+
     Args:
         heads: of the attention; they divide the width of the space.
         rows_at_once: images whose pooled features are in memory.
     """
 
-    training_parts = frozenset({"text_pool"})
+    scoring_parts = frozenset({"text_pool"})
 
     def __init__(self, heads: int = 8, rows_at_once: int = 32) -> None:
         super().__init__()
@@ -66,8 +74,7 @@ class Flair(Objective):
         parts = []
 
         def lost(tokens: Tensor, texts: Tensor, own: Tensor) -> Tensor:
-            pooled = normalize(pool(texts, tokens), dim=-1)  # (b, N, D)
-            logits = output.scale * (pooled * texts).sum(dim=-1) + bias  # (b, N)
+            logits = output.scale * pool.cosines(texts, tokens) + bias  # (b, N)
             sign = torch.where(torch.arange(len(texts), device=own.device) == own[:, None], 1.0, -1.0)
             return -logsigmoid(sign * logits).sum(dim=1)  # (b,)
 
@@ -81,5 +88,18 @@ class Flair(Objective):
     def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:
         return {"loss": self.mean(output.rows["lost"])}
 
-    def inherited(self) -> Any | None:
-        return None
+    def scorer(self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Scorer | None:
+        return self.text_scorer(predictor, predictor.zero_shot_classifier(class_names, templates).T)
+
+    def text_scorer(self, predictor: Predictor, text_features: Tensor) -> Scorer | None:
+        model: Any = predictor.model
+
+        def scores(images: Any) -> Tensor:
+            bias, parts = 0.0 if model.logit_bias is None else model.logit_bias, []
+            with evaluating(model):
+                for pixels in predictor.pixels(images, self.rows_at_once):
+                    tokens = model.text_pool.read(model.encode_with_tokens("image", pixels)[1])  # -> (b, L, 2 D)
+                    parts.append(model.scale() * model.text_pool.cosines(text_features.to(tokens), tokens) + bias)  # (b, N)
+            return torch.cat(parts)
+
+        return scores

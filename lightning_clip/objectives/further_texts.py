@@ -32,6 +32,9 @@ class FurtherTexts(ContrastivePairs):
         self.count = count
         self._tokenizer: list[Tokenizer] = []  # in a list: no part of the module
 
+    def further_values(self) -> Mapping[str, int]:
+        return {"text": self.count}
+
     def prepare(self, data: Any | None, tokenizer: Tokenizer | None) -> None:
         if tokenizer is None:
             raise InputError(f"objective {type(self).__name__} encodes further texts and needs a tokenizer: give one")

@@ -25,7 +25,7 @@ class SeveralTexts(FurtherTexts):
 
     Args:
         loss: "softmax", "sigmoid", a mapping or an object.
-        count: texts a pair beside the chosen one, such as the rewritten ones; pairs with fewer repeat theirs.
+        count: texts a pair beside the chosen one, those after it in the order of its captions; pairs with fewer repeat theirs.
     """
 
     def __init__(self, loss: str | dict[str, Any] | ContrastiveLoss = "softmax", count: int = 1) -> None:
@@ -33,7 +33,8 @@ class SeveralTexts(FurtherTexts):
         super().__init__(loss, count)
 
     def texts(self, chosen: str, captions: tuple[str, ...]) -> list[str]:
-        others = [caption for caption in captions if caption != chosen] or [chosen]
+        at = captions.index(chosen) if chosen in captions else 0  # those after the chosen one: which they are is drawn with it
+        others = [caption for caption in (*captions[at:], *captions[:at]) if caption != chosen] or [chosen]
         return [others[place % len(others)] for place in range(self.count)]
 
     def forward(self, output: ClipOutput, batch: PairBatch) -> dict[str, Tensor]:

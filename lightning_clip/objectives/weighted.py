@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from lightning_clip.core.settings import in_range
 from lightning_clip.core.types import ClipOutput, PairBatch
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.build import Temperature
+from lightning_clip.model.scoring import Scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives.base import Objective
 from lightning_clip.prompts.classifier import ClassNames
@@ -78,6 +80,19 @@ class WeightedSum(Objective):
 
     def takes(self) -> tuple[str, ...]:
         return _union(term.takes() for term in self.each().values())
+
+    def targets(self) -> Mapping[str, Callable[[list[Any]], Any]]:
+        return {column: collate for term in self.each().values() for column, collate in term.targets().items()}
+
+    def further_values(self) -> Mapping[str, int]:
+        found: Counter[str] = Counter()
+        for term in self._learned().values():
+            found.update(term.further_values())
+        return found
+
+    def learned(self) -> list[Objective]:
+        """Those with a weight."""
+        return list(self._learned().values())
 
     def builds(self) -> tuple[str, ...]:
         return _union(term.builds() for term in self.each().values())
@@ -175,10 +190,11 @@ class WeightedSum(Objective):
     def measured(self) -> Mapping[str, float]:
         return {key: value for term in self.each().values() for key, value in term.measured().items()}
 
-    def scorer(
-        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
-    ) -> Callable[[Any], Tensor]:
+    def scorer(self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Scorer | None:
         return self._first.scorer(predictor, class_names, templates)
+
+    def text_scorer(self, predictor: Predictor, text_features: Tensor) -> Scorer | None:
+        return self._first.text_scorer(predictor, text_features)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 

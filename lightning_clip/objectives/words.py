@@ -29,6 +29,7 @@ class Words(BagObjective):
         prediction: "softmax" or "binary".
         idf: weigh words by their inverse frequency; False weighs all alike.
         unit: "words", or "tokens" of the model's tokenizer.
+        all_captions: the words of all captions of an image, each once, not only of the one that is shown.
 
     Raises:
         InputError: as `BagObjective`, or another unit.
@@ -49,11 +50,12 @@ class Words(BagObjective):
         *,
         idf: bool = True,
         unit: str = "words",
+        all_captions: bool = False,
     ) -> None:
         super().__init__(size, vocabulary, prediction)
         if unit not in ("words", "tokens"):
             raise InputError(f"objective 'words': unit {unit!r} must be words or tokens")
-        self.idf, self.unit = idf, unit
+        self.idf, self.unit, self.all_captions = idf, unit, all_captions
         self._tokenizer: Tokenizer | None = None
 
     def prepare(self, data: Any | None, tokenizer: Tokenizer | None) -> None:
@@ -61,6 +63,8 @@ class Words(BagObjective):
         super().prepare(data, tokenizer)
 
     def entries(self, batch: PairBatch) -> Sequence[Sequence[str]]:
+        if self.all_captions:
+            return [[entry for text in own for entry in self.entries_of_text(text)] for own in batch.captions]
         return [self.entries_of_text(text) for text in batch.texts or [own[0] for own in batch.captions]]
 
     def entries_of_text(self, text: str) -> Sequence[str]:

@@ -10,6 +10,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
 from lightning_clip.core.secrets import hidden
 from lightning_clip.core.settings import check_kinds, mapping
+from lightning_clip.data.of_classes import OfClasses
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.prompts.templates import resolve_templates
 
@@ -29,6 +30,8 @@ class EvaluationSet:
         train: the training split, for probes and few-shot.
         val: the validation split; None takes a part of the training split where one is needed.
         multilabel: an image may have several classes or none.
+        parents: of a set that is a shift of another, such as ImageNet-R: for each class its classes in that other set, by
+            number; None where the names of the classes tell.
     """
 
     source: PairSource
@@ -37,6 +40,7 @@ class EvaluationSet:
     train: PairSource | None = None
     val: PairSource | None = None
     multilabel: bool = False
+    parents: Sequence[Sequence[int]] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -71,7 +75,15 @@ def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> Evalua
     if retrieval:
         return _whole(EvaluationSet(source, list(class_names or ()), templates, **others))
     names = _names(list(source.class_names), class_names, spec)
+    if not multilabel:
+        others = {split: _as_labelled(other, source, split) for split, other in others.items()}
     return _whole(EvaluationSet(source, names, templates, **others, multilabel=multilabel))
+
+
+def _as_labelled(other: PairSource, source: PairSource, split: str) -> PairSource:
+    """A split whose labels count the classes of the test split, by name."""
+    own, theirs = list(other.class_names), list(source.class_names)
+    return OfClasses(other, theirs, split) if own and theirs and own != theirs else other
 
 
 def _whole(found: EvaluationSet) -> EvaluationSet:

@@ -27,6 +27,7 @@ BOTH = ["softmax", "sigmoid"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with torch for CUDA only")
+@pytest.mark.slow
 def test_kernels_against_float64() -> None:
     """In a process of its own: whether Triton interprets is decided when it is imported."""
     path = os.pathsep.join([str(PROGRAM.parent.parent), *sys.path])

@@ -14,6 +14,9 @@ from lightning_clip import ClipModule, Pair, PairBatch
 from lightning_clip.data import PairSource
 
 VIEWS = {"towers": {"image": {"transform": {"views": 3, "flip": 0.5, "crop_scale": [0.5, 1.0]}}}}
+THINGS = ("cube", "ball", "cone", "ring")
+COLOURS = ("red", "blue", "green", "black")
+WORDS = dict.fromkeys((*THINGS, *COLOURS, "picture"), 1.0)
 METHODS: dict[str, dict[str, Any]] = {
     "several_texts": {"objective": {"name": "several_texts", "count": 2}},
     "several_texts_sigmoid": {"objective": {"name": "several_texts", "loss": "sigmoid"}},
@@ -24,9 +27,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "slip": {"objective": [{"name": "pairs"}, {"name": "slip", "hidden": 32, "width": 16}], **VIEWS},
     "silc": {"objective": [{"name": "pairs"}, {"name": "silc", "prototypes": 32, "momentum": 0.9}], **VIEWS},
     "tips": {"objective": [{"name": "pairs"}, {"name": "tips", "prototypes": 32, "momentum": 0.9}], **VIEWS},
+    "superclip": {"objective": [{"name": "pairs"}, {"name": "words", "weight": 0.5, "vocabulary": WORDS}]},
+    "siglip2": {
+        "objective": [
+            {"name": "pairs", "loss": "sigmoid"},
+            {"name": "captioning", "decoder": {"layers": 1, "width": 32, "heads": 2}},
+            {"name": "tips", "weight": 0.5, "prototypes": 32, "momentum": 0.9},
+        ],
+        **VIEWS,
+    },
 }
-THINGS = ("cube", "ball", "cone", "ring")
-COLOURS = ("red", "blue", "green", "black")
 
 
 class Captions(PairSource):

@@ -281,3 +281,23 @@ class TestMistakes:
         module = ClipModule(MeanColour(), objective="captioning", embed_dim=16)
         with pytest.raises(InputError, match="'captioning' reads image tokens: MeanColour gives one vector per sample"):
             module.configure_model()
+
+
+def test_a_resumed_run_of_captioning_ends_as_the_whole_one(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["a red cube", "a blue ball"], 300, 24).to_mapping()
+
+    def run(steps: int, seed: int, resume: Path | None = None) -> tuple[Any, dict[str, Any]]:
+        torch.manual_seed(seed)
+        objective = {"name": "captioning", "decoder": DECODER, "backward": True}
+        optimizer = {"lr": 1e-3, "warmup_steps": 1, "schedule": "constant"}
+        settings: dict[str, Any] = {**SETTINGS, "tokenizer": tokenizer, "training": {"optimizer": optimizer}}
+        module = ClipModule(IMAGE, objective=objective, **settings)
+        trainer = small_trainer(tmp_path, max_steps=steps)
+        trainer.fit(module, ClipDataModule(Senses(), local_batch_size=8), ckpt_path=resume)
+        return trainer, {name: value.clone() for name, value in module.state_dict().items()}
+
+    whole = run(4, 0)[1]
+    run(2, 0)[0].save_checkpoint(tmp_path / "half.ckpt")
+    again = run(4, 5, tmp_path / "half.ckpt")[1]
+    assert any(name.startswith("model.captioning.backward_blocks") for name in whole)
+    assert all(torch.equal(again[name], value) for name, value in whole.items())

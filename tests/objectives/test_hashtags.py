@@ -172,3 +172,28 @@ class TestRun:
 
         with pytest.raises(InputError, match="train samples could not be used .* x no caption"):
             small_trainer(tmp_path, max_steps=4).fit(module_of(), ClipDataModule(Untagged(), local_batch_size=12))
+
+    def test_no_image_has_a_tag(self, tmp_path: Path) -> None:
+        """Nothing is trained: the vocabulary is made before the model."""
+
+        class Bare(Tagged):
+            def captions(self, index: int) -> tuple[str, ...]:
+                return ()
+
+        with pytest.raises(InputError, match="'hashtags' has no vocabulary, .* no training captions to take tags from: give"):
+            small_trainer(tmp_path).fit(module_of(), ClipDataModule(Bare(), local_batch_size=12))
+
+    def test_a_vocabulary_that_no_tag_meets(self, tmp_path: Path) -> None:
+        module = module_of(vocabulary=["zebra", "gnu"])
+        with pytest.raises(InputError, match=r"none of the 2 tags of its vocabulary \(zebra, gnu, ...\) occurs"):
+            small_trainer(tmp_path).fit(module, ClipDataModule(Tagged(), local_batch_size=12))
+
+
+def test_a_resampled_source_is_told_which_visit_it_is() -> None:
+    """As sources that can only be read forward need it."""
+
+    class Visited(Tagged):
+        def visited(self, epoch: int, index: int) -> Pair:
+            return Pair(b"", (f"epoch {epoch}, sample {index}",), str(index))
+
+    assert Resampled(Visited()).visited(3, 5).captions == ("epoch 3, sample 5",)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from corners import corners
 from distributed.ranks import run_ranks
 from small import IMAGE, TEXT, small_data, small_trainer
 from torch import Tensor
@@ -39,7 +40,7 @@ def _on_rank(rank: int, world_size: int, name: str) -> dict[str, Tensor]:
     return gradients(module, share(batch_of(module, Senses()), rank, 8), 4)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", corners(list(SPECS), "captioning", "words beside pairs"))
 def test_gradients_do_not_depend_on_how_it_is_run(name: str) -> None:
     """In slices of 4 and of 5, and on two ranks with 8 and 4 rows."""
     module = module_of(name)

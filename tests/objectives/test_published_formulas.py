@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from objectives.published import batch_of, published
+from objectives.published import COLOURS, Captions, batch_of, published
 from torch import Tensor
 
-from lightning_clip import ClipModule, PairBatch
+from lightning_clip import ClipDataModule, ClipModule, PairBatch
 from lightning_clip.core.types import ClipOutput
-from lightning_clip.data.swaps import swapped
+from lightning_clip.data.permutation import mix
+from lightning_clip.data.swaps import swaps
+from lightning_clip.encoders.prototypes import masked_patches
 from lightning_clip.objectives.clip_refine import references
+from lightning_clip.objectives.negclip import HardNegatives
+from lightning_clip.objectives.several_texts import SeveralTexts
 
 
 def outcome(module: ClipModule, batch: PairBatch) -> tuple[ClipOutput, dict[str, float], Tensor, Tensor]:
@@ -59,11 +63,21 @@ class TestPairsWithMoreTexts:
             loss += (log_sum([scale * dot(image, every[j]) for image in images]) - own_image) / 15 / 2
         assert parts["loss"] == pytest.approx(loss, abs=1e-6 * abs(loss))
 
-    def test_negclip(self) -> None:
-        module = published("negclip").train()
+    def test_which_texts_are_further_ones_follows_from_the_chosen_one(self) -> None:
+        """All of an image's captions are met: the chosen one is drawn, and those after it are taken."""
+        one, many = SeveralTexts(count=1), SeveralTexts(count=5)
+        captions = ("a", "b", "c", "d")
+        assert [one.texts(chosen, captions) for chosen in captions] == [["b"], ["c"], ["d"], ["a"]]
+        assert many.texts("c", captions) == ["d", "a", "b", "d", "a"]
+        assert one.texts("a", ("a",)) == one.texts("a", ("a", "a")) == ["a"] and one.texts("new", captions) == ["a"]
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_negclip(self, count: int) -> None:
+        module = published("negclip", objective={"name": "negclip", "count": count}).train()
         batch = batch_of(module, 5)
         output, parts, images, texts = outcome(module, batch)
-        scale, negatives = float(output.scale), encoded(module, [swapped(text) for text in batch.texts or []])
+        swapped = [other for text in batch.texts or [] for other in swaps(text, count)]
+        scale, negatives = float(output.scale), encoded(module, swapped)
         every = torch.cat([texts, negatives])
         loss = 0.0
         for i in range(5):
@@ -87,36 +101,76 @@ class TestPairsWithMoreTexts:
             text_loss = (scale * texts @ images.T).logsumexp(1) - scale * (images * texts).sum(1)
         assert found == pytest.approx(float((image_loss.mean() + text_loss.mean()) / 2), rel=1e-5)
 
+    def test_words_that_no_caption_says_are_not_put_in(self) -> None:
+        """Each is told from the caption by a look at the image alone."""
+        objective = HardNegatives(count=20)
+        objective.prepare(ClipDataModule(train=Captions(), local_batch_size=4), published("negclip").tokenizer)
+        found = objective.texts("a red cube", ("a red cube",))
+        assert set(found) == {f"a {colour} cube" for colour in COLOURS if colour != "red"}
+        assert objective.to_mapping()["groups"] is None  # what a checkpoint notes is what was asked for
+
     def test_in_evaluation_they_are_pairs(self) -> None:
         module, plain = published("negclip").eval(), published("negclip", objective="pairs").eval()
         batch = batch_of(module, 6)
         assert outcome(module, batch)[1]["loss"] == pytest.approx(outcome(plain, batch)[1]["loss"], rel=1e-6)
 
 
-def test_flair() -> None:
-    """One image seen through one text at a time, by attention written out."""
-    module = published("flair").train()
-    batch = batch_of(module, 5)
-    output, parts, _, texts = outcome(module, batch)
-    scale, bias = float(output.scale), float(output.bias)  # type: ignore[arg-type]
-    pool: Any = module.model.text_pool
-    double = pool.double()
-    with torch.no_grad():
-        tokens = module.model.encode_with_tokens("image", batch.image)[1].double()  # (5, L, W)
-        loss = 0.0
-        for i in range(5):
-            keys, values = double.keys(double.norm(tokens[i])).chunk(2, dim=-1)  # (L, D)
-            keys, values = (torch.cat([torch.zeros(1, 16, dtype=torch.float64), part]) for part in (keys, values))
-            for j in range(5):
-                query, pooled = double.query(texts[j]), torch.zeros(16, dtype=torch.float64)
-                for head in range(2):
-                    part = slice(8 * head, 8 * head + 8)
-                    weights = (keys[:, part] @ query[part] / math.sqrt(8)).softmax(dim=0)
-                    pooled[part] = weights @ values[:, part]
-                found = double.out(pooled)
-                logit = scale * float(found / found.norm() @ texts[j]) + bias
-                loss += math.log1p(math.exp(-logit if i == j else logit)) / 5
-    assert parts["flair"] == pytest.approx(loss, rel=1e-5)
+def seen_through(pool: Any, tokens: Tensor, text: Tensor) -> float:
+    """FLAIR's cosine of one image, tokens (L, W), with one text (16,), by attention of two heads written out in float64."""
+    keys, values = pool.keys(pool.norm(tokens)).chunk(2, dim=-1)  # (L, D)
+    keys, values = (torch.cat([torch.zeros(1, 16, dtype=torch.float64), part]) for part in (keys, values))
+    query, pooled = pool.query(text), torch.zeros(16, dtype=torch.float64)
+    for head in range(2):
+        part = slice(8 * head, 8 * head + 8)
+        weights = (keys[:, part] @ query[part] / math.sqrt(8)).softmax(dim=0)
+        pooled[part] = weights @ values[:, part]
+    found = pool.out(pooled)
+    return float(found / found.norm() @ text)
+
+
+class TestFlair:
+    """One image seen through one text at a time."""
+
+    def test_loss(self) -> None:
+        module = published("flair").train()
+        batch = batch_of(module, 5)
+        output, parts, _, texts = outcome(module, batch)
+        scale, bias = float(output.scale), float(output.bias)  # type: ignore[arg-type]
+        pool: Any = module.model.text_pool
+        with torch.no_grad():
+            tokens = module.model.encode_with_tokens("image", batch.image)[1].double()  # (5, L, W)
+            loss, double = 0.0, pool.double()
+            for i in range(5):
+                for j in range(5):
+                    logit = scale * seen_through(double, tokens[i], texts[j]) + bias
+                    loss += math.log1p(math.exp(-logit if i == j else logit)) / 5
+        assert parts["flair"] == pytest.approx(loss, rel=1e-5)
+
+    def test_scores_of_classes_and_texts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lightning_clip.encoders.text_pool._TEXTS", 2)  # in blocks of texts
+        flair = {"name": "flair", "heads": 2, "rows_at_once": 2}  # and of images
+        module = published("flair", objective=[flair, {"name": "several_texts", "loss": "sigmoid"}])
+        names, templates = ["red cube", "blue ball", "ring"], ["a {}", "the {}"]
+        images = batch_of(module, 5).image
+        texts = module.encode_text(["a red cube and a blue ball", "a ring", "red"])
+        score = module.objective.text_scorer(module.predictor, texts)
+        assert score is not None
+        found = {"classes": module.predictor.scores(images, names, templates), "texts": score(images)}
+        against = {"classes": module.predictor.zero_shot_classifier(names, templates).T, "texts": texts}
+        pool: Any = module.model.text_pool
+        with torch.no_grad():
+            scale, bias = float(module.model.scale()), float(module.model.logit_bias)  # type: ignore[arg-type]
+            tokens, double = module.model.encode_with_tokens("image", images)[1].double(), pool.double()
+            for kind, scores in found.items():
+                every = [[seen_through(double, row, text) for text in against[kind].double()] for row in tokens]
+                torch.testing.assert_close(scores.double(), scale * torch.tensor(every).double() + bias, rtol=1e-5, atol=1e-5)
+        assert found["texts"].std(dim=0).min() > 1e-4 and bias == -10
+
+    def test_beside_another_first_one_similarities_score(self) -> None:
+        module = published("flair")
+        assert module.objective.scorer(module.predictor, ["a", "b"]) is None
+        assert module.objective.text_scorer(module.predictor, torch.zeros(2, 16)) is None
+        assert module.objective.training_parts == {"text_pool"} and not module.objective.scoring_parts
 
 
 class TestFastClip:
@@ -223,6 +277,31 @@ class TestSilc:
         before = model.teacher.centres.clone()
         module.objective.after_step(module.model)
         assert torch.allclose(model.teacher.centres[0].double(), 0.9 * before[0].double() + 0.1 * told.mean(0), atol=1e-6)
+
+    def test_masked_patches_by_loops(self) -> None:
+        """-mean over an image's painted patches of sum_k p_k log q_k, from tokens, in float64; unpainted ones do not count."""
+        module = published("tips").train()
+        model: Any = module.model
+        with torch.no_grad():
+            model.teacher.centres.copy_(0.1 * torch.randn(2, 32))
+        batch = batch_of(module, 4)
+        painted, mask = masked_patches(batch.image, 4, 0.5, [mix(place, 0) >> 1 for place in range(4)])  # type: ignore[arg-type]
+        total = 0.0
+        with torch.no_grad():
+            told = model.teacher.space.prototypes(model.teacher.space.encode_with_tokens("image", batch.image)[1]).double()
+            said = model.prototypes(model.encode_with_tokens("image", painted)[1]).double()
+        for row in range(4):
+            own = []
+            for patch in range(16):
+                top, left = 8 * (patch // 4), 8 * (patch % 4)
+                before = batch.image[row, :, top : top + 8, left : left + 8]  # type: ignore[index]
+                changed = not torch.equal(painted[row, :, top : top + 8, left : left + 8], before)
+                assert changed == bool(mask[row, patch])
+                if changed:  # the first token is the class token
+                    own.append(self.cross_entropy(said[row, 1 + patch], told[row, 1 + patch], model.teacher.centres[1]))
+            assert len(own) == 8
+            total += sum(own) / len(own) / 4
+        assert outcome(module, batch)[1]["tips_masked"] == pytest.approx(total, rel=1e-5)
 
     @staticmethod
     def cross_entropy(said: Tensor, told: Tensor, centre: Tensor) -> float:

@@ -62,6 +62,17 @@ class TestLoss:
         torch.testing.assert_close(output.rows["words"].tolist(), expected, rtol=1e-6, atol=1e-9)
         assert module.compute_loss(output, batch)["loss"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-6)
 
+    def test_words_of_all_captions(self) -> None:
+        """An image's captions count as one text, whichever of them is shown."""
+        module = words_module(vocabulary=VOCABULARY, all_captions=True).double()
+        batch = batch_of(module, Senses())
+        batch = batch._replace(captions=[(*own, "a small blue night") for own in batch.captions])
+        output = module.encoded_rows(batch)
+        logits = module.objective.logits(module.model, output.features["image"]).detach().numpy()
+        expected = losses_by_loops(logits, [" ".join(own) for own in batch.captions], VOCABULARY, "softmax")
+        torch.testing.assert_close(output.rows["words"].tolist(), expected, rtol=1e-6, atol=1e-9)
+        assert module.objective.to_mapping()["all_captions"] is True
+
     def test_closed_forms(self) -> None:
         """Equal logits: log V for a softmax, V log 2 for binary predictions, whatever the words."""
         bags = Bags(

@@ -63,6 +63,7 @@ class TestTemplates:
             ours = [pattern.replace("{}", "tench") for pattern in templates(name)]
             assert ours == [template("tench") for template in theirs]
 
+    @pytest.mark.slow
     def test_open_clip_is_imported_only_where_used(self) -> None:
         code = "import sys, lightning_clip.prompts as p; p.templates('simple'); assert 'open_clip' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

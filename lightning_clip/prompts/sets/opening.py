@@ -11,7 +11,6 @@ from typing import Any
 from filelock import FileLock
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.prompts.sets.names import plain
 
 __all__ = ["TorchvisionSet", "opened"]
 
@@ -28,7 +27,7 @@ class TorchvisionSet:
         splits: "test", "train" and maybe "val" -> arguments of the class; None where the set comes in one piece.
         labels: of such a set, the attribute that holds the labels.
         train_share: of such a set, the part of each class that is for training; a whole number counts images.
-        words: class names of the dataset -> names for prompts; unused where `CLASS_NAME_SETS` has them.
+        words: the dataset -> its own class names; unused where `CLASS_NAME_SETS` has them.
         fetchable: False where torchvision cannot download it.
     """
 
@@ -37,7 +36,7 @@ class TorchvisionSet:
     splits: Mapping[str, Mapping[str, Any]] | None
     labels: str = ""
     train_share: float = 0.0
-    words: Callable[[Any], list[str]] = lambda dataset: [plain(name) for name in dataset.classes]
+    words: Callable[[Any], list[str]] = lambda dataset: list(dataset.classes)
     fetchable: bool = True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,14 +17,17 @@ from lightning_clip.core.types import Pair
 from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.sources import PairSource
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
+from lightning_clip.prompts.sets.known import open_known, opened_shards
 from lightning_clip.prompts.sets.lazy import LazySource
-from lightning_clip.prompts.sets.names import CALTECH101, CLASS_NAME_SETS, class_names, plain
+from lightning_clip.prompts.sets.names import CLASS_NAME_SETS, ClassNames, class_names
 from lightning_clip.prompts.sets.opening import TorchvisionSet, opened
+from lightning_clip.prompts.sets.paper_words import in_the_papers_words, paper_class_names
+from lightning_clip.prompts.sets.roots import datasets_folder
 from lightning_clip.prompts.sets.splits import drawn, labels_in_order
 from lightning_clip.prompts.sets.templates import SET_TEMPLATES
 from lightning_clip.prompts.sets.user_files import chosen_prompts
 
-__all__ = ["TorchvisionSource", "datasets_folder"]
+__all__ = ["TorchvisionSource"]
 
 _TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
 _WITH_VAL = {**_TRAIN_TEST, "val": {"split": "val"}}
@@ -63,7 +65,7 @@ class TorchvisionSource(PairSource):
 _SETS = {
     "caltech101": TorchvisionSet(
         "Caltech101", "caltech101", None, "y", 30,
-        lambda dataset: [CALTECH101.get(name, plain(name)) for name in dataset.categories],
+        lambda dataset: dataset.categories,
     ),
     "cifar10": TorchvisionSet("CIFAR10", "cifar-10-batches-py", _BY_FLAG),
     "cifar100": TorchvisionSet("CIFAR100", "cifar-100-python", _BY_FLAG),
@@ -87,11 +89,6 @@ _SETS = {
 }  # fmt: skip
 
 
-def datasets_folder() -> Path:
-    """Where sets are looked for: the environment variable LIGHTNING_CLIP_DATASETS, or a folder in the user's cache."""
-    return Path(os.environ.get("LIGHTNING_CLIP_DATASETS") or "~/.cache/lightning_clip/datasets").expanduser()
-
-
 def _evaluation_set(
     name: str,
     root: str | None = None,
@@ -99,12 +96,12 @@ def _evaluation_set(
     templates: str | Sequence[str] | None = None,
     prompts: str | None = None,
 ) -> EvaluationSet:
-    """One of `_SETS`; the test split is opened at once, the others when they are first used.
+    """One of `_SETS`, or its shards where they are; the test split is opened at once, the others when they are first used.
 
     Args:
         name: in `_SETS`.
         root: torchvision's root; None for `datasets_folder()`.
-        download: fetches what is missing.
+        download: fetches what is missing, from where torchvision does; CLIP_benchmark's shards where it cannot.
         templates: in the place of the set's own.
         prompts: a file with class names and templates in the place of the set's own.
 
@@ -112,8 +109,12 @@ def _evaluation_set(
         InputError: data that is missing or broken, or cannot be downloaded.
     """
     spec, folder = _SETS[name], Path(root).expanduser() if root is not None else datasets_folder()
+    if (found := opened_shards(name, folder, templates, prompts)) is not None:
+        return found
+    if download and not spec.fetchable and not (folder / spec.folder).exists():
+        return open_known(name, None, str(folder), download, templates, prompts)
     test = _split(name, folder, download, "test")
-    own = class_names(name) if name in CLASS_NAME_SETS else spec.words(test.dataset)
+    own = class_names(name) if name in CLASS_NAME_SETS else _spoken(name, spec.words(test.dataset))
     names, sentences = chosen_prompts(own, SET_TEMPLATES[name], prompts, templates)
     splits = spec.splits or {"train"}
     later = {split: partial(_split, name, folder, download, split) for split in splits}
@@ -123,6 +124,13 @@ def _evaluation_set(
 
 for _name in _SETS:
     evaluation_sets.register(_name)(partial(_evaluation_set, _name))
+
+
+def _spoken(name: str, own: Sequence[str]) -> ClassNames:
+    """The paper's words for a set's own class names."""
+    if name == "country211" and len(own) == len(paper_class_names(name)):  # codes, in the order of the paper's names
+        return paper_class_names(name)
+    return list(in_the_papers_words(name, own))
 
 
 def _split(name: str, root: Path, download: bool, split: str) -> TorchvisionSource:

@@ -9,11 +9,11 @@ from typing import Any
 
 from lightning_clip.core.errors import InputError, existing_path, nearest
 from lightning_clip.core.yaml_bounds import check_growth
+from lightning_clip.prompts.sets.names import ClassNames
 from lightning_clip.prompts.templates import resolve_templates
 
 __all__ = ["chosen_prompts", "read_prompt_file"]
 
-ClassNames = list[str | list[str]]
 _KEYS = ("class_names", "templates")
 
 
@@ -51,7 +51,10 @@ def read_prompt_file(path: str | Path) -> tuple[ClassNames, list[str]]:
 
 
 def chosen_prompts(
-    own_names: Sequence[str], own_templates: str | Sequence[str], prompts: str | None, templates: str | Sequence[str] | None
+    own_names: Sequence[str | list[str]],
+    own_templates: str | Sequence[str],
+    prompts: str | None,
+    templates: str | Sequence[str] | None,
 ) -> tuple[ClassNames, list[str]]:
     """The class names and templates of a set, or what a user gives in their place.
 
@@ -68,7 +71,7 @@ def chosen_prompts(
     if names and own_names and len(names) != len(own_names):
         raise InputError(
             f"prompt file {prompts!r} has {len(names)} classes but the set has {len(own_names)}: "
-            f"{', '.join(own_names[:5])}{', ...' if len(own_names) > 5 else ''}"
+            f"{', '.join(map(str, own_names[:5]))}{', ...' if len(own_names) > 5 else ''}"
         )
     return names or list(own_names), resolve_templates(templates or of_file or own_templates)
 
