@@ -93,12 +93,14 @@ def build_index(
         number = index.entries.source(_described(data, name))
         print_of = fingerprint(len(source), source.place(0), source.place(len(source) - 1), unit)
         done = index.entries.begin_pass(number, print_of)
+        index.entries.set_fact("building", {"source": number, "fingerprint": print_of, "unit": unit, "pictures": len(source)})
         missing = [at for at in range(-(-len(source) // unit)) if at not in done]
         for at, found in (executor or Processes())(looking, len(source), unit, "looking at pictures", missing):
             with index.adding():  # all that is known of the unit, and that it is done, in one step
                 _take(index, number, found, built)
                 index.entries.finish_unit(number, print_of, at)
         built.gone = index.entries.finish_pass(number, prune=prune)
+        index.entries.set_fact("building", None)
         if index.vectors.in_tail >= max(graph_from, index.vectors.in_graph // 10):
             index.vectors.grow_graph()
         built.pictures = index.pictures()

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS entries(
   id INTEGER PRIMARY KEY, source INTEGER, row INTEGER, key TEXT, place TEXT, captions TEXT, width INTEGER, height INTEGER,
   digest BLOB, thumbnail BLOB, seen INTEGER, gone INTEGER DEFAULT 0);
 CREATE INDEX IF NOT EXISTS entries_digest ON entries(digest);
+CREATE INDEX IF NOT EXISTS entries_gone ON entries(id) WHERE gone;
 CREATE INDEX IF NOT EXISTS entries_key ON entries(source, key);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text);
 """
@@ -146,6 +147,19 @@ class Entries:
             lost = self._database.execute(unmet if prune else f"{unmet} AND key IN {met}", {"source": source})
         return lost.rowcount
 
+    def progress(self) -> tuple[int, int]:
+        """Pictures looked at by the build that is at work or was cut short, and how many it has; (0, 0) without one."""
+        building = self.fact("building")
+        if building is None:
+            return 0, 0
+        given = "SELECT COUNT(*) FROM units WHERE source = ? AND fingerprint = ?"
+        [(units,)] = self._database.execute(given, (building["source"], building["fingerprint"]))
+        return min(units * building["unit"], building["pictures"]), building["pictures"]
+
+    def version(self) -> int:
+        """A number that changes when another process has written."""
+        return int(self._database.execute("PRAGMA data_version").fetchone()[0])
+
     # -- entries ----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -212,6 +226,26 @@ class Entries:
         """Of all rows, each once, uint8 (N, 16)."""
         rows = [digest for (digest,) in self._database.execute("SELECT DISTINCT digest FROM entries")]
         return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16)
+
+    def latest(self, before: int, most: int) -> list[int]:
+        """Ids of rows that can be found, the newest first, each picture once.
+
+        Args:
+            before: only ids below it.
+            most: how many, at least 1.
+        """
+        given = (
+            "SELECT id FROM entries AS one WHERE id < ? AND NOT gone AND NOT EXISTS "
+            "(SELECT 1 FROM entries WHERE digest = one.digest AND id < one.id AND NOT gone) ORDER BY id DESC LIMIT ?"
+        )
+        return [number for (number,) in self._database.execute(given, (before, most))]
+
+    def copies(self) -> list[list[int]]:
+        """Ids of the rows that hold the very same picture, rising, a list for each picture that stands there more than once."""
+        several = "SELECT digest FROM entries GROUP BY digest HAVING COUNT(*) > 1 ORDER BY MIN(id)"  # of the index alone
+        each = "SELECT id FROM entries WHERE digest = ? AND NOT gone ORDER BY id"
+        rows = [self._database.execute(each, digest).fetchall() for digest in self._database.execute(several).fetchall()]
+        return [[number for (number,) in same] for same in rows if len(same) > 1]
 
     def get(self, numbers: Sequence[int]) -> list[Entry]:
         """Rows by their ids, in that order."""

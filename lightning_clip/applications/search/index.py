@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lightning_clip.applications.search.entries import Entries, Entry
 from lightning_clip.applications.search.vectors import Vectors
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.sources.video_pictures import video_of
 from lightning_clip.model.identity import model_identity
 from lightning_clip.model.predictor import Predictor
 
@@ -88,6 +89,8 @@ class SearchIndex:
             written = self.entries.fact("format")
         except sqlite3.DatabaseError as error:
             raise InputError(f"index {str(self.path)!r} is damaged: {error} ({_ENTRIES}). Build it again") from error
+        if written is None:
+            raise InputError(f"index {str(self.path)!r} has only just been begun: try again when its first pictures are in it")
         if written != _FORMAT:
             raise InputError(f"index {str(self.path)!r} was written by another version of lightning_clip: build it again")
         self.dim = int(self.entries.fact("dim"))
@@ -134,6 +137,12 @@ class SearchIndex:
         """How many pictures can be found."""
         return self.vectors.count - len(self.entries.gone())
 
+    def numbers(self) -> np.ndarray:
+        """Ids of all pictures that can be found, int64, rising."""
+        return np.setdiff1d(
+            np.arange(self.vectors.count), np.fromiter(self._gone, np.int64, len(self._gone)), assume_unique=True
+        )
+
     def search(self, query: np.ndarray, most: int = 10, words: str = "") -> list[Hit]:
         """The pictures that are most like a query, best first, each once.
 
@@ -161,24 +170,31 @@ class SearchIndex:
             asked *= 4
 
     def _distinct(self, places: np.ndarray, scores: np.ndarray) -> list[Hit]:
-        """What can be found, each picture once, whatever the number of names that it has."""
+        """What can be found, each picture once, whatever the number of names that it has, and each video by its best frame."""
         score_of = {
             place: score for place, score in zip(places.tolist(), scores.tolist(), strict=True) if place not in self._gone
         }
-        found: dict[bytes, Hit] = {}
+        found: dict[Any, Hit] = {}
         for entry in self.entries.get(list(score_of)):
-            found.setdefault(entry.digest, Hit(score_of[entry.id], entry))
+            found.setdefault(_thing(entry), Hit(score_of[entry.id], entry))
         return list(found.values())
 
     def words(self, text: str, most: int = 10) -> list[Hit]:
-        """Pictures by their captions alone; the score is 0.
+        """Pictures by their captions alone, of a video its first frame; the score is 0.
 
         Args:
             text: as for `search`.
             most: how many, at least 1.
         """
         places = [number for number in self.entries.with_words(text).tolist() if number not in self._gone]
-        return [Hit(0.0, entry) for entry in self.entries.get(places[:most])]
+        found: dict[Any, Hit] = {}
+        for start in range(0, len(places), 500):
+            for entry in self.entries.get(places[start : start + 500]):
+                video = video_of(entry.key)
+                found.setdefault(entry.id if video is None else (entry.source, video), Hit(0.0, entry))
+            if len(found) >= most:
+                break
+        return list(found.values())[:most]
 
     def vectors_of(self, numbers: Sequence[int]) -> np.ndarray:
         """Unit features of pictures by their ids, float32 (n, D).
@@ -190,6 +206,12 @@ class SearchIndex:
             if not 0 <= number < self.vectors.count or number in self._gone:
                 raise InputError(f"index {str(self.path)!r} has no picture {number}")
         return self.vectors.rows(list(numbers))
+
+
+def _thing(entry: Entry) -> Any:
+    """What an entry shows: a picture by its digest, or a video, of which it is a frame."""
+    video = video_of(entry.key)
+    return entry.digest if video is None else (entry.source, video)
 
 
 def identity_of(predictor: Predictor) -> str:

@@ -125,6 +125,7 @@ class Looking:
             pair = source[row]
             if pair.image is None:
                 return Looked(row, pair.key, place, "no image"), None
+            place = str(pair.metadata.get("place", place))  # of a frame the time is known now
             looked = Looked(row, pair.key, place, captions=pair.captions, digest=digest_of(pair.image))
             if self._is_known(looked.digest):
                 return looked, None

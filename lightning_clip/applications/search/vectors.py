@@ -130,36 +130,44 @@ class Vectors:
             scores.append(self.rows(places[start : start + _BLOCK]) @ query)
         return _best(places, np.concatenate(scores), most)
 
-    def grow_graph(self, connectivity: int = 16, expansion: int = 128) -> None:
-        """Moves the tail into the graph; a killed process leaves the old graph and tail, or the new ones.
+    def grow_graph(self, connectivity: int = 16, expansion: int = 128, stage: int = 1 << 18) -> None:
+        """Moves the tail into the graph, a stage after the other; a killed process leaves the graph of the last whole stage.
 
         Args:
             connectivity: links of a row.
             expansion: candidates that are looked at for each new row.
+            stage: rows after which the graph is written, at least 1.
 
         Raises:
             InputError: usearch is missing.
         """
         if not self.in_tail:
             return
-        index = _usearch().Index(
-            ndim=self.dim,
-            metric="ip",
-            dtype="f16",
-            connectivity=connectivity,
-            expansion_add=expansion,
-        )
+        index = _usearch().Index(ndim=self.dim, metric="ip", dtype="f16", connectivity=connectivity)
         if self.in_graph:
             index.load(str(self.folder / _GRAPH))
+        index.expansion_add = expansion  # a loaded graph has the library's own
         with Progress() as bar:
             task = bar.add_task("building the graph", total=self.in_tail)
+            before = 0
 
             def advance(done, of):  # type: ignore[no-untyped-def]
-                bar.update(task, completed=done, total=of)
+                bar.update(task, completed=before + done)
                 return True
 
             advance.__annotations__ = {"done": int, "of": int, "return": bool}  # usearch asks for types, not their names
-            index.add(np.arange(self.in_graph, self.count), np.asarray(self.tail()), progress=advance)
+            while self.in_tail:
+                rows, start = np.asarray(self.tail()), self.in_graph
+                taken = min(stage, len(rows))
+                index.add(np.arange(start, start + taken), rows[:taken], progress=advance)
+                self._commit(index, start + taken, rows[taken:])
+                before += taken
+
+    def _commit(self, index: Any, count: int, rest: np.ndarray) -> None:
+        """The graph with its first `count` rows takes the old one's place; its tail is there before it, so that it has one."""
+        if len(rest):
+            with beside(self.folder / f"tail-{count}.f16", durable=True) as place:
+                rest.tofile(place)
         with beside(self.folder / _GRAPH, durable=True) as place:
             index.save(str(place))
         self._open()

@@ -120,3 +120,40 @@ def test_among_some_rows(tmp_path: Path) -> None:
     products = rows[chosen].astype(np.float32) @ query
     assert places.tolist() == chosen[np.argsort(-products)][:2].tolist()
     assert np.allclose(scores, np.sort(products)[::-1][:2], atol=1e-6)
+
+
+def test_a_writer_killed_between_two_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph has the first stage, the tail the rest; the next writer takes up that alone."""
+    pytest.importorskip("usearch")
+    rows = unit(70, 8)
+    vectors = filled(tmp_path, rows)
+    commit, stages = Vectors._commit, []
+
+    def killed(self: Vectors, *arguments: object) -> None:
+        if stages:
+            raise KeyboardInterrupt
+        stages.append(arguments[1])
+        commit(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Vectors, "_commit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        vectors.grow_graph(stage=30)
+    monkeypatch.undo()
+    assert stages == [30] and sorted(path.name for path in tmp_path.iterdir()) == ["graph.usearch", "tail-30.f16"]
+    opened = Vectors(tmp_path, 8, 70, write=True)
+    assert (opened.in_graph, opened.in_tail) == (30, 40)
+    assert np.array_equal(opened.rows(range(70)), rows.astype(np.float32))
+    opened.grow_graph(stage=25)
+    assert (opened.in_graph, opened.in_tail) == (70, 0)
+    assert np.array_equal(opened.rows(range(70)), rows.astype(np.float32))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.usearch"]
+
+
+def test_a_killed_writer_that_had_written_the_next_tail(tmp_path: Path) -> None:
+    """The graph is still the old one: that tail is of no use."""
+    rows = unit(9, 4)
+    filled(tmp_path, rows)
+    (tmp_path / "tail-5.f16").write_bytes(rows[5:].tobytes())
+    opened = Vectors(tmp_path, 4, 9, write=True)
+    assert (opened.in_graph, opened.in_tail) == (0, 9) and not (tmp_path / "tail-5.f16").exists()
+    assert np.array_equal(opened.tail(), rows)
