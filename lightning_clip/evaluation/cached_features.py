@@ -23,7 +23,7 @@ from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluatio
 
 __all__ = ["CachedSubject", "set_fingerprint"]
 
-Keep = Callable[[Images, Path, "int | None"], Features]
+Keep = Callable[[EvaluatedModel, Images, Path, "int | None"], Features]
 
 
 class CachedSubject(ModelSubject):
@@ -49,7 +49,7 @@ class CachedSubject(ModelSubject):
         keep: Keep | None = None,
     ) -> None:
         super().__init__(model, dataset, name)
-        self._keep = keep or (lambda images, path, classes: extract(model, images, path, num_classes=classes))
+        self._keep = keep or (lambda by, images, path, classes: extract(by, images, path, num_classes=classes))
         self.folder, self.spec, self._root = folder / model.identity, spec, folder
 
     def other(self, name: str, spec: Any) -> CachedSubject:
@@ -63,14 +63,15 @@ class CachedSubject(ModelSubject):
         found.extracted = self.extracted
         return found
 
-    def _made(self, images: Images, split: str) -> Features:
+    def _made(self, model: EvaluatedModel, images: Images, split: str, against: Any = None) -> Features:
         corruption = f"-{images.corruption.replace(':', '')}" if images.corruption else ""
-        stem = f"{safe_name(self.name)}-{split}{corruption}"
+        scores = "" if against is None else f"-scores-{_short(against)}"
+        stem = f"{safe_name(self.name)}-{split}{corruption}{scores}"
         path = self.folder / f"{stem}-{set_fingerprint(images.source, self.spec)}.safetensors"
         if path.exists():
             return load_features(path)
         self.extracted.append(path.name)
-        return self._keep(images, path, self._classes())
+        return self._keep(model, images, path, self._classes())
 
     def _class_vectors(self, class_names: Sequence[Any], templates: Sequence[str]) -> Tensor:
         path = self.folder / f"prompts-{_short((list(class_names), list(templates)))}.safetensors"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from lightning_clip.core.errors import InputError, existing_path, nearest
 
-__all__ = ["Line", "fit_line", "logit", "read_reference"]
+__all__ = ["STANDARD_MODELS", "Line", "fit_line", "logit", "read_reference"]
 
+# Models trained on ImageNet alone, as timm publishes them.
+STANDARD_MODELS = Path(str(files("lightning_clip.evaluation") / "standard_models.csv"))
 _EDGE = 1e-4  # accuracies of 0 and 1 have no logit
 
 

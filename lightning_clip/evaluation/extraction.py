@@ -56,7 +56,8 @@ class Collector:
 
     def finish(self) -> Features:
         """The share, captions encoded."""
-        captions = [(text, sample.place) for sample in self._samples for text in sample.captions]
+        described = self._samples if self.model.reads_texts else []
+        captions = [(text, sample.place) for sample in described for text in sample.captions]
         text_features = self.model.encode_text([text for text, _ in captions]) if captions else torch.zeros(0, 0)
         return Features(
             image_features=_stacked(self._image),
@@ -70,15 +71,16 @@ class Collector:
         )
 
     def _labels(self) -> Tensor:
-        """Classes int64 (N,), or rows int64 (N, C) of 0 and 1."""
+        """Classes int64 (N,), or rows int64 (N, C) of 1, 0, and -1 where it is unsure."""
         if self.num_classes is None:
             return class_numbers(self._samples)
         rows = torch.zeros(len(self._samples), self.num_classes, dtype=torch.int64)
         for row, sample in enumerate(self._samples):
-            for label in [sample.label] if isinstance(sample.label, int) else sample.label:
+            own = [sample.label] if isinstance(sample.label, int) else sample.label
+            for label, value in [(label, -1) for label in sample.unsure] + [(label, 1) for label in own]:
                 if not 0 <= label < self.num_classes:
                     raise InputError(f"image {sample.key!r} has label {label}, outside the {self.num_classes} class names")
-                rows[row, label] = 1
+                rows[row, label] = value
         return rows
 
 

@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.sources import PairSource
 from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.images import Images
 from lightning_clip.evaluation.interface import EvaluatedModel
+from lightning_clip.evaluation.scores import Scores, ScoringModel
+from lightning_clip.model.predictor import Predictor
 from lightning_clip.prompts.classifier import template_vectors, zero_shot_classifier
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
 
 __all__ = ["LiveSubject", "ModelSubject"]
 
-Extract = Callable[[Images, "int | None"], Features]
+Extract = Callable[[EvaluatedModel, Images, "int | None"], Features]
 _ALL_AT_ONCE = 1 << 30  # prompts: the model makes batches of equal length itself
 _MOST_KEPT = 1 << 17  # prompts whose features are held: ImageNet's 80,000 are; 10,000 classes with 80 templates are 2.4 GB
 
@@ -41,6 +42,7 @@ class ModelSubject(ABC):
         self.model, self.dataset, self.name = model, dataset, name
         self.extracted: list[str] = []
         self._features: dict[tuple[str, str | None], Features] = {}
+        self._scores: dict[tuple[str, str, str | None], Features] = {}
         self._vectors: dict[tuple[tuple[str, ...], str], Tensor] = {}
         self._classifiers: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
 
@@ -54,6 +56,21 @@ class ModelSubject(ABC):
         """Where the model is."""
         return self.model.device
 
+    @property
+    def predictor(self) -> Predictor:
+        """The model's predictor, for protocols that look at places of pictures.
+
+        Raises:
+            InputError: a model of another library, which has none.
+        """
+        found = getattr(self.model, "predictor", None)
+        if not isinstance(found, Predictor):
+            raise InputError(
+                f"{self.model.name} is a {type(self.model).__name__}, which has no features of places: open it by this "
+                "library, such as open_clip:NAME/WEIGHTS or hf:NAME"
+            )
+        return found
+
     def features(self, split: str = "test", corruption: str | None = None) -> Features:
         """Features of a split, computed on first use; see `Subject.features`.
 
@@ -66,11 +83,50 @@ class ModelSubject(ABC):
         """
         key = (split, corruption)
         if key not in self._features:
-            source = {"test": self.dataset.source, "train": self.dataset.train, "val": self.dataset.val}[split]
-            if source is None:
-                raise InputError(f"{self.name} has no {split} split, which this protocol needs: give {split}= a source")
-            self._features[key] = self._read(source, split, corruption)
+            features = self._made(self.model, self._images(split, corruption), split)
+            self._features[key] = features.checked(f"{self.name} ({split})", len(self.dataset.class_names) or None)
         return self._features[key]
+
+    def scores(
+        self,
+        class_names: Sequence[Any] | None = None,
+        templates: Sequence[str] | None = None,
+        split: str = "test",
+        corruption: str | None = None,
+    ) -> Scores:
+        """Scores of a split against classes, by the model's own scorer where it has one; see `Subject.scores`.
+
+        Args:
+            class_names: C classes, each a name or a list of names; None takes those of the set.
+            templates: with {}; None takes those of the set.
+            split: "test", "train" or "val".
+            corruption: such as "gaussian_noise:3", or None.
+
+        Raises:
+            InputError: as `classifier` and `features`, or what the scorer raises.
+        """
+        names, patterns = self._asked(class_names, templates)
+        score = self.model.scorer(names, patterns)
+        if score is None:
+            features = self.features(split, corruption)
+            values = (self.scale * features.image_features) @ self.classifier(names, patterns)  # (N, D) @ (D, C)
+        else:
+            features = self._scored(score, (names, patterns), split, corruption)
+            values = features.image_features  # (N, C)
+        return Scores(values, features.label, features.index, features.keys, score is None)
+
+    def caption_scores(self, split: str = "test") -> Scores | None:
+        """Scores (N, M) against the M captions of `features(split)`, by the model's own scorer; None where it has none.
+
+        Args:
+            split: "test", "train" or "val".
+        """
+        texts = self.features(split).text_features
+        score = self.model.text_scorer(texts) if len(texts) else None
+        if score is None:
+            return None
+        found = self._scored(score, "captions", split, None)
+        return Scores(found.image_features, found.label, found.index, found.keys, False)
 
     def classifier(self, class_names: Sequence[Any] | None = None, templates: Sequence[str] | None = None) -> Tensor:
         """Zero-shot classifier float32 (D, C) with unit columns; several names of a class are averaged in each template.
@@ -82,10 +138,7 @@ class ModelSubject(ABC):
         Raises:
             InputError: no class names, an empty one, or a wrong template.
         """
-        names = list(self.dataset.class_names if class_names is None else class_names)
-        patterns = list(self.dataset.templates if templates is None else templates)
-        if not names:
-            raise InputError(f"{self.name} has no class names: give class_names, in the order of its labels")
+        names, patterns = self._asked(class_names, templates)
         if len(names) * len(patterns) <= _MOST_KEPT:
             return normalize(self.template_vectors(names, patterns).sum(dim=0), dim=-1).T
         key = (tuple(map(str, names)), tuple(patterns))
@@ -140,13 +193,32 @@ class ModelSubject(ABC):
                 parts.append(self.model.encode_image(pixels.to(self.device))[0].cpu())
         return torch.cat(parts)
 
-    def _read(self, source: PairSource, split: str, corruption: str | None) -> Features:
-        features = self._made(Images(source, self.model.transform(), corruption), split)
-        return features.checked(f"{self.name} ({split})", len(self.dataset.class_names) or None)
+    def _asked(self, class_names: Sequence[Any] | None, templates: Sequence[str] | None) -> tuple[list[Any], list[str]]:
+        """Class names and templates, those of the set where none are given."""
+        names = list(self.dataset.class_names if class_names is None else class_names)
+        if not names:
+            raise InputError(f"{self.name} has no class names: give class_names, in the order of its labels")
+        return names, list(self.dataset.templates if templates is None else templates)
+
+    def _images(self, split: str, corruption: str | None) -> Images:
+        source = {"test": self.dataset.source, "train": self.dataset.train, "val": self.dataset.val}[split]
+        if source is None:
+            raise InputError(f"{self.name} has no {split} split, which this protocol needs: give {split}= a source")
+        return Images(source, self.model.transform(), corruption)
+
+    def _scored(self, score: Callable[[Tensor], Tensor], against: Any, split: str, corruption: str | None) -> Features:
+        """Features of which the image features are scores; `against` names what the images are scored against."""
+        key = (repr(against), split, corruption)
+        if key not in self._scores:
+            scoring = ScoringModel(self.model, score).eval()
+            found = self._made(scoring, self._images(split, corruption), split, (against, self.model.scoring_settings()))
+            classes = len(self.dataset.class_names) or None
+            self._scores[key] = found.checked(f"{self.name} ({split})", classes, scores=True)
+        return self._scores[key]
 
     @abstractmethod
-    def _made(self, images: Images, split: str) -> Features:
-        """Features of images, computed or found."""
+    def _made(self, model: EvaluatedModel, images: Images, split: str, against: Any = None) -> Features:
+        """What a model makes of images, computed or found; `against` tells its scores from others, None for features."""
 
     def _classes(self) -> int | None:
         return len(self.dataset.class_names) if self.dataset.multilabel else None
@@ -166,7 +238,7 @@ class LiveSubject(ModelSubject):
         model: what is evaluated.
         dataset: on what.
         name: of the set.
-        make: encodes images; gets the number of classes where an image may have several, else None.
+        make: encodes images with a model; gets the number of classes where an image may have several, else None.
     """
 
     def __init__(self, model: EvaluatedModel, dataset: EvaluationSet, name: str, make: Extract) -> None:
@@ -182,6 +254,6 @@ class LiveSubject(ModelSubject):
         """
         return LiveSubject(self.model, open_evaluation_set(spec), name, self._make)
 
-    def _made(self, images: Images, split: str) -> Features:
+    def _made(self, model: EvaluatedModel, images: Images, split: str, against: Any = None) -> Features:
         self.extracted.append(f"{self.name}-{split}")
-        return self._make(images, self._classes())
+        return self._make(model, images, self._classes())

@@ -25,7 +25,8 @@ class Features:
     Attributes:
         image_features: float32 (N, D), unit length, in the shared space.
         backbone: float32 (N, W), before the projection: what linear probes see.
-        label: int64 (N,), -1 where there is none; or int64 (N, C) of 0 and 1 where an image has several classes.
+        label: int64 (N,), -1 where there is none; or int64 (N, C) where an image has several classes: 1, 0, or -1 where it does
+            not count for a class.
         index: int64 (N,), place in the source, rising.
         keys: names of the images.
         text_features: float32 (M, D), unit length; (0, D) where there are no captions.
@@ -54,12 +55,13 @@ class Features:
         keys = [self.keys[row] for row in rows.tolist()] if self.keys else []
         return Features(self.image_features[rows], self.backbone[rows], self.label[rows], self.index[rows], keys)
 
-    def checked(self, name: str, num_classes: int | None = None) -> Features:
+    def checked(self, name: str, num_classes: int | None = None, *, scores: bool = False) -> Features:
         """These features, if they can be evaluated.
 
         Args:
             name: of the set, for the error.
             num_classes: labels must count below it.
+            scores: `image_features` are scores, of which some may be infinite.
 
         Raises:
             InputError: no image, values that are not finite, or a label outside the classes.
@@ -67,8 +69,9 @@ class Features:
         if not len(self):
             raise InputError(f"{name} has no image that could be read: {self.skipped or 'it is empty'}")
         for part in (self.image_features, self.backbone, self.text_features):
-            if not torch.isfinite(part).all():
-                row = int((~torch.isfinite(part).all(dim=1)).nonzero()[0])
+            wrong = torch.isnan(part) if scores else ~torch.isfinite(part)  # (N, D)
+            if wrong.any():
+                row = int(wrong.any(dim=1).nonzero()[0])
                 raise InputError(f"features of {name} hold NaN or infinite values (row {row}): the model has diverged")
         if num_classes is not None and self.label.ndim == 1:
             wrong = (self.label < 0) | (self.label >= num_classes)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources import PairSource
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
-from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.sheets import contact_sheet
 from lightning_clip.reporting.text import wrapped
 
 __all__ = ["picture", "prediction_sheet"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_clip.core.errors import InputError, reason_of
+from lightning_clip.core.patches import pack, patch_side, picture_of, stack_images
 from lightning_clip.core.types import Skipped
 from lightning_clip.data.loader import start_worker
 from lightning_clip.data.order import Sequential
@@ -31,6 +32,7 @@ class ImageSample(NamedTuple):
         key: its name.
         label: its class, -1 where there is none; or its classes, for sets with several classes an image.
         captions: all its texts.
+        unsure: classes for which it does not count, for sets with several classes an image.
     """
 
     image: Tensor
@@ -38,6 +40,7 @@ class ImageSample(NamedTuple):
     key: str
     label: int | Sequence[int]
     captions: tuple[str, ...]
+    unsure: Sequence[int] = ()
 
 
 class ImageBatch(NamedTuple):
@@ -79,9 +82,12 @@ class Images(Dataset["ImageSample | Skipped"]):
         except (OSError, ValueError, KeyError) as error:
             return Skipped(f"sample {place}", reason_of(error))
         if self.corruption:
-            image = corrupted(self.corruption, image, seed=visit_seed(0, 0, place))
+            seed = visit_seed(0, 0, place)
+            picture = picture_of(image) if image.ndim == 2 else image  # patches of a picture of any shape
+            worse = corrupted(self.corruption, picture, seed=seed)
+            image = pack(worse, patch_side(image)) if image.ndim == 2 else worse
         label = pair.metadata.get("labels", -1 if pair.label is None else pair.label)
-        return ImageSample(image, place, pair.key, label, pair.captions)
+        return ImageSample(image, place, pair.key, label, pair.captions, pair.metadata.get("unsure", ()))
 
     def loader(self, batch_size: int, num_workers: int) -> DataLoader[Any]:
         """Batches of this rank's share: every image once over all ranks.
@@ -117,6 +123,6 @@ def class_numbers(samples: Sequence[ImageSample]) -> Tensor:
 
 def _collate(samples: Sequence[ImageSample | Skipped]) -> ImageBatch:
     good = [sample for sample in samples if isinstance(sample, ImageSample)]
-    image = torch.stack([sample.image for sample in good]) if good else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    image = stack_images([sample.image for sample in good]) if good else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
     lean = [sample._replace(image=torch.empty(0)) for sample in good]
     return ImageBatch(image, lean, [sample for sample in samples if isinstance(sample, Skipped)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ class EvaluatedModel(nn.Module, ABC):
         name: in tables.
         image_size: side S of the images in pixels.
 
+    Attributes:
+        reads_texts: whether it encodes texts; without, captions of a set are passed over.
+
     Examples:
         >>> class Blind(EvaluatedModel):
         ...     scale = 100.0
@@ -37,6 +40,8 @@ class EvaluatedModel(nn.Module, ABC):
         >>> Blind("blind", image_size=32).transform()(torch.zeros(3, 64, 48, dtype=torch.uint8)).shape
         torch.Size([3, 32, 32])
     """
+
+    reads_texts: bool = True
 
     def __init__(self, name: str, image_size: int) -> None:
         super().__init__()
@@ -64,6 +69,27 @@ class EvaluatedModel(nn.Module, ABC):
             texts: B strings.
             batch_size: encoded at a time, at least 1.
         """
+
+    def scorer(self, class_names: Sequence[Any], templates: Sequence[str]) -> Callable[[Tensor], Tensor] | None:
+        """uint8 images (B, 3, S, S) -> scores (B, C) against classes; None, the default, for similarities to their prompts.
+
+        Args:
+            class_names: C classes, each a name or a list of names.
+            templates: with {}.
+        """
+        return None
+
+    def text_scorer(self, text_features: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """uint8 images (B, 3, S, S) -> scores (B, N) against encoded texts; None, the default, for similarities.
+
+        Args:
+            text_features: (N, D), as `encode_text` gives them.
+        """
+        return None
+
+    def scoring_settings(self) -> Any:
+        """What besides weights and names decides about the scores of `scorer` and `text_scorer`."""
+        return None
 
     def transform(self) -> nn.Module:
         """uint8 (3, H, W) of any size -> uint8 (3, S, S); CLIP's resize and crop unless a subclass has another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_clip.evaluation.interface import EvaluatedModel
 from lightning_clip.loading import is_name, open_predictor
 from lightning_clip.model.predictor import HasPredictor, Predictor, predictor_of
+from lightning_clip.model.scoring import own_scorer, own_text_scorer
 
 __all__ = ["PredictorModel", "open_model"]
 
@@ -38,6 +39,7 @@ class PredictorModel(EvaluatedModel):
         super().__init__(name, predictor.image_size)
         self.predictor = predictor
         self.model = predictor.model  # so that `to` and `eval` reach it
+        self.reads_texts = "text" in predictor.model.columns
 
     @property
     def scale(self) -> float:
@@ -70,6 +72,27 @@ class PredictorModel(EvaluatedModel):
             batch_size: encoded at a time, at least 1.
         """
         return self.predictor.encode_text(texts, batch_size).float().cpu()
+
+    def scorer(self, class_names: Sequence[Any], templates: Sequence[str]) -> Callable[[Tensor], Tensor] | None:
+        """The objective's scorer of these classes; None where it is similarity to their prompts.
+
+        Args:
+            class_names: C classes, each a name or a list of names.
+            templates: with {}.
+        """
+        return own_scorer(self.predictor, class_names, list(templates))
+
+    def text_scorer(self, text_features: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """The objective's scorer of texts; None where it is similarity.
+
+        Args:
+            text_features: (N, D), as `encode_text` gives them.
+        """
+        return own_text_scorer(self.predictor, text_features)
+
+    def scoring_settings(self) -> Any:
+        """The objective, as a mapping."""
+        return None if self.predictor.scoring is None else self.predictor.scoring.to_mapping()
 
     def text_settings(self) -> Any:
         """The tokenizer, as a mapping."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,14 +11,14 @@ __all__ = ["spread_queries"]
 
 
 def spread_queries(
-    image_features: Tensor, image_index: Tensor, text_features: Tensor, queries: int, shown: int
+    scores: Callable[[int], Tensor], image_index: Tensor, texts: int, queries: int, shown: int
 ) -> list[tuple[int, list[int]]]:
     """For some captions, from the first to the last, the images that rank first.
 
     Args:
-        image_features: unit, float (N, D).
+        scores: row of a caption -> its scores with all images, float (N,).
         image_index: int64 (N,), the images' places in their source.
-        text_features: unit, float (M, D).
+        texts: M captions.
         queries: captions to choose, fewer where M is less.
         shown: images of each, fewer where N is less.
 
@@ -24,13 +26,10 @@ def spread_queries(
         (row of the caption, places of its images, best first) each.
 
     Examples:
-        >>> spread_queries(torch.eye(3), torch.tensor([7, 8, 9]), torch.eye(3)[[2, 0, 1]], queries=2, shown=1)
+        >>> texts = torch.eye(3)[[2, 0, 1]]
+        >>> spread_queries(lambda row: texts[row], torch.tensor([7, 8, 9]), 3, queries=2, shown=1)
         [(0, [9]), (2, [8])]
     """
-    rows = torch.linspace(0, len(text_features) - 1, min(queries, len(text_features))).long().tolist()
-    many = min(shown, len(image_features))
-    found = []
-    for row in rows:
-        best = (image_features @ text_features[row]).topk(many).indices  # (N, D) @ (D,) -> (shown,)
-        found.append((row, image_index[best].tolist()))
-    return found
+    rows = torch.linspace(0, texts - 1, min(queries, texts)).long().tolist()
+    many = min(shown, len(image_index))
+    return [(row, image_index[scores(row).topk(many).indices].tolist()) for row in rows]

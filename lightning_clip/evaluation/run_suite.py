@@ -24,7 +24,7 @@ from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluatio
 __all__ = ["Failure", "Outcome", "run_suite", "suite_subject"]
 
 log = logging.getLogger(__name__)
-_FORMAT = 2  # of kept results
+_FORMAT = 4  # of kept results
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Outcome:
         datasets: set -> what it is.
         protocols: set -> protocol -> the object that measured.
         failures: what could not be measured.
+        missing: set -> why it could not be opened; its failures are among the others.
         extracted: files of features that were made by this run; empty where all were there.
         images: set -> images of its test split.
     """
@@ -54,6 +55,7 @@ class Outcome:
     datasets: dict[str, EvaluationSet] = field(default_factory=dict)
     protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
     extracted: list[str] = field(default_factory=list)
     images: dict[str, int] = field(default_factory=dict)
 
@@ -93,7 +95,7 @@ def run_suite(
         try:
             dataset = open_evaluation_set(settings)
         except (InputError, OSError) as error:
-            progress(f"{name}: {error}")
+            outcome.missing[name] = str(error)
             outcome.failures += [Failure(model, name, label, str(error)) for model in names for label in wanted]
             continue
         outcome.datasets[name], outcome.protocols[name] = dataset, wanted
@@ -127,7 +129,7 @@ def suite_subject(suite: Suite, model: EvaluatedModel, dataset: EvaluationSet, n
         name,
         cache,
         spec=settings,
-        keep=lambda images, path, classes: extract(model, images, path, num_classes=classes, **options),  # type: ignore[arg-type]
+        keep=lambda by, images, path, classes: extract(by, images, path, num_classes=classes, **options),  # type: ignore[arg-type]
     )
 
 
@@ -139,6 +141,7 @@ def _measured(suite: Suite, subject: ModelSubject, label: str, protocol: Protoco
     key = {
         "format": _FORMAT,
         "model": subject.model.identity,
+        "scoring": hashlib.sha256(repr(subject.model.scoring_settings()).encode()).hexdigest(),
         "set": set_fingerprint(subject.dataset.source, subject.spec),
         "protocol": type(protocol).__name__,
         "settings": {name: value for name, value in vars(protocol).items() if not name.startswith("_")},

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from lightning_clip.core.errors import InputError
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import check_kinds, check_known, in_range, mapping
+from lightning_clip.core.shipped import shipped_recipe
 from lightning_clip.core.yaml_files import read_mapping
 from lightning_clip.evaluation.protocols import Protocol, protocols
+from lightning_clip.evaluation.shipped import BUILT_IN, downloading
 
-__all__ = ["Suite", "built_protocols"]
+__all__ = ["BUILT_IN", "Suite", "built_protocols"]
 
 
 @dataclass
@@ -65,16 +68,24 @@ class Suite:
 
     @classmethod
     def read(cls, path: str, **changes: Any) -> Suite:
-        """A suite from its YAML file.
+        """A suite from its YAML file, or a built-in one.
 
         Args:
-            path: of the file.
+            path: of the file, a name of `BUILT_IN` where there is no such file, or the name of a recipe that ships with the
+                package, such as "evaluation/scenes".
             changes: settings that override the file's.
 
         Raises:
             InputError: no such file, no YAML, a setting that does not exist, or a plug-in that `--import` has to name.
         """
-        return cls.parse({**read_mapping(path, "suite"), **changes})
+        built_in = path in BUILT_IN and not Path(path).exists()
+        if not built_in and not Path(path).exists() and not Path(path).suffix and shipped_recipe(path) is None:
+            raise InputError(f"suite {path!r} is neither a file nor a suite by name: {nearest(path, BUILT_IN)}")
+        return cls.parse({**(BUILT_IN[path]() if built_in else read_mapping(path, "suite")), **changes})
+
+    def fetching(self) -> Suite:
+        """The same suite, whose sets are downloaded where they are not there and can be."""
+        return replace(self, sets=downloading(self.sets))
 
 
 def _check_set(name: Any, spec: Any) -> None:

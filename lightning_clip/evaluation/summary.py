@@ -79,7 +79,11 @@ def _probe_bars(outcome: Outcome) -> list[Section]:
     gaps = []
     for name, of_set in outcome.results.items():
         for model, probe in of_set.get("linear_probe", {}).items():
-            if (zero_shot := of_set.get("zero_shot", {}).get(model)) and "top1" in zero_shot.metrics:
+            if (
+                (zero_shot := of_set.get("zero_shot", {}).get(model))
+                and "top1" in zero_shot.metrics
+                and "top1" in probe.metrics
+            ):
                 gaps.append((100 * (zero_shot.metrics["top1"] - probe.metrics["top1"]), f"{name}, {model}"))
     if not gaps:
         return []

@@ -15,7 +15,13 @@ _CHECKED = 1 << 16  # rows at a time: a check makes copies
 
 
 def check_retrieval(
-    image_features: Tensor, text_features: Tensor, text_image_index: Tensor, ks: Sequence[int], image_index: Tensor | None
+    image_features: Tensor,
+    text_features: Tensor,
+    text_image_index: Tensor,
+    ks: Sequence[int],
+    image_index: Tensor | None,
+    *,
+    one_space: bool = True,
 ) -> Tensor:
     """The images' numbers (N,), if features and numbers fit together.
 
@@ -25,6 +31,7 @@ def check_retrieval(
         text_image_index: integers (M,), the image of each caption.
         ks: cut-offs.
         image_index: integers (N,), or None for 0 to N - 1.
+        one_space: both must be of one width; False for scores (N, M) and (M, N) in their place.
 
     Raises:
         InputError: they do not fit together; see the other checks.
@@ -35,7 +42,7 @@ def check_retrieval(
     index = torch.arange(len(image_features), device=device) if image_index is None else image_index.to(device)
     check_features("image", image_features, index)
     check_features("text", text_features, text_image_index)
-    if image_features.shape[1] != text_features.shape[1]:
+    if one_space and image_features.shape[1] != text_features.shape[1]:
         raise InputError(
             f"query features are {image_features.shape[1]} wide and target features {text_features.shape[1]}: "
             "both must come from one shared space"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lightning_clip.core.precision import full_precision
 
 __all__ = ["ImageRows", "Ranks", "both_ranks", "pair_scores"]
 
@@ -86,7 +86,7 @@ class ImageRows:
         texts, (height, width) = text_features.float(), self._tile
         slack, exact = _slack(self.images, texts), _Exact(self.features, text_features)
         order = owner.argsort(stable=True)
-        with _full_precision():
+        with full_precision():
             for top in range(0, len(self.images), height):
                 rows = slice(top, min(len(self.images), top + height))
                 mine = order[torch.searchsorted(owner[order], rows.start) : torch.searchsorted(owner[order], rows.stop)]
@@ -186,14 +186,3 @@ def _slack(images: Tensor, texts: Tensor) -> float:
     """The most by which a float32 inner product may be wrong: D u |a| |b|, u = 2^-24 (Higham 2002, section 3.1)."""
     norms = float(images.norm(dim=1).max()) * float(texts.norm(dim=1).max())
     return 1.01 * (images.shape[1] + 2) * 2.0**-24 * norms
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Without TF32, whose error is a thousand times larger."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

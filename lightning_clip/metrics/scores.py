@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_clip.metrics.checks import check_retrieval
-from lightning_clip.metrics.ranking import both_ranks
+from lightning_clip.metrics.dense_ranks import ranks_of_scores
+from lightning_clip.metrics.ranking import Ranks, both_ranks
 
-__all__ = ["caption_average_precision", "retrieval_scores", "summary"]
+__all__ = ["caption_average_precision", "matrix_scores", "retrieval_scores", "summary"]
 
 
 def caption_average_precision(own: Tensor, owner: Tensor, images: int) -> Tensor:
@@ -63,8 +64,34 @@ def retrieval_scores(
     order = index.argsort()
     owner = order[torch.searchsorted(index[order], text_image_index.to(index))]
     ranks = both_ranks(image_features, text_features, owner, each_caption=with_precision)
+    return _figures(ranks, owner, len(index), ks, with_precision)
+
+
+def matrix_scores(
+    scores: Tensor, text_image_index: Tensor, ks: Sequence[int] = (1, 5, 10), *, image_index: Tensor | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """As `retrieval_scores`, from scores that are there: for models that score a pair by more than its features.
+
+    Args:
+        scores: (N, M), images by captions, higher for likelier.
+        text_image_index: integers (M,), the image of each caption.
+        ks: cut-offs, at least 1 each.
+        image_index: integers (N,), the images' own numbers, all different; None counts 0 to N - 1.
+
+    Raises:
+        InputError: as `retrieval_metrics`.
+    """
+    index = check_retrieval(scores, scores.T, text_image_index, ks, image_index, one_space=False)
+    order = index.argsort()
+    owner = order[torch.searchsorted(index[order], text_image_index.to(index))]
+    return _figures(ranks_of_scores(scores, owner), owner, len(index), ks, True)
+
+
+def _figures(
+    ranks: Ranks, owner: Tensor, images: int, ks: Sequence[int], with_precision: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     found = {"image_to_text": ranks.image_to_text, "text_to_image": ranks.text_to_image}
-    precision = caption_average_precision(ranks.own, owner, len(index)) if with_precision else None
+    precision = caption_average_precision(ranks.own, owner, images) if with_precision else None
     return summary(found, ks, precision), found
 
 

@@ -71,7 +71,7 @@ class ZeroShotAccuracy(MetricCollection):
         """Adds scored images.
 
         Args:
-            logits: scores (B, C) of any scale.
+            logits: scores (B, C) of any scale; -inf for a class that is never chosen.
             label: true classes, integers (B,) in [0, C).
         """
         self._check(logits, label)
@@ -99,7 +99,8 @@ class ZeroShotAccuracy(MetricCollection):
                 f"logits {tuple(logits.shape)} and label {tuple(label.shape)} must be (B, {self.num_classes}) and "
                 "(B,): give one score per class name and one label per image"
             )
-        if not torch.isfinite(logits).all():
+        never = torch.isneginf(logits)  # a class that is never chosen, such as one without a known word
+        if not (torch.isfinite(logits) | never).all() or (len(label) and never.all(dim=1).any()):
             raise InputError("logits hold NaN or infinite values: the model has diverged, check its loss and weights")
         if label.is_floating_point():
             raise InputError(f"label of {label.dtype} must hold class numbers: give integers, not probabilities")

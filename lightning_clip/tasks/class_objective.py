@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.model.evaluating import evaluating
 from lightning_clip.model.predictor import ImageInput, Predictor
+from lightning_clip.model.scoring import Scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.objectives import Objective
 from lightning_clip.prompts.classifier import ClassNames
@@ -173,9 +174,7 @@ class ClassObjective(Objective):
         self.accuracy.reset()
         return {f"classification/{name}": float(values[name]) for name in ("top1", "mean_per_class")}
 
-    def scorer(
-        self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple"
-    ) -> Callable[[Any], Tensor]:
+    def scorer(self, predictor: Predictor, class_names: ClassNames, templates: str | Sequence[str] = "simple") -> Scorer | None:
         """Images -> scores (B, C): as learned, where these very classes are asked in this order; otherwise by words."""
         if [name if isinstance(name, str) else name[0] for name in class_names] != self.class_names:
             return super().scorer(predictor, class_names, templates)

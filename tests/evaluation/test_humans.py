@@ -13,6 +13,7 @@ import torch
 from pictures import encoded, gradient
 from scipy.special import softmax
 from scipy.stats import entropy, pearsonr, spearmanr
+from subjects import BySimilarity
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -36,7 +37,7 @@ class Pictures(PairSource):
         return Pair(encoded(gradient(16 + index, 12), "PNG"), (), f"{index}.png", index % 3)
 
 
-class Fake:
+class Fake(BySimilarity):
     """A subject with random unit features."""
 
     scale, device = 6.0, torch.device("cpu")
@@ -109,7 +110,7 @@ def test_equal_uncertainty_of_people_ties(table: str) -> None:
 
 def test_examples_are_those_that_differ_most(table: str) -> None:
     subject = Fake()
-    examples = Humans(table, examples=5).evaluate(subject).details["examples"]
+    examples = Humans(table, examples=5).evaluate(subject).details["tables"][""]["examples"]
     people, label = counts() / 10, subject.label.numpy()
     model = softmax(6.0 * subject.vectors.double().numpy() @ subject.columns.double().numpy(), axis=1)
     middle = (people + model) / 2
@@ -169,12 +170,35 @@ def test_sections_from_kept_results(table: str) -> None:
     result = protocol.evaluate(subject)
     assert result.per_image is not None and np.mean(result.per_image) == pytest.approx(result.metrics["model"])
     assert next(iter(result.metrics)) == "model"
-    assert sum(images for *_, images in result.details["agreement"]) == 60
+    assert sum(images for *_, images in result.details["tables"][""]["agreement"]) == 60
     kept = Result(**json.loads(json.dumps(asdict(result))))
     sections = protocol.sections({"one": kept, "two": kept}, subject.dataset)
     for name in ("one", "two"):
         own = [section for section in sections if section.title.startswith(name)]
         assert any(section.table for section in own) and sum(len(section.figures) for section in own) >= 3
+
+
+def test_several_tables(table: str, tmp_path: Path) -> None:
+    """Zero-shot and one-shot answers: each as it is alone, under its name; a line for each among the hardest classes."""
+    subject, better = Fake(), tmp_path / "better.csv"
+    lines = [f"{number}.png,{','.join('9' if c == number % 3 else '0' for c in range(3))}" for number in range(60)]
+    better.write_text("\n".join(["image,cat,dog,cow", *lines]) + "\n")
+    protocol = Humans({"zero-shot": table, "one-shot": str(better)})
+    result = protocol.evaluate(subject)
+    for name, path in (("zero-shot", table), ("one-shot", str(better))):
+        alone = Humans(path).evaluate(subject).metrics
+        assert alone.pop("model") == result.metrics["model"]
+        assert {f"{name}/{key}": value for key, value in alone.items()} == {
+            key: value for key, value in result.metrics.items() if key.startswith(f"{name}/")
+        }
+    assert result.chance["one-shot/people"] == pytest.approx(1 / 3) and "one-shot/divergence" not in result.chance
+    kept = Result(**json.loads(json.dumps(asdict(result))))
+    first = protocol.sections({"one": kept}, subject.dataset)[0]
+    assert first.table is not None and first.table.header == ("measure", "zero-shot", "one-shot")
+    (axes,) = first.figures[0][1].axes
+    assert [line.get_label() for line in axes.get_lines()] == ["model", "people, zero-shot", "people, one-shot"]
+    heights = axes.get_lines()[0].get_ydata()
+    assert list(heights) == sorted(heights, reverse=True) and len(heights) == 3
 
 
 def test_refuses_what_does_not_fit(table: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from subjects import BySimilarity
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
@@ -52,7 +53,7 @@ def embed(images: list[Tensor]) -> Tensor:
     return normalize(small - 127, dim=-1)
 
 
-class Fake:
+class Fake(BySimilarity):
     """A subject whose features are its pictures, small."""
 
     scale, device = 10.0, torch.device("cpu")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from subjects import BySimilarity
 
 from lightning_clip import InputError
 from lightning_clip.evaluation.features import Features
@@ -27,7 +28,7 @@ def blobs(count: int, classes: int = 4, width: int = 12, seed: int = 0) -> tuple
     return centres[label] + 1.5 * torch.randn(count, width, generator=generator), label
 
 
-class Labelled:
+class Labelled(BySimilarity):
     """A subject whose backbone features tell the classes and whose unit features need not.
 
     Args:
@@ -155,8 +156,8 @@ class TestFewShot:
         subject.features = lambda split="test", corruption=None: rows  # type: ignore[method-assign]
         with pytest.raises(InputError, match="few_shot is for one class an image"):
             FewShot().evaluate(subject)  # type: ignore[arg-type]
-        with pytest.raises(InputError, match="linear_probe is for one class an image"):
-            LinearProbe().evaluate(subject)  # type: ignore[arg-type]
+        found = LinearProbe(max_iterations=20, validation_share=0.5).evaluate(subject)  # type: ignore[arg-type]
+        assert set(found.metrics) == {"mean_average_precision", "eleven_point_map"}
 
     def test_tip_adapter_like_a_loop(self) -> None:
         generator = torch.Generator().manual_seed(0)

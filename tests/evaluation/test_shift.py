@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from subjects import BySimilarity
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -23,7 +24,7 @@ NAMES = ["cat", "dog", "cow"]
 COLUMNS = normalize(torch.randn(8, 3, generator=torch.Generator().manual_seed(2)), dim=0)
 
 
-class Fake:
+class Fake(BySimilarity):
     """Features around their class; under shift farther away."""
 
     scale, device = 6.0, torch.device("cpu")

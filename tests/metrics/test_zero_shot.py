@@ -159,6 +159,7 @@ def test_uneven_ranks_equal_one_process(sizes: tuple[int, int]) -> None:
         (torch.zeros(3), torch.zeros(3, dtype=torch.long), "logits (3,) and label (3,) must be (B, 3)"),
         (torch.zeros(2, 3), torch.zeros(3, dtype=torch.long), "logits (2, 3) and label (3,) must be (B, 3)"),
         (torch.tensor([[0.0, float("nan"), 0.0]]), torch.tensor([0]), "logits hold NaN or infinite values"),
+        (torch.full((1, 3), -torch.inf), torch.tensor([0]), "logits hold NaN or infinite values"),
         (torch.tensor([[0.0, float("inf"), 0.0]]), torch.tensor([0]), "logits hold NaN or infinite values"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), "label 3 is outside [0, 3)"),
         (torch.zeros(2, 3), torch.tensor([0, -1]), "label -1 is outside [0, 3)"),

@@ -61,6 +61,7 @@ class TestAlone:
         assert not torch.equal(learned, words)
         assert torch.equal(again.predictor.scorer(EIGHT[::-1])(PICTURES), words.flip(1))
 
+    @pytest.mark.slow
     def test_names_are_known_without_an_import(self) -> None:
         """In a process that imports `ClipModule` and nothing of this room."""
         script = (

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from distributed.ranks import run_ranks
 from objectives.published import Captions, batch_of, published
 from small import save_checkpoint, small_trainer
+from variants.senses import error_of, share
 
 from lightning_clip import ClipDataModule, ClipModule, InputError
 from lightning_clip.data.learnability import learnable_rows, odds
+from lightning_clip.training.micro_batches import take
 
 
 def jest(reference: Any, **settings: Any) -> ClipModule:
@@ -82,6 +86,58 @@ def test_a_resumed_run_ends_as_the_whole_one(trained: ClipModule, tmp_path: Path
     stored = torch.load(tmp_path / "one.ckpt", weights_only=True)
     assert not [name for name in stored["state_dict"] if "reference" in name]
     assert ClipModule.from_pretrained(str(tmp_path / "one.ckpt")).objective.to_mapping()["name"] == "pairs"
+
+
+def gradients_of(module: ClipModule, batch: Any, micro_batch_size: int | None = None) -> dict[str, torch.Tensor]:
+    """Of a step on what is chosen from a batch; DDP's means where there are ranks."""
+    module.zero_grad()
+    module.micro_batch_size = micro_batch_size
+    module.compute_loss(module.encode_batch(batch), batch)["loss"].backward()
+    found = {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
+    if dist.is_initialized():
+        for value in found.values():
+            dist.all_reduce(value)
+            value /= dist.get_world_size()
+    return found
+
+
+def chosen_by(rank: int) -> tuple[ClipModule, Any]:
+    """A rank's own batch of eight of 16 pairs, of which it keeps four."""
+    module = jest(published("several_texts", 3, objective="pairs").eval(), keep=0.5, chunks=2).train()
+    torch.manual_seed(rank)
+    return module, module.objective.select(module.model, share(batch_of(module, 16), rank, 8))
+
+
+def _on_rank(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    return gradients_of(*chosen_by(rank), micro_batch_size=2)
+
+
+def test_ranks_in_slices_learn_from_what_each_has_chosen() -> None:
+    """The gradients are those of one process on what both ranks have chosen from their own batches."""
+    chosen = [chosen_by(rank)[1].index.tolist() for rank in range(2)]
+    assert all(len(rows) == 4 for rows in chosen) and max(chosen[0]) < 8 <= min(chosen[1])
+    module = chosen_by(0)[0]
+    both = take(batch_of(module, 16), torch.tensor(chosen[0] + chosen[1]))
+    expected = gradients_of(module, both)
+    assert error_of(gradients_of(module, both, 4), expected) <= 1e-6
+    for found in run_ranks(_on_rank, 2):
+        assert error_of(found, expected) <= 2e-6
+
+
+def test_the_loss_falls(trained: ClipModule) -> None:
+    module = jest(trained, keep=0.5, chunks=2).train()
+    batch = batch_of(module, 16)
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    losses = []
+    for step in range(25):
+        torch.manual_seed(step)
+        own = module.objective.select(module.model, batch)
+        optimizer.zero_grad()
+        loss = module.compute_loss(module.encode_batch(own), own)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from adapt.test_locking import assert_near
+from corners import corners
 from distributed.ranks import run_ranks
 from small import IMAGE, TEXT, arguments_of, small_trainer
 from strategies.ranks import _ranks, _whole
@@ -97,8 +98,15 @@ def assert_as_alone(found: list[dict[str, Any]], expected: dict[str, Any]) -> No
     assert_near(found[0]["weights"], expected["weights"])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
-@pytest.mark.parametrize("kind", LEARNING)
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    corners(
+        [(kind, strategy) for kind in LEARNING for strategy in ("ddp", "clip_fsdp2")],
+        ("classifier_sliced", "ddp"),
+        ("coop", "clip_fsdp2"),
+        ("flyp", "ddp"),
+    ),
+)
 def test_as_one_process(tmp_path: Path, kind: str, strategy: str) -> None:
     """Validation, in which each rank has whole weights, after every step."""
     expected = train(tmp_path, *LEARNING[kind])
@@ -108,12 +116,13 @@ def test_as_one_process(tmp_path: Path, kind: str, strategy: str) -> None:
 
 
 class TestSharded:
+    @pytest.mark.slow
     def test_in_other_ways(self, tmp_path: Path) -> None:
         expected = train(tmp_path, ClassifierModule, {})
         for strategy in ({"cpu_offload": True, "meta_init": False}, {"replicate": 2}):
             assert_as_alone(on_ranks(tmp_path, strategy, ClassifierModule, {}), expected)
 
-    @pytest.mark.parametrize("kind", ["classifier", "adapter", "coop"])
+    @pytest.mark.parametrize("kind", corners(["classifier", "adapter", "coop"], "coop"))
     def test_measured_before_it_is_trained(self, tmp_path: Path, kind: str) -> None:
         """What learns is filled before evaluation gathers the weights, so that it stays."""
         expected = train(tmp_path, *LEARNING[kind], do="validate")
@@ -121,7 +130,7 @@ class TestSharded:
         assert found[0]["weights"]["model.classes.started"]
         assert_as_alone(found, expected)
 
-    @pytest.mark.parametrize("kind", ["classifier", "coop"])
+    @pytest.mark.parametrize("kind", corners(["classifier", "coop"], "classifier"))
     def test_from_one_process_to_ranks_and_back(self, tmp_path: Path, kind: str) -> None:
         """The optimizer's moments too; what was learned is not filled anew."""
         whole = train(tmp_path, *LEARNING[kind], max_steps=6)
@@ -133,6 +142,7 @@ class TestSharded:
         loaded: Any = ClipModule.load_from_checkpoint(tmp_path / "two.ckpt", weights_only=True)
         assert type(loaded) is LEARNING[kind][0] and loaded.model.classes.started
 
+    @pytest.mark.slow
     def test_in_parts(self, tmp_path: Path) -> None:
         strategy, path = {"sharded_checkpoint": True}, tmp_path / "parts.ckpt"
         found = on_ranks(tmp_path, strategy, ClassifierModule, {}, save=path)[0]["weights"]
@@ -141,6 +151,7 @@ class TestSharded:
         whole = train(tmp_path, ClassifierModule, {}, max_steps=5)["weights"]
         assert_near(on_ranks(tmp_path, strategy, ClassifierModule, {}, max_steps=5, resume=path)[0]["weights"], whole)
 
+    @pytest.mark.slow
     def test_parts_of_other_modules(self, tmp_path: Path) -> None:
         """Bridges from a student to its teacher, whose forward is asked behind that of the towers."""
         torch.manual_seed(5)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from corners import corners
 from test_recipes import ROOT, base_checkpoint, data_folder
 
 from lightning_clip import ClipModule
@@ -48,7 +49,7 @@ def place(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-@pytest.mark.parametrize("way", ["flyp", "lora", "head", "coop", "clip_adapter", "tip_adapter"])
+@pytest.mark.parametrize("way", corners(["flyp", "lora", "head", "coop", "clip_adapter", "tip_adapter"], "head", "coop"))
 def test_adapting_to_cifar10(way: str, place: Path) -> None:
     commands = [command for command in block(PAGE, "adapt_cifar10") if f"recipes/adapt/{way}.yaml" in command]
     assert commands
@@ -58,6 +59,7 @@ def test_adapting_to_cifar10(way: str, place: Path) -> None:
     assert ClipModule.load_from_checkpoint(place / f"runs/adapt/{way}/last.ckpt").encode_text("a").isfinite().all()
 
 
+@pytest.mark.slow
 def test_between_the_models(place: Path) -> None:
     """The fine-tuned one is there, and three weights are tried in the place of eleven."""
     (place / "runs/adapt/flyp").mkdir(parents=True)
@@ -86,6 +88,7 @@ def test_teaching(data_folder: Path, base_checkpoint: Path, tmp_path: Path, monk
         assert main(command + (SMALL if command[0] == "fit" else [])) == 0, command
 
 
+@pytest.mark.slow
 def test_stored_teacher_of_the_products(place: Path) -> None:
     page = (ROOT / "docs/recipes/distill_fashion_small.md").read_text()
     for command in block(page, "stored"):

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
 
+from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.registry import Registry
 from lightning_clip.evaluation.features import Features
+from lightning_clip.evaluation.scores import Scores
+from lightning_clip.model.predictor import Predictor
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section
 
-__all__ = ["Protocol", "Result", "Subject", "protocols"]
+__all__ = ["Protocol", "Result", "Subject", "headed", "protocols"]
 
 
 class Subject(Interface):
@@ -40,6 +43,11 @@ class Subject(Interface):
         """Where to compute."""
         ...
 
+    @property
+    def predictor(self) -> Predictor:
+        """The model's predictor, for protocols that look at places of pictures; an InputError where it has none."""
+        ...
+
     def features(self, split: str = "test", corruption: str | None = None) -> Features:
         """Features of a split, sorted by place in the source.
 
@@ -49,7 +57,32 @@ class Subject(Interface):
         """
         ...
 
-    def classifier(self, class_names: Sequence[str] | None = None, templates: Sequence[str] | None = None) -> Tensor:
+    def scores(
+        self,
+        class_names: Sequence[Any] | None = None,
+        templates: Sequence[str] | None = None,
+        split: str = "test",
+        corruption: str | None = None,
+    ) -> Scores:
+        """Scores of a split against classes: what the model's objective scores by, by default scale times cosine.
+
+        Args:
+            class_names: C classes, each a name or a list of names; None takes those of the set.
+            templates: with {}; None takes those of the set.
+            split: "test", "train" or "val".
+            corruption: such as "gaussian_noise:3", or None.
+        """
+        ...
+
+    def caption_scores(self, split: str = "test") -> Scores | None:
+        """Scores (N, M) against the captions of `features(split)` where the objective has others than cosines, else None.
+
+        Args:
+            split: "test", "train" or "val".
+        """
+        ...
+
+    def classifier(self, class_names: Sequence[Any] | None = None, templates: Sequence[str] | None = None) -> Tensor:
         """Zero-shot classifier float32 (D, C) with unit columns.
 
         Args:
@@ -108,6 +141,27 @@ class Result:
     chance: dict[str, float] = field(default_factory=dict)
     per_image: list[float] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+
+def headed(result: Result, measure: str) -> Result:
+    """A result whose headline is one of its measures, as a set's authors report it.
+
+    Args:
+        result: what was found.
+        measure: its name; "" for the first there is.
+
+    Raises:
+        InputError: the result has no such measure.
+
+    Examples:
+        >>> list(headed(Result({"top1": 0.5, "mean_per_class": 0.4}), "mean_per_class").metrics)
+        ['mean_per_class', 'top1']
+    """
+    if not measure:
+        return result
+    if measure not in result.metrics:
+        raise InputError(f"measure {measure!r} is none of this set: {nearest(measure, result.metrics)}")
+    return replace(result, metrics={measure: result.metrics[measure], **result.metrics})
 
 
 class Protocol(ABC):

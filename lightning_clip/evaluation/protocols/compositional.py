@@ -13,7 +13,7 @@ from lightning_clip.evaluation.hard_negatives import TWINS, TwinScores, make_twi
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
-from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.sheets import contact_sheet
 from lightning_clip.reporting.text import in_percent, wrapped
 
 __all__ = ["Compositional"]

@@ -89,7 +89,8 @@ class FewShot(Protocol):
         if test.label.ndim == 2:
             raise InputError("few_shot is for one class an image: omit it for a multilabel set")
         classes = classifier.shape[1]
-        zero_shot = float(((test.image_features @ classifier).argmax(dim=1) == test.label).double().mean())
+        scores = subject.scores()
+        zero_shot = float((scores.values.argmax(dim=1) == scores.label).double().mean())
         found: dict[str, list[list[float]]] = {name: [] for name in self.methods}
         for shots in self.shots:
             right = self._drawn(subject, classifier, shots)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.human_answers import agreement, correlation, divergence, entropy, ranked, read_answers
-from lightning_clip.evaluation.human_figures import agreement_bars, class_scatter, difference_sheet
+from lightning_clip.evaluation.human_figures import agreement_bars, class_scatter, difference_sheet, hardest_classes
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.scores import Scores
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
 from lightning_clip.reporting.text import percent
@@ -45,10 +46,12 @@ class Humans(Protocol):
     `unknown` also people_on_guesses and majority_on_guesses (table 2's columns); difficulty (Pearson's correlation of class
     accuracies) and difficulty_rank (Spearman's); uncertainty (Spearman's correlation of the entropies of people's answers and
     of the model's probabilities, per image); cross_entropy and kullback_leibler (nats, of the model under people's answers),
-    divergence (mean, bits). Images for which nobody named a class count in the accuracies only.
+    divergence (mean, bits). Images for which nobody named a class count in the accuracies only. With several tables all but
+    `model` are `<table>/<measure>`.
 
     Args:
-        counts: csv with a row an image and a column a class: how many people chose it.
+        counts: csv with a row an image and a column a class: how many people chose it; or name -> csv, such as the zero-, one-
+            and two-shot answers of the paper's study.
         column: of the image names.
         unknown: column of those who answered that they do not know, as in the paper's study on pets; "" for none.
         examples: images to show for each direction of disagreement.
@@ -59,30 +62,45 @@ class Humans(Protocol):
 
     title = "Comparison with people"
 
-    def __init__(self, counts: str = "", column: str = "image", unknown: str = "", examples: int = 12) -> None:
+    def __init__(
+        self, counts: str | Mapping[str, str] = "", column: str = "image", unknown: str = "", examples: int = 12
+    ) -> None:
         if not counts:
-            raise InputError("humans needs counts: a csv with a row an image and a column a class")
-        self.counts, self.column, self.unknown, self.examples = counts, column, unknown, examples
+            raise InputError("humans needs counts: a csv with a row an image and a column a class, or a name and a csv each")
+        self.counts = counts if isinstance(counts, str) else dict(counts)
+        self.column, self.unknown, self.examples = column, unknown, examples
 
     def evaluate(self, subject: Subject) -> Result:
         """Accuracies of model and people, and how their answers agree."""
-        features = subject.features()
-        if features.label.ndim == 2:
+        scores = subject.scores()
+        if scores.label.ndim == 2:
             raise InputError("humans is for one class an image: omit it for a multilabel set")
-        answers = read_answers(self.counts, subject.dataset.names, features.keys, self.column, self.unknown)
-        log_model = torch.log_softmax((subject.scale * features.image_features @ subject.classifier()).double(), dim=1)
-        right = (log_model.argmax(dim=1) == features.label).double()
-        of_people = agreement(answers, features.label)
-        metrics: dict[str, float | None] = {"model": float(right.mean()), **of_people._asdict()}
+        log_model = torch.log_softmax(scores.values.double(), dim=1)
+        right = (log_model.argmax(dim=1) == scores.label).double()
+        metrics: dict[str, float] = {"model": float(right.mean())}
+        tables = {}
+        for name, path in self._tables().items():
+            measures, tables[name] = self._beside(subject, scores, log_model, path)
+            metrics |= {f"{name}/{key}" if name else key: value for key, value in measures.items() if value is not None}
+        chance = {key: 1 / log_model.shape[1] for key in metrics if key.rpartition("/")[2] in _SHARES}
+        return Result(metrics, chance, right.tolist(), {"tables": tables})
+
+    def _tables(self) -> dict[str, str]:
+        return {"": self.counts} if isinstance(self.counts, str) else self.counts
+
+    def _beside(
+        self, subject: Subject, scores: Scores, log_model: Tensor, path: str
+    ) -> tuple[dict[str, float | None], dict[str, Any]]:
+        """Measures of one table, and what the report shows."""
+        answers = read_answers(path, subject.dataset.names, scores.keys, self.column, self.unknown)
+        of_people: dict[str, float | None] = dict(agreement(answers, scores.label)._asdict())
         if not self.unknown:
-            del metrics["people_on_guesses"], metrics["majority_on_guesses"]
-        chance = dict.fromkeys(metrics, 1 / log_model.shape[1])
+            del of_people["people_on_guesses"], of_people["majority_on_guesses"]
         judged = (answers.counts.sum(dim=1) > 0).nonzero().flatten()
         measures, details = self._compared(
-            answers.shares[judged], log_model[judged], features.label[judged], features.index[judged]
+            answers.shares[judged], log_model[judged], scores.label[judged], scores.index[judged]
         )
-        metrics |= measures
-        return Result({k: v for k, v in metrics.items() if v is not None}, chance, right.tolist(), details)
+        return of_people | measures, details
 
     def _compared(
         self, people: Tensor, log_model: Tensor, label: Tensor, index: Tensor
@@ -128,20 +146,32 @@ class Humans(Protocol):
         """Measures, figures and the images on which they differ most, for each model."""
         found = []
         for name, result in results.items():
-            rows = [(what, _shown(key, result.metrics)) for key, what in _WORDS.items() if key in result.metrics]
-            figures = [
-                ("classes", class_scatter(result.details["classes"], dataset.names)),
-                ("agreement", agreement_bars(result.details["agreement"])),
-            ]
-            found.append(Section(f"{name}: beside people", "", Table(("measure", "value"), rows), figures))
-            for direction, words in _DIRECTIONS.items():
-                if (sheet := difference_sheet(dataset, result.details["examples"][direction])) is not None:
-                    found.append(Section(f"{name}: {words}", "Those that differ most.", figures=[(direction, sheet)]))
+            tables = result.details["tables"]
+            parts = [key for key in _WORDS if any(_key(table, key) in result.metrics for table in tables)]
+            rows = [(_WORDS[key], *(_shown(key, result.metrics, _key(table, key)) for table in tables)) for key in parts]
+            header = ("measure", *(table or "value" for table in tables))
+            figures = [("hardest", hardest_classes(tables, dataset.names))]
+            for table, details in tables.items():
+                figures.append((f"classes {table}".strip(), class_scatter(details["classes"], dataset.names)))
+                figures.append((f"agreement {table}".strip(), agreement_bars(details["agreement"])))
+            found.append(Section(f"{name}: beside people", "", Table(header, rows), figures))
+            for table, details in tables.items():
+                for direction, words in _DIRECTIONS.items():
+                    if (sheet := difference_sheet(dataset, details["examples"][direction])) is not None:
+                        title = f"{name}: {table + ', ' if table else ''}{words}"
+                        found.append(Section(title, "Those that differ most.", figures=[(direction, sheet)]))
         return found
 
 
-def _shown(key: str, metrics: Mapping[str, float]) -> str:
-    return percent(metrics[key]) if key in _SHARES else f"{metrics[key]:.2f}"
+def _key(table: str, key: str) -> str:
+    """A measure's name in the results: the model's accuracy is one for all tables."""
+    return f"{table}/{key}" if table and key != "model" else key
+
+
+def _shown(key: str, metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    return percent(metrics[name]) if key in _SHARES else f"{metrics[name]:.2f}"
 
 
 def _by_agreement(agreed: Tensor, right: Tensor) -> list[list[Any]]:

@@ -17,7 +17,7 @@ from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, 
 from lightning_clip.evaluation.train_test_overlap import Copies, hashes, nearest_copies, overlap_statistics
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
-from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.sheets import contact_sheet
 from lightning_clip.reporting.text import in_percent, wrapped
 
 __all__ = ["Overlap"]
@@ -69,7 +69,7 @@ class Overlap(Protocol):
         features = subject.features()
         if features.label.ndim == 2:
             raise InputError("overlap is for one class an image: omit it for a multilabel set")
-        right = ((features.image_features @ subject.classifier()).argmax(dim=1) == features.label).numpy()
+        right = (subject.scores().values.argmax(dim=1) == features.label).numpy()
         place, bits = self._copies(subject.dataset, features.index.tolist())
         cosine = np.full(len(right), -1.0)
         if self.neighbours is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, 
 from lightning_clip.evaluation.repeats import warn_of_repeats
 from lightning_clip.evaluation.retrieval_examples import spread_queries
 from lightning_clip.metrics import retrieval_chance
-from lightning_clip.metrics.scores import retrieval_scores
+from lightning_clip.metrics.scores import matrix_scores, retrieval_scores
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section
-from lightning_clip.reporting.plots import contact_sheet
+from lightning_clip.reporting.sheets import contact_sheet
 from lightning_clip.reporting.text import wrapped
 
 __all__ = ["RetrievalProtocol"]
@@ -27,6 +27,8 @@ _QUERIES, _SHOWN = 4, 5
 @protocols.register("retrieval")
 class RetrievalProtocol(Protocol):
     """Retrieval among the images of a set with all their captions (Karpathy and Fei-Fei 2015).
+
+    A caption and an image are compared by their cosine, or by what the model's objective scores pairs by, such as FLAIR.
 
     Metrics: `text_to_image/recall@k`, `image_to_text/recall@k`, `.../median_rank`, `.../mean_average_precision`.
 
@@ -43,17 +45,25 @@ class RetrievalProtocol(Protocol):
         """Recall, median rank and mean average precision in both directions."""
         features = subject.features()
         if not len(features.text_features):
-            raise InputError("this set has no captions: retrieval needs at least one for each image")
+            raise InputError(
+                "this set has no captions, or the model no text tower to read them: retrieval needs at least one for each image"
+            )
         described = torch.isin(features.index, features.text_index)
         images, index = features.image_features[described], features.index[described]
         warn_of_repeats(images, "retrieval")
-        values, found = retrieval_scores(images, features.text_features, features.text_index, self.ks, image_index=index)
+        owner, scored = features.text_index, subject.caption_scores()
+        if scored is None:
+            values, found = retrieval_scores(images, features.text_features, owner, self.ks, image_index=index)
+            examples = _examples(lambda row: images @ features.text_features[row], index, owner)
+        else:
+            matrix = scored.values[described]  # (N, M)
+            values, found = matrix_scores(matrix, owner, self.ks, image_index=index)
+            examples = _examples(lambda row: matrix[:, row], index, owner)
         chance = retrieval_chance(features.text_index, self.ks)
         first = min(self.ks)
         order = [f"{d}/{m}" for d in ("text_to_image", "image_to_text") for m in
                  (*(f"recall@{k}" for k in self.ks), "median_rank", "mean_average_precision")]  # fmt: skip
         metrics = {name: float(values[name]) for name in order}
-        examples = _examples(images, index, features.text_features, features.text_index)
         per_text = (found["text_to_image"] <= first).float()
         return Result(metrics, chance, per_text.tolist(), {"examples": examples})
 
@@ -75,10 +85,10 @@ class RetrievalProtocol(Protocol):
         return found
 
 
-def _examples(images: Tensor, index: Tensor, texts: Tensor, text_index: Tensor) -> list[list[object]]:
+def _examples(scores: Callable[[int], Tensor], index: Tensor, text_index: Tensor) -> list[list[object]]:
     """Captions spread over the set: [place of its image, which of its captions, the same place, places found]."""
     examples: list[list[object]] = []
-    for row, found in spread_queries(images, index, texts, _QUERIES, _SHOWN):
+    for row, found in spread_queries(scores, index, len(text_index), _QUERIES, _SHOWN):
         own = int(text_index[row])
         which = int((text_index[:row] == own).sum())
         examples.append([own, which, own, found])

@@ -39,13 +39,12 @@ class Robustness(Protocol):
 
     def evaluate(self, subject: Subject) -> Result:
         """Accuracy on clean images and under each corruption."""
-        classifier = subject.classifier()
 
         def right(corruption: str | None) -> list[float]:
-            features = subject.features("test", corruption)
-            if features.label.ndim == 2:
+            scores = subject.scores(corruption=corruption)
+            if scores.label.ndim == 2:
                 raise InputError("robustness is for one class an image: omit it for a multilabel set")
-            return ((features.image_features @ classifier).argmax(dim=1) == features.label).float().tolist()
+            return (scores.values.argmax(dim=1) == scores.label).float().tolist()
 
         clean = right(None)
         each = {spec: right(spec) for spec in self._specs()}
@@ -53,7 +52,7 @@ class Robustness(Protocol):
         per_image = [sum(values) / len(values) for values in zip(*each.values(), strict=True)]
         mean, whole = sum(shares.values()) / len(shares), sum(clean) / len(clean)
         metrics = {"mean_corrupted": mean, "clean": whole, "relative": mean / whole if whole else 0.0, **shares}
-        chance = 1 / classifier.shape[1]
+        chance = 1 / len(subject.dataset.class_names)
         return Result(metrics, {name: chance for name in metrics if name != "relative"}, per_image)
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.evaluation.corruptions import parse_corruption
-from lightning_clip.evaluation.effective_robustness import Line, fit_line, read_reference
+from lightning_clip.evaluation.effective_robustness import STANDARD_MODELS, Line, fit_line, read_reference
 from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.probe import fit_probe
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.scores import Scores
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
 from lightning_clip.reporting.text import in_percent
@@ -28,11 +29,11 @@ Points = dict[str, list[tuple[float, float]]]
 
 
 class _Shifted(NamedTuple):
-    """One shift: features (N, ...) of its images, its classifier (D, C), and its classes among the set's."""
+    """One shift: features (N, ...) of its images, their scores (N, C), and for each of its classes those of the set."""
 
     features: Features
-    classifier: Tensor
-    classes: list[int]
+    scores: Scores
+    classes: list[list[int]]
 
 
 @protocols.register("shift")
@@ -44,13 +45,16 @@ class Shift(Protocol):
     ImageNet-A and ImageNet-R have 200; both accuracies are then over those classes (Taori et al. 2020).
 
     Metrics: effective_robustness (mean over shifts, a difference of shares), accuracy (on the set itself, all classes),
-    `<shift>/accuracy`, `<shift>/reference` (on the set itself, over the classes of the shift), `<shift>/effective`.
+    `<shift>/accuracy`, `<shift>/reference` (on the set itself, over the classes of the shift), `<shift>/effective`; without
+    standard models `<shift>/gap`, the loss from reference to accuracy, in the place of all that is effective.
 
     Args:
         shifted: name -> a corruption such as "gaussian_noise:3", or a set as a suite has it, whose classes are among the
             set's; it is classified among its own classes.
         reference: csv with a row a standard model, a column `reference` and one for each shift; `<shift>/reference` for each
-            shift that has some of the classes only; "" fits probes.
+            shift that has some of the classes only; "" fits probes; "none" has no standard models and compares with the set
+            itself alone; "published" takes those of `standard_models.csv` in this package, for ImageNet's shifts by the names
+            v2, a, r and sketch.
 
     Raises:
         InputError: no shift, or a corruption that does not exist.
@@ -71,34 +75,41 @@ class Shift(Protocol):
         features = subject.features()
         if features.label.ndim == 2:
             raise InputError("shift is for one class an image: omit it for a multilabel set")
-        logits = features.image_features @ subject.classifier()  # (N, D) -> (N, C)
+        logits = subject.scores().values  # (N, C)
         parts = {name: self._shifted(subject, name, spec) for name, spec in self.shifted.items()}
-        found = {
-            name: _share(part.features.image_features @ part.classifier, part.features.label) for name, part in parts.items()
-        }
+        found = {name: _share(part.scores.values, part.scores.label) for name, part in parts.items()}
         clean = {name: _among(logits, features.label, part.classes, name) for name, part in parts.items()}
-        if self.reference:
-            everything = {name for name, part in parts.items() if len(set(part.classes)) == logits.shape[1]}
-            points = read_reference(self.reference, list(self.shifted), everything)
-        else:
-            points = _probe_points(subject, features, parts)
+        points = self._points(subject, features, parts, logits.shape[1])
         lines = {name: fit_line(points[name]) for name in points}
-        effective = {name: lines[name].effective(clean[name], found[name]) for name in found}
-        metrics = {"effective_robustness": sum(effective.values()) / len(effective), "accuracy": _share(logits, features.label)}
+        effective = {name: lines[name].effective(clean[name], found[name]) for name in lines}
+        own = {"accuracy": _share(logits, features.label)}
+        if effective:
+            metrics = {"effective_robustness": sum(effective.values()) / len(effective), **own}
+        else:
+            metrics = {"shifted_accuracy": sum(found.values()) / len(found), **own}
         for name in found:
-            metrics |= {f"{name}/accuracy": found[name], f"{name}/reference": clean[name], f"{name}/effective": effective[name]}
+            metrics |= {f"{name}/accuracy": found[name], f"{name}/reference": clean[name]}
+            metrics |= {f"{name}/effective": effective[name]} if name in lines else {f"{name}/gap": clean[name] - found[name]}
         details = {"points": points, "lines": {name: list(line) for name, line in lines.items()}}
         return Result(metrics, {}, None, details)
 
+    def _points(self, subject: Subject, features: Features, parts: Mapping[str, _Shifted], classes: int) -> Points:
+        """Standard models of each shift, none where none are wanted."""
+        if self.reference == "none":
+            return {}
+        if not self.reference:
+            return _probe_points(subject, features, parts)
+        path = str(STANDARD_MODELS) if self.reference == "published" else self.reference
+        everything = {name for name, part in parts.items() if len({c for own in part.classes for c in own}) == classes}
+        return read_reference(path, list(self.shifted), everything)
+
     def _shifted(self, subject: Subject, name: str, spec: Any) -> _Shifted:
         if isinstance(spec, str) and ":" in spec:
-            classes = list(range(len(subject.dataset.class_names)))
-            return _Shifted(subject.features("test", spec), subject.classifier(), classes)
+            classes = [[number] for number in range(len(subject.dataset.class_names))]
+            return _Shifted(subject.features("test", spec), subject.scores(corruption=spec), classes)
         other, own = subject.other(name, spec), subject.dataset.names
-        unknown = [word for word in other.dataset.names if word not in own]
-        if unknown:
-            raise InputError(f"shifted set {name!r} has a class {unknown[0]!r} that the set lacks: {nearest(unknown[0], own)}")
-        return _Shifted(other.features(), other.classifier(), [own.index(word) for word in other.dataset.names])
+        classes = _classes_in(other.dataset, own, name)  # before anything is computed
+        return _Shifted(other.features(), other.scores(), classes)
 
     def sections(self, results: Mapping[str, Result], dataset: EvaluationSet) -> list[Section]:
         """A table of all models and a figure for each shift."""
@@ -106,16 +117,17 @@ class Shift(Protocol):
         for model, result in results.items():
             rows.append((f"{model}: the set itself", in_percent(result.metrics["accuracy"]), "", "", ""))
             for name in self.shifted:
-                line, clean = Line(*result.details["lines"][name]), result.metrics[f"{name}/reference"]
-                cells = (result.metrics[f"{name}/accuracy"], clean, line.expected(clean), result.metrics[f"{name}/effective"])
-                rows.append((f"{model}: {name}", *map(in_percent, cells)))
+                rows.append((f"{model}: {name}", *_cells(result, name)))
+        drawn = [name for name in self.shifted if any(name in result.details["lines"] for result in results.values())]
         whose = "the standard models of the table" if self.reference else "linear probes on the same features"
         text = (
             f"In %. Reference: on the set itself, over the classes of the shift. Expected: the line through {whose}, at this "
             "model's reference. Effective: beyond that."
+            if drawn
+            else "In %. Reference: on the set itself, over the classes of the shift."
         )
         table = Table(("shift", "accuracy", "reference", "expected", "effective robustness"), rows)
-        figures = [(name, _figure(name, results)) for name in self.shifted]
+        figures = [(name, _figure(name, results)) for name in drawn]
         return [Section("Accuracy under shift", text, table, figures)]
 
 
@@ -124,15 +136,49 @@ def _share(logits: Tensor, label: Tensor) -> float:
     return float((logits.argmax(dim=1) == label).double().mean())
 
 
-def _among(logits: Tensor, label: Tensor, classes: Sequence[int], name: str) -> float:
-    """Accuracy on the images of some classes, classified among those; logits (N, C) over all."""
-    rows = torch.isin(label, torch.tensor(classes, device=label.device))
+def _classes_in(shifted: EvaluationSet, own: Sequence[str], name: str) -> list[list[int]]:
+    """For each class of a shifted set the classes of the set itself, as it says, or by name."""
+    if shifted.parents is not None:
+        if max(place for places in shifted.parents for place in places) >= len(own):
+            raise InputError(f"shifted set {name!r} is one of ImageNet's, and the set has {len(own)} classes: give imagenet")
+        return [list(places) for places in shifted.parents]
+    unknown = [word for word in shifted.names if word not in own]
+    if unknown:
+        raise InputError(f"shifted set {name!r} has a class {unknown[0]!r} that the set lacks: {nearest(unknown[0], own)}")
+    return [[own.index(word)] for word in shifted.names]
+
+
+def _among(logits: Tensor, label: Tensor, classes: Sequence[Sequence[int]], name: str) -> float:
+    """Accuracy on the images of some classes, classified among those; logits (N, C) over all.
+
+    A class that stands for several of the set's has the highest of their scores.
+    """
+    owner = torch.full((logits.shape[1],), -1, device=label.device)
+    for number, places in enumerate(classes):
+        owner[list(places)] = number
+    rows = owner[label] >= 0
     if not rows.any():
         raise InputError(
             f"the set has no test image of the classes of shifted set {name!r}, so there is nothing to compare with"
         )
-    best = logits[rows][:, list(classes)].argmax(dim=1)  # (M, C) -> (M,) places among the classes
-    return float((torch.tensor(classes, device=label.device)[best] == label[rows]).double().mean())
+    best = _merged(logits[rows], classes).argmax(dim=1)  # (M, G) -> (M,)
+    return float((best == owner[label[rows]]).double().mean())
+
+
+def _merged(logits: Tensor, classes: Sequence[Sequence[int]]) -> Tensor:
+    """Scores (N, C) -> (N, G): of each group of classes the highest."""
+    if all(len(places) == 1 for places in classes):
+        return logits[:, [places[0] for places in classes]]
+    return torch.stack([logits[:, list(places)].max(dim=1).values for places in classes], dim=1)
+
+
+def _cells(result: Result, name: str) -> tuple[str, ...]:
+    """Accuracy, reference, expected and effective of a shift; the last two empty where it has no standard models."""
+    clean, under = result.metrics[f"{name}/reference"], result.metrics[f"{name}/accuracy"]
+    if name not in result.details["lines"]:
+        return (in_percent(under), in_percent(clean), "", "")
+    expected = Line(*result.details["lines"][name]).expected(clean)
+    return (*map(in_percent, (under, clean, expected, result.metrics[f"{name}/effective"])),)
 
 
 def _probe_points(subject: Subject, test: Features, shifted: Mapping[str, _Shifted]) -> Points:
@@ -147,7 +193,7 @@ def _probe_points(subject: Subject, test: Features, shifted: Mapping[str, _Shift
         probe = fit_probe(train.backbone[rows], train.label[rows], classes, _STRENGTH, max_iterations=200)
         clean = probe.logits(test.backbone)
         for name, part in shifted.items():
-            under = probe.logits(part.features.backbone)[:, part.classes]
+            under = _merged(probe.logits(part.features.backbone), part.classes)
             points[name].append((_among(clean, test.label, part.classes, name), _share(under, part.features.label)))
     return points
 
@@ -159,6 +205,8 @@ def _figure(name: str, results: Mapping[str, Result]) -> Figure:
     grid = [number / 100 for number in range(2, 99)]
     axes.plot(grid, grid, color="#8a8f98", linestyle=":", label="no loss")
     for model, result in results.items():
+        if name not in result.details["lines"]:
+            continue
         x, y = zip(*result.details["points"][name], strict=True)
         line = Line(*result.details["lines"][name])
         (drawn,) = axes.plot(grid, [line.expected(value) for value in grid], linewidth=1)

@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error, multilabel_average_precision
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.image_grids import prediction_sheet
-from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.multilabel import class_average_precision, multilabel_figures, roc_auc
+from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, headed, protocols
 from lightning_clip.metrics import ZeroShotAccuracy
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
 from lightning_clip.reporting.plots import confusion_figure
 from lightning_clip.reporting.text import percent
 
-__all__ = ["ZeroShot", "calibration_error", "class_accuracies", "class_average_precision"]
+__all__ = ["ZeroShot", "calibration_error", "class_accuracies", "class_average_precision", "further_figures"]
 
 _SHOWN = 16
 
@@ -36,23 +37,20 @@ def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
     return float(error)
 
 
-def class_average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Mean over classes that occur of the average precision; images may have several classes.
+def further_figures(metrics: Mapping[str, float], scores: Tensor, label: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    """Measures that some sets are reported by, and what guessing gives: the area under the ROC, the mean of top-1 and top-5.
 
     Args:
+        metrics: with top1 and top5.
         scores: float (N, C), higher for likelier.
-        labels: int64 (N, C) of 0 and 1.
-
-    Raises:
-        InputError: no image has any class.
+        label: int64 (N,).
     """
-    present = labels.sum(dim=0) > 0
-    if not present.any():
-        raise InputError("no image has any of the classes: mean average precision needs at least one")
-    chosen, truth = scores[:, present], labels[:, present]
-    low, high = chosen.double().min(), chosen.double().max()
-    values = (chosen.double() - low) / (high - low).clamp(min=1e-12)  # in [0, 1], which torchmetrics takes as they are
-    return float(multilabel_average_precision(values, truth, num_labels=int(present.sum()), average="macro"))
+    classes = scores.shape[1]
+    if classes == 2 and len(torch.unique(label)) == 2:
+        return {"roc_auc": roc_auc(scores[:, 1] - scores[:, 0], label)}, {"roc_auc": 0.5}
+    if classes > 5:
+        return {"top1_top5": (metrics["top1"] + metrics["top5"]) / 2}, {"top1_top5": 3 / classes}
+    return {}, {}
 
 
 def class_accuracies(confusion: Tensor) -> list[float | None]:
@@ -69,46 +67,46 @@ def class_accuracies(confusion: Tensor) -> list[float | None]:
 class ZeroShot(Protocol):
     """Zero-shot classification with prompt ensembles (Radford et al. 2021, section 3.1).
 
-    Metrics: top1, top5, mean_per_class, calibration_error; mean_average_precision for sets with several classes an image.
+    Metrics: top1, top5, mean_per_class, calibration_error, of more than five classes top1_top5 (the mean of both), of two
+    classes roc_auc; for sets with several classes an image mean_average_precision and eleven_point_map.
 
     Args:
         bins: of the calibration error.
-        per_template: also measures each template alone.
+        per_template: also measures each template alone, where classes are scored by similarity to prompts.
+        measure: the headline, such as "mean_per_class" where a set's authors report that; "" for the first.
     """
 
     title = "Zero-shot classification"
 
-    def __init__(self, bins: int = 15, per_template: bool = True) -> None:
-        self.bins, self.per_template = bins, per_template
+    def __init__(self, bins: int = 15, per_template: bool = True, measure: str = "") -> None:
+        self.bins, self.per_template, self.measure = bins, per_template, measure
 
     def evaluate(self, subject: Subject) -> Result:
         """Accuracies, calibration and examples; mean average precision where images have several classes."""
-        features, classifier = subject.features(), subject.classifier()
-        if classifier.shape[1] < 2:
+        scores = subject.scores()
+        classes = scores.values.shape[1]
+        if classes < 2:
             raise InputError(f"a set of one class ({subject.dataset.names[0]!r}) tells nothing: give at least two class names")
-        cosines = features.image_features @ classifier
-        if features.label.ndim == 2:
-            share = features.label.float().mean(dim=0)
-            chance = float(share[share > 0].mean())
-            return Result({"mean_average_precision": class_average_precision(cosines, features.label)},
-                          {"mean_average_precision": chance})  # fmt: skip
-        metric = ZeroShotAccuracy(classifier.shape[1])
-        metric.update(cosines, features.label)
+        if scores.label.ndim == 2:
+            return headed(Result(*multilabel_figures(scores.values, scores.label)), self.measure)
+        metric = ZeroShotAccuracy(classes)
+        metric.update(scores.values, scores.label)
         metrics, confusion = metric.figures()
-        logits = subject.scale * cosines
-        metrics["calibration_error"] = calibration_error(logits, features.label, self.bins)
-        return Result(
-            metrics,
-            metric.chance,
-            (cosines.argmax(dim=1) == features.label).float().tolist(),
+        metrics["calibration_error"] = calibration_error(scores.values, scores.label, self.bins)
+        more, chance = further_figures(metrics, scores.values, scores.label)
+        result = Result(
+            metrics | more,
+            metric.chance | chance,
+            (scores.values.argmax(dim=1) == scores.label).float().tolist(),
             {
                 "classes": class_accuracies(confusion),
                 "confusion": confusion.tolist() if metric.num_classes <= 100 else None,
-                "templates": self._templates(subject) if self.per_template else {},
-                "reliability": _reliability(logits, features.label, 10),
-                **_examples(features.index, logits, features.label),
+                "templates": self._templates(subject) if self.per_template and scores.by_similarity else {},
+                "reliability": _reliability(scores.values, scores.label, 10),
+                **_examples(scores.index, scores.values, scores.label),
             },
         )
+        return headed(result, self.measure)
 
     def _templates(self, subject: Subject) -> dict[str, float]:
         """Top-1 of each template alone."""
