@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from lightning_clip.callbacks.retrieval import Retrieval, RetrievalResult
-from lightning_clip.callbacks.zero_shot import ZeroShotClassification
-from lightning_clip.data.sources import PairSource
-from lightning_clip.evaluation.image_grids import picture
-from lightning_clip.reporting.html import Section
-from lightning_clip.reporting.plots import confusion_figure, contact_sheet, curves_figure
+from lightning_clip.callbacks.zero_shot import ZeroShotClassification, ZeroShotResult
+from lightning_clip.reporting.html import Section, Table
+from lightning_clip.reporting.plots import confusion_figure, curves_figure
+from lightning_clip.reporting.sheets import contact_sheet
 from lightning_clip.reporting.text import percent, spaced, wrapped
 
 __all__ = [
+    "class_table",
     "classify_command",
-    "curve_sections",
+    "curve_figures",
     "progress_line",
     "result_rows",
-    "retrieval_sections",
     "zero_shot_sections",
 ]
 
@@ -66,6 +66,8 @@ def result_rows(
         for key, label in (("top1", "zero-shot top-1"), ("mean_per_class", "mean per class"))
     ]
     rows += [row for callback in retrieval if callback.result for row in _retrieval_rows(callback.result)]
+    if not rows and (losses := curves.get("val/loss") or curves.get("train/loss")):
+        rows.append(("loss of the last batch" if not curves.get("val/loss") else "validation loss", f"{losses[-1][1]:.3f}", ""))
     if speed := curves.get("train/samples_per_second"):
         rows.append(("samples per second", f"{statistics.median(value for _, value in speed):.0f}", ""))
     return rows
@@ -82,8 +84,8 @@ def _retrieval_rows(result: RetrievalResult) -> list[tuple[str, str, str]]:
     return rows
 
 
-def curve_sections(curves: Curves) -> list[Section]:
-    """Loss, zero-shot accuracy and recall over the optimizer steps, of what there is.
+def curve_figures(curves: Curves) -> list[tuple[str, Figure]]:
+    """Loss, zero-shot accuracy and recall over the optimizer steps, of what there is, each with its name.
 
     Args:
         curves: key -> (step, value) in order.
@@ -92,15 +94,15 @@ def curve_sections(curves: Curves) -> list[Section]:
     losses = {key: curve for key, curve in drawn.items() if key in ("train/loss", "val/loss")}
     top1 = {spaced(key.split("/")[2]): curve for key, curve in drawn.items() if key.endswith("/top1")}
     recall = {_DIRECTIONS[key.split("/")[2]]: curve for key, curve in drawn.items() if key.endswith("recall@10")}
-    figures = [("loss", curves_figure(losses, "Loss"))] if losses else []
+    figures: list[tuple[str, Figure]] = [("loss", curves_figure(losses, "Loss"))] if losses else []
     for name, of_name, title in (("accuracy", top1, "Zero-shot top-1"), ("recall", recall, "Retrieval R@10")):
         if of_name:
             figures.append((name, curves_figure(of_name, title, percent=True)))
-    return [Section("Curves", figures=figures)] if figures else []
+    return figures
 
 
 def zero_shot_sections(callbacks: Sequence[ZeroShotClassification]) -> list[Section]:
-    """Images with predictions and a confusion matrix for each set.
+    """Accuracy by class, a confusion matrix and images with predictions for each set.
 
     Args:
         callbacks: whose results are shown.
@@ -109,57 +111,52 @@ def zero_shot_sections(callbacks: Sequence[ZeroShotClassification]) -> list[Sect
     for name, result in ((name, result) for callback in callbacks for name, result in callback.results.items()):
         captions, colours = [], []
         for _, label, predicted, probability in result.examples:
-            truth = "" if label == predicted else f"\n(is {result.class_names[label]})"
-            captions.append(f"{result.class_names[predicted]} {100 * probability:.0f}%{truth}")
+            truth = "" if label == predicted else "\n" + wrapped(f"(is {result.class_names[label]})")
+            captions.append(wrapped(f"{result.class_names[predicted]} {100 * probability:.0f} %") + truth)
             colours.append("good" if label == predicted else "bad")
         sheet = contact_sheet([image for image, *_ in result.examples], captions, colours)
         confusion = confusion_figure(result.confusion, result.class_names)
         text = f"{len(result.class_names)} candidate classes, top-1 {percent(result.metrics['top1'])}."
-        sections.append(Section(f"Zero-shot: {spaced(name)}", text, figures=[("predictions", sheet)]))
-        sections.append(Section(f"Confusion: {spaced(name)}", figures=[("confusion matrix", confusion)]))
+        figures = [("confusion matrix", confusion), ("predictions", sheet)]
+        sections.append(Section(f"Zero-shot: {spaced(name)}", text, class_table(result), figures))
     return sections
 
 
-def retrieval_sections(callbacks: Sequence[Retrieval], source: PairSource, transform: nn.Module) -> list[Section]:
-    """For some captions the images that the model ranks first.
+def class_table(result: ZeroShotResult) -> Table:
+    """For each class that occurs: its images, the share named rightly, and what it was most often taken for.
 
     Args:
-        callbacks: whose results are shown.
-        source: reads the images again by their index.
-        transform: uint8 (3, H, W) -> uint8 (3, S, S), the size at which they are shown.
+        result: of one set.
     """
-    sections = []
-    for result in (callback.result for callback in callbacks if callback.result):
-        images: list[Tensor] = []
-        captions: list[str] = []
-        colours: list[str] = []
-        for example in result.examples:
-            for place, index in enumerate((example.own, *example.found)):
-                if (image := picture(source, index)) is not None:
-                    images.append(transform(image))
-                    captions.append(wrapped(example.caption) if place == 0 else f"#{place}")
-                    colours.append("plain" if place == 0 else "good" if index == example.own else "bad")
-        if images:
-            sheet = contact_sheet(images, captions, colours, columns=1 + len(result.examples[0].found))
-            text = "First column: a caption with its own image; then the images the model ranks first for the caption."
-            sections.append(Section("Retrieval", text, figures=[("retrieved images", sheet)]))
-    return sections
+    rows = []
+    for true, counts in enumerate(result.confusion.tolist()):
+        if total := sum(counts):
+            wrong = [0 if answer == true else count for answer, count in enumerate(counts)]
+            most = max(wrong)
+            taken = f"{result.class_names[wrong.index(most)]} ({percent(most / total, 0)})" if most else ""
+            rows.append((result.class_names[true], f"{total:,}", percent(counts[true] / total), taken))
+    return Table(("class", "images", "right", "most often taken for"), rows)
 
 
-def classify_command(checkpoint: Any, zero_shot: Sequence[ZeroShotClassification]) -> str:
+def classify_command(
+    checkpoint: Any, zero_shot: Sequence[ZeroShotClassification], pictures: Sequence[tuple[Path, str]] = ()
+) -> str:
     """The command that classifies a picture with the checkpoint just saved, or "" if none was.
 
     Args:
         checkpoint: the Trainer's checkpoint callback, or None.
         zero_shot: callbacks whose class names serve as an example.
+        pictures: path and class of pictures to try it on; the first is taken.
     """
     saved = (checkpoint.last_model_path or checkpoint.best_model_path) if isinstance(checkpoint, ModelCheckpoint) else ""
     if not saved:
         return ""
     names = sorted({name for callback in zero_shot for result in callback.results.values() for name in result.class_names})
     labels = random.Random(0).sample(names, min(3, len(names))) or ["a dog", "a child", "a boat"]
+    picture_path, shown = pictures[0] if pictures else ("picture.jpg", labels[0])
+    labels = [shown, *(label for label in labels if label != shown)][: len(labels)]
     program = sys.argv[0] if Path(sys.argv[0]).name == "lightning-clip" else "lightning-clip"
-    words = [_from_here(program), "classify", "picture.jpg", "--labels", ",".join(labels)]
+    words = [_from_here(program), "classify", _from_here(str(picture_path)), "--labels", ",".join(labels)]
     return shlex.join([*words, "--checkpoint", _from_here(saved)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,9 +14,10 @@ from lightning_clip.evaluation.retrieval_examples import spread_queries
 from lightning_clip.metrics import RetrievalRecall
 from lightning_clip.model.predictor import Predictor, predictor_of
 
-__all__ = ["Retrieval", "RetrievalExample", "RetrievalResult"]
+__all__ = ["DescribedImage", "Retrieval", "RetrievalExample", "RetrievalResult"]
 
 _EXAMPLES, _SHOWN = 6, 5
+_DESCRIBED, _CAPTIONS = 16, 3
 
 
 @dataclass
@@ -29,30 +30,40 @@ class RetrievalExample:
 
 
 @dataclass
+class DescribedImage:
+    """The index of an image and the captions found for it, best first, each with whether it is its own."""
+
+    image: int
+    captions: list[tuple[str, bool]]
+
+
+@dataclass
 class RetrievalResult:
-    """The last evaluation: metrics, the same of random ranking, and queries to look at."""
+    """The last evaluation: metrics, the same of random ranking, and queries to look at, captions and images."""
 
     metrics: dict[str, float]
     chance: dict[str, float]
     examples: list[RetrievalExample]
+    described: list[DescribedImage] = field(default_factory=list)
 
 
 class Retrieval(pl.Callback):
     """Text-to-image and image-to-text retrieval among the images of the validation (or test) data, with all their captions.
 
-    Image features come from the validation step, texts are encoded here. Keys are
+    Image features come from the validation step, texts are encoded here, and they are compared by their cosine. Keys are
     `val/retrieval/image_to_text/recall@5`, `val/retrieval/text_to_image/median_rank` and so on; they are those of the protocol
     `retrieval`.
 
     Args:
         ks: cut-offs of the recall, at least 1 each.
+        column: what is found by captions in place of images, such as "video"; keys are then `val/retrieval/video_to_text/...`.
 
     Raises:
         InputError: no cut-off, or one below 1.
     """
 
-    def __init__(self, ks: tuple[int, ...] = (1, 5, 10)) -> None:
-        self.ks = RetrievalRecall(ks).ks
+    def __init__(self, ks: tuple[int, ...] = (1, 5, 10), column: str = "image") -> None:
+        self.ks, self.column = RetrievalRecall(ks).ks, column
         self.result: RetrievalResult | None = None
         self._metric: RetrievalRecall | None = None
         self._predictor: Predictor | None = None
@@ -87,28 +98,43 @@ class Retrieval(pl.Callback):
     def _add(self, output: ClipOutput, batch: PairBatch) -> None:
         assert self._predictor is not None and self._metric is not None
         described = [row for row, captions in enumerate(batch.captions) if captions]
-        if not described or output.image_features is None:
+        features = output.features.get(self.column)
+        if not described or features is None:
             return
         indices = batch.index.tolist()
         texts = [(caption, indices[row]) for row in described for caption in batch.captions[row]]
         text_features = self._predictor.encode_text([caption for caption, _ in texts])  # (T, D)
         text_index = torch.tensor([index for _, index in texts], device=text_features.device)
         rows = torch.tensor(described, device=batch.index.device)
-        self._metric.update(output.image_features[rows].detach(), batch.index[rows], text_features, text_index)
+        self._metric.update(features[rows].detach(), batch.index[rows], text_features, text_index)
         self._captions += texts
 
     def _finish(self, module: pl.LightningModule, stage: str) -> None:
         if self._metric is None:
             return
         metrics = {key: float(value) for key, value in self._metric.compute().items()}
+        metrics = {key.replace("image", self.column): value for key, value in metrics.items()}
         for key, value in metrics.items():
             module.log(f"{stage}/retrieval/{key}", value, sync_dist=True)
         warn_of_repeats(self._metric.whole("image_features"), f"{stage} retrieval")
-        self.result = RetrievalResult(metrics, self._metric.chance(), self._examples(self._metric))
+        chance = {key.replace("image", self.column): value for key, value in self._metric.chance().items()}
+        self.result = RetrievalResult(metrics, chance, self._examples(self._metric), self._described(self._metric))
         self._metric = self._predictor = None
 
     def _examples(self, metric: RetrievalRecall) -> list[RetrievalExample]:
         """A few captions spread over this rank's data, with the images it would show for them."""
-        images, index = metric.whole("image_features"), metric.whole("image_index")
-        found = spread_queries(images, index, metric.whole("text_features"), _EXAMPLES, _SHOWN)
+        images, texts = metric.whole("image_features"), metric.whole("text_features")
+        found = spread_queries(lambda row: images @ texts[row], metric.whole("image_index"), len(texts), _EXAMPLES, _SHOWN)
         return [RetrievalExample(*self._captions[row], places) for row, places in found]
+
+    def _described(self, metric: RetrievalRecall) -> list[DescribedImage]:
+        """A few images spread over this rank's data, with the captions it would give them."""
+        images, texts = metric.whole("image_features"), metric.whole("text_features")
+        index = metric.whole("image_index").tolist()
+        rows = torch.arange(len(texts))
+        found = spread_queries(lambda row: texts @ images[row], rows, len(images), _DESCRIBED, _CAPTIONS)
+        described = []
+        for row, places in found:
+            captions = [self._captions[place] for place in places]
+            described.append(DescribedImage(index[row], [(caption, own == index[row]) for caption, own in captions]))
+        return described

@@ -42,6 +42,7 @@ class EvaluationSuite(pl.Callback):
 
     Attributes:
         outcome: the last results.
+        page: the report, once it is written.
 
     Raises:
         InputError: a wrong suite, or `every_n_steps` below 1.
@@ -58,6 +59,7 @@ class EvaluationSuite(pl.Callback):
         self.suite = Suite.read(suite) if isinstance(suite, str) else Suite.parse(suite)
         self.every_n_steps, self.report = every_n_steps, report
         self.outcome: Outcome | None = None
+        self.page: Path | None = None
         self._last = -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -75,7 +77,8 @@ class EvaluationSuite(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.report and self.outcome is not None and trainer.is_global_zero:
-            print(f"report: {write_summary(self.outcome, Path(self.suite.output), f'Step {trainer.global_step}')}")
+            self.page = write_summary(self.outcome, Path(self.suite.output), f"Step {trainer.global_step}")
+            print(f"report: {self.page}")
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         model = PredictorModel(predictor_of(module), type(module).__name__)
@@ -91,7 +94,7 @@ class EvaluationSuite(pl.Callback):
             log.warning("%s on %s could not be measured: %s", failure.protocol, failure.dataset, failure.reason)
 
     def _subject(self, model: EvaluatedModel, dataset: EvaluationSet, name: str, settings: Any) -> LiveSubject:
-        def make(images: Images, classes: int | None) -> Features:
+        def make(model: EvaluatedModel, images: Images, classes: int | None) -> Features:
             return _everywhere(model, images, self.suite.batch_size, self.suite.num_workers, classes)
 
         return LiveSubject(model, dataset, name, make)

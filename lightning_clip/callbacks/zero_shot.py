@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.patches import is_packed, picture_of
 from lightning_clip.core.pauses import pause
 from lightning_clip.evaluation.images import ImageBatch, Images, class_numbers
 from lightning_clip.metrics import ZeroShotAccuracy
@@ -23,6 +25,7 @@ __all__ = ["ZeroShotClassification", "ZeroShotResult"]
 
 log = logging.getLogger(__name__)
 _EXAMPLES = 32
+_SPREAD = 2654435761  # of Knuth's multiplicative hashing
 Example = tuple[Tensor, int, int, float]
 
 
@@ -104,8 +107,7 @@ class ZeroShotClassification(pl.Callback):
         score = predictor.scorer(dataset.class_names, list(dataset.templates), self.local_batch_size)
         metric = ZeroShotAccuracy(len(dataset.class_names)).to(predictor.device)
         images = Images(dataset.source, predictor.transform)
-        stride = max(1, len(images) // _EXAMPLES)
-        examples: list[Example] = []
+        examples = _Examples()
         skipped = 0
         with isolate_rng():  # loaders draw seeds for their workers
             for batch in images.loader(self.local_batch_size, self.num_workers):
@@ -114,17 +116,40 @@ class ZeroShotClassification(pl.Callback):
                     continue
                 logits, label = score(batch.image), class_numbers(batch.samples)  # (B, 3, S, S) -> (B, C)
                 metric.update(logits, label.to(logits.device))
-                examples += _examples(batch, logits, label, stride)[: _EXAMPLES - len(examples)]
+                examples.take(batch, logits, label)
                 pause()
         if skipped:
             log.warning("zero-shot: %d images could not be read and were skipped", skipped)
         metrics, confusion = metric.figures()
-        return ZeroShotResult(metrics, metric.chance["top1"], dataset.names, confusion, examples)
+        return ZeroShotResult(metrics, metric.chance["top1"], dataset.names, confusion, examples.shown())
 
 
-def _examples(batch: ImageBatch, logits: Tensor, label: Tensor, stride: int) -> list[Example]:
-    """Every so many images of the set: sets are often sorted by class."""
-    rows = [row for row, sample in enumerate(batch.samples) if sample.place % stride == 0]
-    probability, predicted = torch.softmax(logits[rows].float(), dim=-1).max(dim=-1)
-    found = zip(batch.image[rows], label[rows].tolist(), predicted.tolist(), probability.tolist(), strict=True)
-    return list(found)
+class _Examples:
+    """Some images of a set, of each class equally many: of many classes one image of some, of few classes several of each."""
+
+    def __init__(self) -> None:
+        self._met: Counter[int] = Counter()
+        self._kept: dict[tuple[int, int, int], Example] = {}
+
+    def take(self, batch: ImageBatch, logits: Tensor, label: Tensor) -> None:
+        """Keeps what belongs to the examples, of the images up to now.
+
+        Args:
+            batch: B images.
+            logits: (B, C).
+            label: (B,), true classes.
+        """
+        probability, predicted = torch.softmax(logits.float(), dim=-1).max(dim=-1)  # (B, C) -> (B,), (B,)
+        for row, (name, of, share) in enumerate(zip(label.tolist(), predicted.tolist(), probability.tolist(), strict=True)):
+            # The first image of each class goes before the second of any; classes in an order that is spread over all.
+            place = (self._met[name], name * _SPREAD % (1 << 32), name)
+            self._met[name] += 1
+            if len(self._kept) < _EXAMPLES or place < max(self._kept):
+                image = picture_of(batch.image[row]) if is_packed(batch.image) else batch.image[row].clone()
+                self._kept[place] = (image, name, of, share)
+            if len(self._kept) > _EXAMPLES:
+                del self._kept[max(self._kept)]
+
+    def shown(self) -> list[Example]:
+        """The examples, a round of classes after the other."""
+        return [self._kept[place] for place in sorted(self._kept, key=lambda place: (place[0], place[2]))]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
-import html
-import io
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_clip.core.atomic import beside
+from lightning_clip.reporting.sections import Section, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,43 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["Section", "Table", "write_report"]
 
 _NAME_BYTES = 100  # of a figure's file name; file systems take 255 at most
-_STYLE = """
-:root { color-scheme: light }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d232b; background: #f5f6f8; margin: 0 }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px }
-h1 { font-size: 26px; margin: 0 0 4px } h2 { font-size: 18px; margin: 0 0 10px }
-section { background: #fff; border: 1px solid #e3e6ea; border-radius: 10px; padding: 18px 20px; margin-top: 18px }
-table { border-collapse: collapse; margin: 4px 0 8px } th, td { padding: 4px 14px 4px 0; text-align: left }
-td + td, th + th { text-align: right; font-variant-numeric: tabular-nums } th { border-bottom: 1px solid #cfd4da }
-tr td { border-bottom: 1px solid #f0f1f3 } p { margin: 4px 0 10px; color: #444c56 }
-img { max-width: 100%; height: auto } .row { display: flex; flex-wrap: wrap; gap: 12px } .row > * { flex: 1 1 440px }
-pre { background: #f0f2f5; border-radius: 6px; padding: 10px 12px; overflow-x: auto; font-size: 13px }
-"""
-
-
-@dataclass
-class Table:
-    """Rows of text under a header."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass
-class Section:
-    """A heading with, in this order, text, a table, figures side by side and a command to copy."""
-
-    title: str
-    text: str = ""
-    table: Table | None = None
-    figures: Sequence[tuple[str, Figure]] = field(default_factory=list)
-    command: str = ""
+_STATIC = Path(__file__).with_name("static")
 
 
 def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
     """Writes the page beside its place, then moves it there; figures are held in the page.
 
-    The same figures lie beside it as PNG, in `<name>_figures/`, for slides and papers.
+    Plots are SVG in the page's colours, light or dark as the reader's system is, and pictures are cells that wrap; a click on
+    a column's name sorts a table. The same figures lie beside it as PNG, in `<name>_figures/`, for slides and papers.
 
     Args:
         path: of the .html file.
@@ -64,18 +35,33 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
         subtitle: a line below it.
         sections: in their order.
     """
-    pictures = {id(figure): _png(figure) for section in sections for _, figure in section.figures}
-    body = "".join(_section(section, pictures) for section in sections)
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f"<body><main><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p>{body}</main></body></html>"
-    )
+    from lightning_clip.reporting.drawing import png  # matplotlib is not needed to make sections
+
+    pictures = [(stem, png(figure)) for stem, figure in _named(sections)]
     with beside(path) as place:
-        place.write_text(page, encoding="utf-8")
-    for stem, figure in _named(sections):
+        place.write_text(_page(title, subtitle, sections), encoding="utf-8")
+    for stem, content in pictures:
         with beside(path.parent / f"{path.stem}_figures" / f"{stem}.png") as place:
-            place.write_bytes(pictures[id(figure)])
+            place.write_bytes(content)
+
+
+def _page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    style, script = ((_STATIC / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Texts of others are escaped; should one ever not be, the browser still runs no script but ours and fetches nothing.
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    places = "".join(
+        f'<li><a href="#s{number}">{escape(section.title)}</a></li>' for number, section in enumerate(sections, start=1)
+    )
+    contents = f'<nav aria-label="contents"><b>Contents</b><ol>{places}</ol></nav>' if len(sections) > 1 else "<nav></nav>"
+    body = "".join(_section(section, number) for number, section in enumerate(sections, start=1))
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style></head>'
+        f'<body><div class="frame"><header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>'
+        f'<div class="columns">{contents}<main>{body}</main></div></div><script>{script}</script></body></html>\n'
+    )
 
 
 def _named(sections: Sequence[Section]) -> Iterator[tuple[str, Figure]]:
@@ -89,33 +75,8 @@ def _named(sections: Sequence[Section]) -> Iterator[tuple[str, Figure]]:
             yield stem if seen[stem] == 1 else f"{stem}_{seen[stem]}", figure
 
 
-def _section(section: Section, pictures: Mapping[int, bytes]) -> str:
-    parts = [f"<h2>{html.escape(section.title)}</h2>"]
-    if section.text:
-        parts.append(f"<p>{html.escape(section.text)}</p>")
-    if section.table:
-        parts.append(_table(section.table))
-    if section.figures:
-        images = "".join(_image(alt, pictures[id(figure)]) for alt, figure in section.figures)
-        parts.append(f'<div class="row">{images}</div>')
-    if section.command:
-        parts.append(f"<pre>{html.escape(section.command)}</pre>")
-    return f"<section>{''.join(parts)}</section>"
+def _section(section: Section, number: int) -> str:
+    from lightning_clip.reporting.parts import laid_out
 
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _png(figure: Figure) -> bytes:
-    """Drawn once, for the page and for the folder beside it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def _image(alt: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<div><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></div>'
+    text = f"<p>{escape(section.text)}</p>" if section.text else ""
+    return f'<section id="s{number}"><h2>{escape(section.title)}</h2>{text}{laid_out(section)}</section>'

@@ -1,30 +1,22 @@
-"""Matplotlib figures of a run: curves, confusion matrices, contact sheets."""
+"""Matplotlib figures of a run: curves and confusion matrices; any figure as a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from torch import Tensor
 
 from lightning_clip.core.atomic import beside
+from lightning_clip.reporting.drawing import DPI, drawable
+from lightning_clip.reporting.letters import literal
 
-__all__ = ["confusion_figure", "contact_sheet", "curves_figure", "save_figure"]
+__all__ = ["confusion_figure", "curves_figure", "save_figure"]
 
 Curve = Sequence[tuple[int, float]]
-_GREEN, _RED, _GREY = "#2e8b57", "#c0392b", "#8a8f98"
-_WIDE_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Source Han Sans SC",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Microsoft YaHei",
-)
+_GREY = "#8a8f98"
 
 
 def curves_figure(curves: Mapping[str, Curve], title: str, *, percent: bool = False, chance: float | None = None) -> Figure:
@@ -55,31 +47,6 @@ def curves_figure(curves: Mapping[str, Curve], title: str, *, percent: bool = Fa
     return figure
 
 
-def contact_sheet(
-    images: Sequence[Tensor | Any], captions: Sequence[str], colours: Sequence[str] | None = None, columns: int = 8
-) -> Figure:
-    """Images with a line of text under each.
-
-    Args:
-        images: uint8 (3, H, W).
-        captions: one per image.
-        colours: of the captions: "good", "bad" or "plain".
-        columns: images per row.
-    """
-    palette = {"good": _GREEN, "bad": _RED, "plain": "black"}
-    rows = max(1, -(-len(images) // columns))
-    fonts = _fonts()
-    figure = Figure(figsize=(1.45 * columns, 1.75 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        axes.set_axis_off()
-        if number < len(images):
-            axes.imshow(np.asarray(images[number]).transpose(1, 2, 0), interpolation="nearest")
-            colour = palette[colours[number] if colours else "plain"]
-            axes.set_title(captions[number], fontsize=6.5, color=colour, y=0, pad=-3, va="top", fontfamily=fonts)
-    return figure
-
-
 def confusion_figure(confusion: Tensor, class_names: Sequence[str], most: int = 40) -> Figure:
     """Share of each true class (rows) that got each answer (columns); only classes that occur have a row.
 
@@ -92,23 +59,20 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], most: int = 
     present: list[int] = np.flatnonzero(counts.sum(axis=1)).tolist()
     answered: list[int] = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1)).tolist()
     shares = (counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))[np.ix_(present, answered)]
-    size = min(9.0, 2.5 + 0.22 * len(answered))
-    figure = Figure(figsize=(size, 1.2 + size * max(0.3, len(present) / max(1, len(answered)))), layout="constrained")
+    named = len(answered) <= most
+    side = min(6.0, max(2.4, 0.24 * len(answered)))  # inches of the matrix alone
+    tall = side * min(1.0, max(0.3, len(present) / max(1, len(answered))))
+    edge = 0.35 + (0.075 * max(len(class_names[i]) for i in answered) if named and answered else 0.0)  # for the names
+    figure = Figure(figsize=(side + min(edge, 2.2) + 1.1, tall + min(edge, 2.2) + 0.35), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, aspect="equal")
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, aspect="equal" if side > tall else "auto")
     axes.set(xlabel="predicted", ylabel="true")
-    if len(answered) <= most:
-        names = [class_names[i] for i in answered]
+    if named:
+        names = [literal(class_names[i]) for i in answered]
         axes.set_xticks(range(len(answered)), names, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(present)), [class_names[i] for i in present], fontsize=7)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="% of the true class")
+        axes.set_yticks(range(len(present)), [literal(class_names[i]) for i in present], fontsize=7)
+    figure.colorbar(image, ax=axes, label="% of the true class")
     return figure
-
-
-def _fonts() -> list[str]:
-    """Matplotlib's own font, then those installed here that have Chinese, Japanese or Korean letters."""
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -118,5 +82,5 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure: to write.
         path: its extension chooses the format.
     """
-    with beside(path) as place:
-        figure.savefig(place, dpi=110)
+    with beside(path) as place, drawable(figure):
+        figure.savefig(place, dpi=DPI)

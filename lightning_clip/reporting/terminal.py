@@ -7,10 +7,21 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["PlainConsole"]
+from lightning_clip.core.plain_text import showable
+
+__all__ = ["PlainConsole", "without_controls"]
 
 # An escape sequence moves the cursor, renames the window or worse; line ends and tabs are ordinary.
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in [*range(32), *range(127, 160)] if chr(code) not in "\t\n\r"}
+
+
+def without_controls(text: str) -> str:
+    """A text with control characters replaced, line ends and tabs excepted.
+
+    Args:
+        text: of others.
+    """
+    return text.translate(_CONTROLS)
 
 
 class PlainConsole(Console):
@@ -28,5 +39,5 @@ class PlainConsole(Console):
         super().__init__(**{"markup": False, "emoji": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A text as it is, control characters replaced."""
-        return super().render_str(text.translate(_CONTROLS), **options)
+        """A text as it is, control characters replaced, and letters that the terminal has not."""
+        return super().render_str(showable(without_controls(text), self.encoding), **options)

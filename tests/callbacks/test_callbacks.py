@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from small import small_data, small_module, small_trainer, write_folder
 
 from lightning_clip import ClipDataModule, InputError, Report, Retrieval, WriteFeatures, ZeroShotClassification
+from lightning_clip.callbacks.report_sections import result_rows
+from lightning_clip.callbacks.zero_shot import _Examples
+from lightning_clip.data.decoding import decode
 from lightning_clip.evaluation.extraction import local_features
 from lightning_clip.evaluation.feature_provider import LiveSubject
+from lightning_clip.evaluation.images import ImageBatch, ImageSample
 from lightning_clip.evaluation.models import PredictorModel
 from lightning_clip.evaluation.protocols.zero_shot import ZeroShot
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets, open_evaluation_set
@@ -77,7 +82,7 @@ class TestZeroShot:
         several = [[name, f"drawn {name}"] for name in scenes.names]
         dataset = EvaluationSet(scenes.source, several, scenes.templates)
         model = PredictorModel(module.predictor)
-        subject = LiveSubject(model, dataset, "x", lambda images, classes: local_features(model, images, 48))
+        subject = LiveSubject(model, dataset, "x", lambda by, images, classes: local_features(by, images, 48))
         expected = ZeroShot().evaluate(subject)
         found = ZeroShotClassification({"x": dataset}, local_batch_size=7).evaluate(module, dataset)
         assert found.metrics == pytest.approx({name: expected.metrics[name] for name in found.metrics}, abs=1e-6)
@@ -162,9 +167,18 @@ class TestReport:
         trainer = small_trainer(tmp_path, callbacks=callbacks, log_every_n_steps=1, enable_checkpointing=True)
         trainer.fit(small_module(), small_data())
         page = (tmp_path / "out/report.html").read_text()
-        for heading in ("My run", "Result", "Curves", "Zero-shot: held out", "Confusion: held out", "Retrieval"):
+        for heading in (
+            "My run",
+            "Result",
+            "Zero-shot: held out",
+            "most often taken for",
+            "Retrieval",
+            "Captions of images",
+            "Where it looks",
+        ):
             assert heading in page
-        assert page.count("data:image/png;base64,") >= 6 and "http" not in page
+        assert page.count("<svg ") == 4 and page.count("data:image/png;base64,") > 32 + 6  # three curves, a matrix; pictures
+        assert not re.search(r"(?:src|href)=\"(?!data:|#)|url\((?!#)", page)  # nothing from elsewhere
         printed = capsys.readouterr().out
         assert (
             "held out: zero-shot top-1" in printed and "12.5 %" in printed and "lightning-clip classify picture.jpg" in printed
@@ -180,3 +194,53 @@ def test_features_are_written(tmp_path: Path) -> None:
     with np.load(tmp_path / "features.npz") as found:
         assert found["image_features"].shape == found["text_features"].shape == (20, 16)
         assert len(found["keys"]) == 20 and found["index"].tolist() == list(range(20))
+
+
+class TestExamples:
+    def test_classes_are_shown_equally_often(self) -> None:
+        """A set that goes round its classes, as scenes do: every so many images would be those of some classes alone."""
+        callback = ZeroShotClassification({"held_out": {**HELD_OUT, "size": 80}}, local_batch_size=24)
+        module = small_module()
+        module.configure_model()
+        result = callback.evaluate(module, callback.datasets["held_out"])
+        labels = [label for _, label, *_ in result.examples]
+        assert labels == 4 * list(range(8))
+        logits = module.zero_shot_classifier(result.class_names, callback.datasets["held_out"].templates)
+        for image, _, predicted, share in result.examples[:5]:
+            probabilities = torch.softmax(module.model.scale() * module.encode_image(image[None]) @ logits, dim=-1)[0]
+            assert predicted == int(probabilities.argmax()) and share == pytest.approx(float(probabilities.max()), abs=1e-5)
+
+    def test_of_many_classes_some_are_shown_and_not_the_first_alone(self) -> None:
+        examples = _Examples()
+        for start in range(0, 1000, 50):  # sorted by class, two images of each
+            label = torch.arange(start, start + 50) // 2
+            samples = [ImageSample(torch.empty(0), place, "", 0, ()) for place in range(50)]
+            examples.take(ImageBatch(torch.zeros(50, 3, 2, 2, dtype=torch.uint8), samples, []), torch.zeros(50, 500), label)
+        labels = [label for _, label, *_ in examples.shown()]
+        assert len(labels) == len(set(labels)) == 32 and min(labels) < 50 and max(labels) > 450
+
+    def test_pictures_to_classify_are_left_and_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        callbacks: list[Any] = [Report("out/report.html", pictures=3), ZeroShotClassification({"held_out": HELD_OUT})]
+        trainer = small_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True)
+        trainer.fit(small_module(), small_data())
+        names = callbacks[1].results["held_out"].class_names
+        found = sorted(tmp_path.glob("out/pictures/*.png"))
+        assert [path.stem for path in found] == sorted(name.replace(" ", "_") for name in names[:3])
+        assert decode(found[0].read_bytes()).shape == (3, 192, 192)
+        printed = capsys.readouterr().out
+        assert f"classify out/pictures/{names[0].replace(' ', '_')}.png --labels '{names[0]}," in printed
+
+    def test_what_was_not_evaluated_has_its_loss(self) -> None:
+        assert result_rows([], [], {"train/loss": [(1, 3.0), (2, 2.5)]}) == [("loss of the last batch", "2.500", "")]
+        assert result_rows([], [], {"val/loss": [(1, 3.0)], "train/loss": [(1, 9.0)]}) == [("validation loss", "3.000", "")]
+        assert not result_rows([], [], {})
+
+    def test_no_table_of_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        trainer = small_trainer(tmp_path, max_steps=1, callbacks=[Report(str(tmp_path / "report.html"))])
+        trainer.fit(small_module(), small_data())
+        printed = capsys.readouterr().out
+        assert "nothing was evaluated" in printed and "measure" not in printed
+        assert ">Result<" not in (tmp_path / "report.html").read_text()

@@ -136,6 +136,7 @@ def test_micro_batches_are_not_useful_flops(tmp_path: Path) -> None:
     assert 0.6 < sliced["recomputed_flops_per_step"] / sliced["forward_flops_per_step"] < 1
 
 
+@pytest.mark.slow
 def test_compiled_models_are_counted_as_they_were_written(tmp_path: Path) -> None:
     found = []
     for compiled in (False, True):

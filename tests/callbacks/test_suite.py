@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from corners import corners
 from lightning.pytorch.loggers import CSVLogger
 from small import small_data, small_module, small_trainer
 from strategies.ranks import fit
@@ -65,7 +66,7 @@ def test_training_is_the_same_without(tmp_path: Path) -> None:
         assert torch.equal(value, watched.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "clip_fsdp2"], "ddp"))
 def test_two_ranks_see_the_whole_set(strategy: str, tmp_path: Path) -> None:
     """21 images: eleven and ten; the figures are those of one process with the weights of the end."""
     callback = EvaluationSuite(suite(tmp_path), every_n_steps=4)
