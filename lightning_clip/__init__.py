@@ -6,6 +6,7 @@ Names are imported when first used, so that `lightning-clip --help` answers at o
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from lightning_clip.core.registry import Registry
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from lightning_clip.callbacks import (
         ComputeMeter,
         EvaluationSuite,
+        LogExamples,
+        Progress,
         Report,
         Retrieval,
         SaveOnSignal,
@@ -35,8 +38,10 @@ __all__ = [
     "ComputeMeter",
     "EvaluationSuite",
     "InputError",
+    "LogExamples",
     "Pair",
     "PairBatch",
+    "Progress",
     "Report",
     "Retrieval",
     "SaveOnSignal",
@@ -47,10 +52,15 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+# Lightning asks torch in a way that torch is about to drop: nothing that a user can do anything about.
+warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+
 _ROOMS = {
     "callbacks": (
         "ComputeMeter",
         "EvaluationSuite",
+        "LogExamples",
+        "Progress",
         "Report",
         "Retrieval",
         "SaveOnSignal",

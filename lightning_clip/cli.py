@@ -10,8 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lightning_clip.commands.faults import said
+from lightning_clip.commands.hints import of_choice, unknown_arguments
 from lightning_clip.commands.imports import add_import_argument, import_plugins
+from lightning_clip.commands.positional import with_positional_recipes
+from lightning_clip.commands.version import ShowVersion
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.plain_text import forgiving_streams
 from lightning_clip.core.trust import restricted, typed
 
 __all__ = ["build_parser", "main"]
@@ -24,16 +28,26 @@ TRAINER_COMMANDS = {
 }
 # Command -> (one line of help, module, name of the functions add_*arguments and run_*).
 _COMMANDS = {
+    "recipes": ("list the recipes that ship with the package, or copy one", "recipes", ""),
+    "start": ("look at a folder or table, and write a recipe for it", "start", ""),
     "plan": ("what a recipe will cost in time and memory", "plan", ""),
     "compare": ("train recipes on the same data and count the images each needs", "compare", ""),
     "evaluate": ("measure models on a suite of sets, with a report", "evaluate", ""),
+    "suites": ("the suites that come with the package, and which of their sets are there", "suites", ""),
     "classify": ("name what is in pictures, by labels of your own", "classify", ""),
     "caption": ("describe pictures in words, by a model that writes captions", "caption", ""),
     "index build": ("make a folder, shards or a table searchable by words and pictures", "index", "build"),
     "index info": ("what an index holds", "index", "info"),
     "search": ("find pictures of an index by words, by pictures, or by both", "search", ""),
+    "serve": ("search an index in your browser: a page on this machine, and a REST API", "serve", ""),
+    "segment": ("name the areas of pictures, by labels of your own", "segment", ""),
+    "detect": ("draw boxes around the things in pictures that labels name", "detect", ""),
+    "explain": ("show where in a picture a caption and its words are seen", "explain", ""),
+    "imagine": ("make a picture of words, with a model as the judge", "imagine", ""),
+    "silence": ("a model that words on pictures mislead less: attention heads that read are silenced", "silence", ""),
     "prompts show": ("the templates of a set, or the names of all sets", "prompts", "show"),
     "prompts search": ("choose the templates that suit a set, one after the other", "prompts", "search"),
+    "models": ("every model that from_pretrained reads: size, licence, published figures", "models", ""),
     "export": ("write weights for transformers, open_clip or ONNX, checked against the model", "export", ""),
     "tokenizer train": ("learn a vocabulary from your captions, in any language", "tokenizer", ""),
     "interpolate": ("weights between a model and its fine-tuned form (WiSE-FT)", "weights", "interpolate"),
@@ -44,6 +58,7 @@ _COMMANDS = {
     "data inspect": ("count pairs and draw a contact sheet", "inspect", ""),
     "data curate": ("filter, deduplicate and balance pairs, with a report of every drop", "curate", ""),
     "data teach": ("write shards with teachers' features beside the pairs, for distillation", "teach", ""),
+    "completion": ("print what makes your shell complete commands and options", "completion", ""),
     "data verify": ("read and decode everything, list what cannot be used", "verify", ""),
 }
 
@@ -52,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line; subparsers inherit the class."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {of_choice(message)} (see {self.prog} --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train, evaluate and use CLIP models.",
         epilog="lightning-clip COMMAND --help tells more, e.g. lightning-clip fit --help",
     )
+    parser.add_argument("--version", action=ShowVersion, help="versions of this package and of what it stands on")
+    parser.set_defaults(build_parser=build_parser)
     commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in TRAINER_COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -79,7 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
         suffix = f"_{function}" if function else ""
         getattr(importlib.import_module(path), f"add{suffix}_arguments")(leaf)
         add_import_argument(leaf)
-        leaf.set_defaults(command=command, run=_lazily(path, f"run{suffix}"))
+        known = list(leaf._option_string_actions)
+        leaf.set_defaults(command=command, run=_lazily(path, f"run{suffix}"), known_options=known)
     return parser
 
 
@@ -91,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         are printed in one line. `LIGHTNING_CLIP_TRACEBACK=1` shows the traceback instead.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    forgiving_streams()
+    if given and given[0] in (*TRAINER_COMMANDS, "plan"):
+        given = with_positional_recipes(given)
     try:
         if given and given[0] in TRAINER_COMMANDS:
             from lightning_clip.commands.train import run
@@ -100,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser = build_parser()
             parsed, others = parser.parse_known_args(given)
             if others and not hasattr(parsed, "overrides"):  # plan hands them to the recipe's parser
-                parser.error(f"unrecognized arguments: {' '.join(others)}")
+                parser.error(unknown_arguments(given, others, parsed.known_options))
             parsed.overrides = others
             import_plugins(parsed.imports)
             with typed() if parsed.trust else restricted(parsed.command):

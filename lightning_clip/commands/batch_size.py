@@ -22,6 +22,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import PairBatch
 from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.training.averaged import use_trained
 from lightning_clip.training.micro_batches import take
 from lightning_clip.training.optim import build_optimizer
 
@@ -93,6 +94,7 @@ def _attempt(trainer: pl.Trainer, module: ClipModule, batch: PairBatch, device: 
 def _train_once(trainer: pl.Trainer, module: ClipModule, batch: PairBatch, size: int, device: torch.device) -> None:
     trial = copy.deepcopy(module).to(device).train()
     optimizer = build_optimizer(trial.model, trial.training_settings.optimizer, set())
+    use_trained([optimizer])
     pairs = take(batch, torch.arange(size) % batch.size)
     pairs = move_data_to_device(pairs, device)
     with trainer.precision_plugin.forward_context():

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="MODEL",
-        help="a .ckpt trained with objective coca, open_clip:NAME/TAG_OR_FILE of a CoCa, or a folder of either",
+        help="a .ckpt trained with objective coca or captioning, open_clip:NAME/TAG_OR_FILE of a CoCa, or a folder of these",
     )
     parser.add_argument("--method", default="beam", help="beam, greedy or nucleus (default: %(default)s)")
     parser.add_argument("--beams", type=int, default=4, help="beginnings that beam search keeps (default: %(default)s)")

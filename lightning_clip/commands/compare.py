@@ -8,12 +8,13 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_clip.core.atomic import beside
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError
+from lightning_clip.core.recipe_paths import recipe_path
 from lightning_clip.core.settings import in_range
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _BASE = "base.yaml"
+_ENDS = ("/top1", "/recall@10")  # the metrics that are given of each recipe's end
 _FIT = "import sys; from lightning_clip.cli import main; sys.exit(main())"
 
 
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER|RECIPE.yaml",
         help=f"recipes to compare; a folder stands for those in it, each read after the folder's {_BASE}, if there is one",
     )
+    parser.add_argument("--base", metavar="RECIPE.yaml", help=f"read before each of them in the place of the folder's {_BASE}")
+    parser.add_argument("--reference", metavar="NAME", help="a recipe from which the differences of the others are given")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each recipe (default: %(default)s)")
     parser.add_argument("--metric", help="such as val/zero_shot/cifar10/top1 (default: the first zero-shot top1)")
     parser.add_argument("--level", type=float, help="accuracy at which images are counted (default: the weaker one's)")
@@ -59,12 +63,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace, output: Path) -> None:
     from lightning_clip.reporting.efficiency import efficiency_figure, levels
+    from lightning_clip.reporting.endings import ending_table, endings
+    from lightning_clip.reporting.html import Section, Table, write_report
     from lightning_clip.reporting.plots import save_figure
 
+    recipes = _recipes(arguments.recipes, arguments.base)
+    if arguments.reference is not None:
+        endings({name: [[(0.0, 0.0)]] for name in recipes}, arguments.reference)  # a wrong name before hours of training
     curves: dict[str, list[Curve]] = {}
+    last: dict[str, dict[str, list[float]]] = {}
     metric = arguments.metric
     for seed in range(arguments.seeds):  # all recipes with one seed first: what there is can be looked at soon
-        for name, files in _recipes(arguments.recipes).items():
+        for name, files in recipes.items():
             folder = output / name / f"seed-{seed}"
             found = _measured(folder, files, seed, arguments.overrides, arguments.imports)
             metric = metric or next((key for key in found if "/zero_shot/" in key and key.endswith("/top1")), None)
@@ -72,37 +82,63 @@ def _compare(arguments: argparse.Namespace, output: Path) -> None:
                 known = ", ".join(key for key in found if key.startswith("val/")) or "nothing"
                 raise InputError(f"{name} logs no {metric or 'zero-shot accuracy'} (of val/: {known}): give --metric")
             curves.setdefault(name, []).append(found[metric])
+            for key in found:
+                if key.startswith("val/") and key.endswith(_ENDS):
+                    last.setdefault(name, {}).setdefault(key, []).append(found[key][-1][1])
             print(
                 f"{name}, seed {seed}: {100 * found[metric][-1][1]:.1f} % after {found[metric][-1][0]:,.0f} images", flush=True
             )
     title = arguments.title or str(metric)
     chance = {} if arguments.chance is None else {title: arguments.chance}
-    save_figure(efficiency_figure({title: curves}, chance), output / "efficiency.png")
+    figure = efficiency_figure({title: curves}, chance)
+    save_figure(figure, output / "efficiency.png")
     factors = levels(curves, arguments.level)
-    content = {"metric": metric, "curves": curves, "factors": [vars(one) for one in factors]}
+    content = {"metric": metric, "curves": curves, "last": last, "factors": [vars(one) for one in factors]}
     with beside(output / "efficiency.json") as place:
         place.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    print(*factors, sep="\n")
-    print(f"figure: {output / 'efficiency.png'}")
+    table = ending_table(endings(curves, arguments.reference), title)
+    with beside(output / "table.md") as place:
+        place.write_text(table + "\n", encoding="utf-8")
+    print(table, *factors, *_ends(last), sep="\n")
+    rows = [(str(factor),) for factor in factors]
+    ends = Table(("at the end of its runs",), [(line,) for line in _ends(last)])
+    sections = [Section("Curves", figures=[("efficiency", figure)]), Section("Images needed", table=Table(("factor",), rows))]
+    write_report(
+        output / "report.html", "Comparison", str(metric), [*sections, *([Section("Ends", table=ends)] if ends.rows else [])]
+    )
+    print(f"figure: {output / 'efficiency.png'}\nreport: {output / 'report.html'}")
 
 
-def _recipes(given: Sequence[str]) -> dict[str, list[Path]]:
+def _ends(last: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[str]:
+    """A line for each recipe: all accuracies that it logs, at the end of its runs; one of them says nothing new."""
+    for name, found in last.items():
+        if len(found) > 1:
+            values = (f"{key} {100 * sum(of_runs) / len(of_runs):.1f} %" for key, of_runs in found.items())
+            yield f"{name} ends with {', '.join(values)}"
+
+
+def _recipes(given: Sequence[str], base: str | None = None) -> dict[str, list[Path]]:
     """Name -> the files that `fit` reads for it.
+
+    Args:
+        given: files and folders.
+        base: a recipe that is read before each.
 
     Raises:
         InputError: no such file, a folder without recipes, or two recipes of one name.
     """
+    first = [] if base is None else [recipe_path(base)]
     found: dict[str, list[Path]] = {}
     for text in given:
-        path = existing_path(Path(text).expanduser(), "recipe or folder of recipes")
-        base = [path / _BASE] if path.is_dir() and (path / _BASE).is_file() else []
+        path = recipe_path(text, "recipe or folder of recipes", folders=True)
+        own = first or ([path / _BASE] if path.is_dir() and (path / _BASE).is_file() else [])
         files = sorted(file for file in path.glob("*.yaml") if file.name != _BASE) if path.is_dir() else [path]
         if not files:
             raise InputError(f"folder {str(path)!r} holds no recipe (*.yaml) beside {_BASE}: name another")
         for file in files:
             if file.stem in found:
                 raise InputError(f"two recipes are called {file.stem!r}: rename one of {found[file.stem][-1]} and {file}")
-            found[file.stem] = [*base, file]
+            found[file.stem] = [*own, file]
     return found
 
 

@@ -19,8 +19,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_clip.commands.imports import CONFIG_FLAGS
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.recipe_paths import CONFIG_FLAGS
 from lightning_clip.core.settings import declared
 from lightning_clip.core.trust import check_import
 from lightning_clip.core.yaml_files import unresolved
@@ -49,7 +49,7 @@ def with_deep_settings(arguments: Sequence[str], model: type, data: type) -> lis
     found = []
     for argument in _joined(arguments, [f"--{name}" for name in parts]):
         flag, sign, text = argument.partition("=")
-        if flag in CONFIG_FLAGS:
+        if flag in CONFIG_FLAGS and text:
             content = _content(Path(text).expanduser())
             for name, part in parts.items():
                 part.take(content.get(name))

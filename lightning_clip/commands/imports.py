@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.core.errors import InputError
 from lightning_clip.core.plugins import listed_imports, load_installed, load_plugin, require_plugins
+from lightning_clip.core.recipe_paths import CONFIG_FLAGS, recipe_path
 from lightning_clip.core.yaml_files import unresolved
 
-__all__ = ["CONFIG_FLAGS", "IMPORT_HELP", "add_import_argument", "import_plugins", "recipes_of", "with_plugins"]
+__all__ = ["IMPORT_HELP", "add_import_argument", "import_plugins", "recipes_of", "with_plugins"]
 
 TRUST_HELP = (
     "import and run what the given files name: class_path, filters, pipe: commands, pickles; only for files of your own"
 )
 IMPORT_HELP = "a module of yours that registers towers, losses, sources, ...: my_package or my_file.py; may be repeated"
-CONFIG_FLAGS = ("--config", "-c")
 _FLAG, _HELP = "--import", ("--help", "-h", "--help-all")
 
 
@@ -77,7 +77,7 @@ def recipes_of(arguments: Sequence[str]) -> Iterator[Path]:
     for argument, value in zip(arguments, following, strict=True):
         flag, sign, joined = argument.partition("=")
         if flag in CONFIG_FLAGS and (sign or value):
-            yield existing_path(joined if sign else value, "recipe")
+            yield recipe_path(joined if sign else value)
 
 
 def _taken(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from lightning_clip.commands.sources import (
 )
 from lightning_clip.core.errors import InputError
 
-__all__ = ["add_build_arguments", "add_info_arguments", "run_build", "run_info"]
+__all__ = ["add_build_arguments", "add_info_arguments", "devices_of", "run_build", "run_info"]
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thumbnail", type=int, default=224, metavar="PIXELS", help="longer side of small pictures, 0 for none"
     )
+    parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames of each video in a folder (default: 8)")
     parser.add_argument("--prune", action="store_true", help="take out pictures that are not in the data any more")
     parser.add_argument("--device", default="", metavar="NAMES", help="such as cuda, or cuda:0,cuda:1 (default: cpu)")
     add_executor_arguments(parser)
@@ -45,22 +46,40 @@ def run_build(arguments: argparse.Namespace) -> None:
     from lightning_clip.data.shards.addresses import shown
 
     in_range("--thumbnail", arguments.thumbnail, 0, 2048, whole=True)
-    built = build_index(
-        arguments.output,
-        _data(arguments),
-        _found(arguments.checkpoint),
-        name=_found(shown(arguments.data)),
-        executor=executor_of(arguments),
-        thumbnail=arguments.thumbnail,
-        devices=_devices(arguments.device),
-        prune=arguments.prune,
-    )
-    print(
-        f"{built.added:,} pictures added ({built.computed:,} computed), {built.unchanged:,} unchanged, {built.gone:,} taken out"
-    )
-    for reason, count in built.skipped.most_common():
-        print(f"{count:,} skipped: {reason} (first: {built.examples[reason]})")
+    in_range("--frames", arguments.frames, 1, whole=True)
+    name, pictures, videos = _found(shown(arguments.data)), *_holds(arguments)
+    data = [(name, _data(arguments), "pictures")] if pictures else []
+    if videos:
+        frames = {"name": "video_frames", "path": arguments.data, "frames": arguments.frames}
+        data.append((f"{name} (videos)", frames, "frames of videos"))
+    for name, source, what in data:
+        built = build_index(
+            arguments.output,
+            source,
+            _found(arguments.checkpoint),
+            name=name,
+            executor=executor_of(arguments),
+            thumbnail=arguments.thumbnail,
+            devices=devices_of(arguments.device),
+            prune=arguments.prune,
+        )
+        done = f"{built.added:,} {what} added ({built.computed:,} computed)"
+        print(f"{done}, {built.unchanged:,} unchanged, {built.gone:,} taken out")
+        for reason, count in built.skipped.most_common():
+            print(f"{count:,} skipped: {reason} (first: {built.examples[reason]})")
     print(f"{built.pictures:,} pictures in {arguments.output}: search them with lightning-clip search {arguments.output} WORDS")
+
+
+def _holds(arguments: argparse.Namespace) -> tuple[bool, bool]:
+    """Whether the data has pictures, and whether it is a folder that has videos."""
+    if not Path(arguments.data).expanduser().is_dir() or list(source_settings(arguments)) != ["name"]:
+        return True, False
+    from lightning_clip.data.file_tree import FileTree, is_image
+    from lightning_clip.data.videos import is_video
+
+    names = FileTree(arguments.data).names()
+    videos = any(map(is_video, names))
+    return not videos or any(map(is_image, names)), videos
 
 
 def _data(arguments: argparse.Namespace) -> Any:
@@ -81,7 +100,7 @@ def _data(arguments: argparse.Namespace) -> Any:
     return source if arguments.ray is None else settings
 
 
-def _devices(text: str) -> list[str]:
+def devices_of(text: str) -> list[str]:
     """Devices that are there. They are counted and not opened: forked processes could not open them again."""
     import torch
 

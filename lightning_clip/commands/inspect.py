@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from lightning_clip.commands.sources import add_source_arguments, add_workers_argument, open_source
@@ -31,7 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.data.inspect import inspect_pairs
     from lightning_clip.data.shards.addresses import shown
     from lightning_clip.reporting import html as report
-    from lightning_clip.reporting.plots import contact_sheet, save_figure
+    from lightning_clip.reporting.plots import save_figure
+    from lightning_clip.reporting.sheets import contact_sheet
     from lightning_clip.reporting.terminal import PlainConsole
 
     found = inspect_pairs(open_source(arguments), images=arguments.decode, workers=arguments.workers)
@@ -82,8 +84,7 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     ]
     if found.languages:
         total = found.languages.total()
-        shares = ", ".join(f"{name} {count / total:.0%}" for name, count in found.languages.most_common(5))
-        rows.append((f"languages of {total:,} captions", shares))
+        rows.append((f"languages of {total:,} captions", _shares(found.languages)))
     for name, shapes in sorted(found.columns.items()):
         most = shapes.most_common(3)
         rows += [(f"column {name}: {shape}", f"{count:,}") for shape, count in most]
@@ -97,10 +98,30 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         if len(found.classes) > 12:
             rows.append((f"  and {len(found.classes) - 12} more classes", f"{sum(found.classes.values()):,} in all"))
     rows += [(f"  {width} x {height} pixels", f"{count:,}") for (width, height), count in found.sizes.most_common(3)]
+    for name, ranges in sorted(found.kinds.items()):
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        shown = "" if name == "DICOM" else f", values {low:g} to {high:g}"
+        rows.append((f"  {name}{shown}", f"{len(ranges):,}"))
     if found.one_tone:
         rows.append(("images of nearly one tone", f"{len(found.one_tone):,}"))
     rows += [(f"  broken: {reason}", f"{count:,}") for reason, count in found.broken.most_common()]
     return rows
+
+
+def _shares(languages: Counter[str]) -> str:
+    """The most common languages; single captions in which a guess went wrong are others.
+
+    Examples:
+        >>> _shares(Counter(en=980, zh=18, fy=1, pcm=1))
+        'en 98 %, zh 2 %, others below 1 %'
+    """
+    total = languages.total()
+    named = [(name, count) for name, count in languages.most_common(5) if count >= total / 100] or languages.most_common(1)
+    shares = [f"{name} {100 * count / total:.0f} %" for name, count in named]
+    left = total - sum(count for _, count in named)
+    if left:
+        shares.append(f"others {100 * left / total:.0f} %" if left >= total / 100 else "others below 1 %")
+    return ", ".join(shares)
 
 
 def _short(caption: str, width: int = 26, lines: int = 3) -> str:

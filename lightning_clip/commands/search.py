@@ -97,7 +97,8 @@ def _shown(hits: list[Hit], as_json: bool) -> None:
 def _draw(index: SearchIndex, hits: list[Hit], path: str) -> None:
     """A contact sheet of the small pictures."""
     from lightning_clip.data.decoding import decode
-    from lightning_clip.reporting.plots import contact_sheet, save_figure
+    from lightning_clip.reporting.plots import save_figure
+    from lightning_clip.reporting.sheets import contact_sheet
 
     small = [(hit, index.entries.thumbnail(hit.entry.id)) for hit in hits]
     drawn = [(hit, decode(content)) for hit, content in small if content]

@@ -16,9 +16,11 @@ __all__ = [
     "add_executor_arguments",
     "add_model_argument",
     "add_source_arguments",
+    "add_table_arguments",
     "add_workers_argument",
     "executor_of",
     "open_source",
+    "positive",
     "source_settings",
 ]
 
@@ -26,6 +28,11 @@ __all__ = [
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --data and what tables and datasets need."""
     parser.add_argument("--data", required=True, help="shards, a table (jsonl, csv, tsv, parquet), a folder, or 'synthetic'")
+    add_table_arguments(parser)
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what tables and datasets need."""
     parser.add_argument("--images", help="folder or tar of a table's images, if not beside the table")
     parser.add_argument("--image-column", help="column with the image's name or bytes (default: image; '' where there is none)")
     parser.add_argument(
@@ -79,7 +86,7 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 
 def add_workers_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --workers."""
-    parser.add_argument("--workers", type=_positive, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=positive, default=1, help="processes (default: %(default)s)")
 
 
 def open_source(arguments: argparse.Namespace) -> PairSource:
@@ -139,7 +146,8 @@ def _value(text: str) -> Any:
     return value if value is None or quoted or isinstance(value, int | float | list | dict) else text
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of an option that is at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return int(text)

@@ -11,17 +11,22 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_clip.callbacks import SaveOnSignal, WriteFeatures
+from lightning_clip.callbacks import LogExamples, SaveOnSignal, WriteFeatures
 from lightning_clip.checkpoints.checking import check_checkpoint
 from lightning_clip.commands.batch_size import find_batch_size
 from lightning_clip.commands.deep_settings import with_deep_settings
-from lightning_clip.commands.imports import IMPORT_HELP, with_plugins
+from lightning_clip.commands.imports import IMPORT_HELP, recipes_of, with_plugins
+from lightning_clip.commands.parser_words import SettingError
 from lightning_clip.commands.quiet import quiet
 from lightning_clip.commands.resume_path import check_path, found_by_word, is_word
 from lightning_clip.commands.run_lock import OnlyRun
+from lightning_clip.commands.screen import screen_callbacks, show_results
+from lightning_clip.commands.setting_places import place_of_setting
 from lightning_clip.commands.train_parser import FullHelp, TrainerParser
 from lightning_clip.commands.trainer_errors import explained
 from lightning_clip.core.errors import InputError
+from lightning_clip.core.recipe_paths import with_recipe_paths
+from lightning_clip.core.yaml_files import unset_variable
 from lightning_clip.data import ClipDataModule
 from lightning_clip.module.clip_module import ClipModule
 from lightning_clip.training.allocator import keep_freed_memory
@@ -54,7 +59,7 @@ class ClipCLI(LightningCLI):
     _checkpoint: str | None = None
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        given = with_plugins(arguments, obeys_recipes=self.trains and arguments[0] == "fit")
+        given = with_plugins(with_recipe_paths(arguments), obeys_recipes=self.trains and arguments[0] == "fit")
         super().__init__(
             ClipModule,
             ClipDataModule,
@@ -84,11 +89,23 @@ class ClipCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except OmegaConfBaseException as error:
-            raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+            raise self._unresolved(error, args) from error
+        except SettingError as error:
+            place = place_of_setting(error.key, list(recipes_of(args)), args)
+            raise InputError(f"{place}: {error}" if place else str(error)) from error
         except InputError:
             raise
         except Exception as error:  # the parser's, on values and keys of kinds that it did not expect
             raise InputError(f"the recipe cannot be read ({type(error).__name__}: {str(error)[:300]})") from error
+
+    @staticmethod
+    def _unresolved(error: OmegaConfBaseException, args: Sequence[str]) -> InputError:
+        """A reference of a recipe to what is not there, such as a variable of the environment."""
+        key = str(error.full_key).partition(".")[2]
+        place = place_of_setting(key, list(recipes_of(args)), args)
+        variable = unset_variable(str(error))
+        told = f"needs {variable}, or give --{key}=..." if variable else str(error).splitlines()[0]
+        return InputError(f"{place}: {key} {told}" if place else f"{key} {told}")
 
     def _check_checkpoint(self) -> None:
         """What --ckpt_path names is looked at before anything is built."""
@@ -120,13 +137,18 @@ class ClipCLI(LightningCLI):
                 raise
             raise cause from None
 
+    def instantiate_trainer(self, **options: Any) -> Any:
+        """With the bar and the table of this package, where the recipe has none of its own."""
+        self.trainer_defaults = {"callbacks": screen_callbacks(self._get(self.config_init, "trainer", default={}))}
+        return super().instantiate_trainer(**options)
+
     def _parse_ckpt_path(self) -> None:
         """The recipe decides, not the checkpoint's arguments: what was typed is never overruled silently."""
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         parser.usage = f"lightning-clip {subcommand} --config RECIPE.yaml [--config MORE.yaml] [--KEY=VALUE ...]"
-        parser.set_defaults({"weights_only": True})
+        parser.set_defaults({"weights_only": True, **({"verbose": False} if subcommand in ("validate", "test") else {})})
         return parser
 
     def before_fit(self) -> None:
@@ -134,6 +156,7 @@ class ClipCLI(LightningCLI):
         if self.trainer.strategy.root_device.type == "cpu":  # type: ignore[attr-defined]
             keep_freed_memory()
         self._watch_signals()
+        self._log_examples()
         self.trainer.callbacks.append(OnlyRun())  # type: ignore[attr-defined]
         self._look_for_checkpoint("fit")
         if self._get(self.config, "find_batch_size"):
@@ -144,6 +167,12 @@ class ClipCLI(LightningCLI):
         if not any(isinstance(callback, SaveOnSignal) for callback in callbacks):
             callbacks.append(SaveOnSignal())
 
+    def _log_examples(self) -> None:
+        """Loggers get pictures and the report unless the recipe says otherwise; remote ones by its word only."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if self.trainer.loggers and not any(isinstance(callback, LogExamples) for callback in callbacks):
+            callbacks.append(LogExamples())
+
     def before_validate(self) -> None:
         """Random weights are not worth measuring."""
         self._check_weights("validate")
@@ -153,6 +182,15 @@ class ClipCLI(LightningCLI):
         """As for `validate`."""
         self._check_weights("test")
         self._watch_signals()
+        self._log_examples()
+
+    def after_validate(self) -> None:
+        """What was measured, whole at any width of the terminal."""
+        show_results(self.trainer, "val")
+
+    def after_test(self) -> None:
+        """As for `validate`."""
+        show_results(self.trainer, "test")
 
     def _check_weights(self, command: str) -> None:
         self._look_for_checkpoint(command)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -13,8 +11,9 @@ import lightning.pytorch as pl
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_clip.commands.parser_words import arguments_of, explained_setting
 from lightning_clip.core.atomic import beside
-from lightning_clip.core.errors import InputError, nearest
+from lightning_clip.core.errors import InputError
 from lightning_clip.core.secrets import hidden
 from lightning_clip.core.trust import check_import
 
@@ -102,52 +101,20 @@ class TrainerParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # jsonargparse's inner parsers, whose errors it handles itself
             super().error(message, ex)
-        raise InputError(self._explain(message))
+        raise self._explained(message)
 
     def _is_rare(self, name: str) -> bool:
         return not self.full_help and name.startswith("trainer.") and name not in _SHOWN
 
-    def _explain(self, message: str) -> str:
-        """Takes the cause out of jsonargparse's listing of a union's types, and names the nearest key."""
+    def _explained(self, message: str) -> InputError:
+        """The error in plain words, with the setting that was meant."""
         if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
             check_import(denied[1])
-        message = _cause_of_union(message)
-        if re.search(r"arguments are required: \w+\.model$", message):
-            return "no model: give a recipe, --config RECIPE.yaml (recipes/ has examples), or at least --model=ClipModule"
-        if unknown := re.search(r"does not accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)", message):
-            key = unknown[1] or unknown[2]
-            known = self._options_of(key.rpartition(".")[0])
-            message += f" ({nearest(key, known)})" if known else ""
-        if refused := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
-            message += f" ({nearest(refused[2], _arguments_of(refused[1]))})"
-        return message
+        return explained_setting(message, self._options())
 
-    def _options_of(self, section: str) -> set[str]:
+    def _options(self) -> set[str]:
+        """All settings with their sections; those of the model are its class's own."""
         subcommands = getattr(self._subcommands_action, "_name_parser_map", {}).values()
-        return {
-            action.dest
-            for parser in (self, *subcommands)
-            for action in parser._actions
-            if action.dest.rpartition(".")[0] == section and not action.dest.endswith("help")
-        }
-
-
-def _cause_of_union(message: str) -> str:
-    """Of the errors of a union's types those that are not about null, in one line with the key."""
-    union = re.search(r"\A(Parser key [^\n]*:)\n.*?Errors:\n(.*)\n\s*Given value type:", message, re.S)
-    if not union:
-        return message
-    causes = [cause for cause in re.split(r"(?:\A|\n)  +- ", union[2]) if cause.strip() and "NoneType" not in cause]
-    listed = "; or ".join(cause.strip() for cause in causes)
-    inner = [key for key in re.findall(r'Parser key "([\w.]+)"', union[2]) if key not in listed]
-    given = re.search(r"Given value: (.*)", message)
-    said = f" (given: {given[1]})" if inner and given else ""
-    return f"{' '.join([union[1], *(f'{key}:' for key in inner)])} {listed}{said}"
-
-
-def _arguments_of(class_path: str) -> set[str]:
-    """The arguments of a class and of those it inherits from."""
-    module, _, name = class_path.rpartition(".")
-    found: type = getattr(importlib.import_module(module), name)
-    signatures = [inspect.signature(base.__init__) for base in found.__mro__ if "__init__" in vars(base)]  # type: ignore[misc]
-    return {key for signature in signatures[:2] for key in signature.parameters} - {"self", "args", "kwargs", "arguments"}
+        found = {action.dest for parser in (self, *subcommands) for action in parser._actions}
+        model = {f"model.{name}" for name in arguments_of("lightning_clip.ClipModule")}
+        return {name for name in found if not name.endswith("help") and not name.startswith("==")} | model

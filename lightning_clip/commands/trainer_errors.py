@@ -11,6 +11,16 @@ from lightning_clip.training.lost_ranks import is_lost_rank
 
 __all__ = ["explained"]
 
+# Lightning's files that check what the Trainer is given, and raise in words of their own.
+_OF_SETTINGS = (
+    "/pytorch/trainer/connectors/",
+    "/pytorch/trainer/setup.py",
+    "/pytorch/accelerators/",
+    "/pytorch/loops/fit_loop.py",
+    "/fabric/utilities/device_parser.py",
+    "/fabric/accelerators/",
+)
+
 
 def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
     """What a user can do about an error of the Trainer, its strategies, loggers and callbacks.
@@ -40,6 +50,10 @@ def explained(error: Exception, checkpoint: Any = None) -> InputError | None:
         return InputError(
             f"the recipe's logger needs a package that is not installed: pip install {name}, or set trainer.logger"
         )
+    if isinstance(error, ZeroDivisionError) and _passed(error, "training_epoch_loop.py"):
+        return InputError("trainer.accumulate_grad_batches 0 must be a whole number >= 1")
+    if isinstance(error, ValueError | TypeError | ModuleNotFoundError) and _raised_in(error, *_OF_SETTINGS):
+        return InputError(f"the Trainer does not take these settings: {text.removesuffix('.')}")
     if checkpoint is not None and _passed(error, "checkpoint_connector.py", "/checkpointing.py", "strategies/strategy.py"):
         if isinstance(error, OSError | MemoryError) or "state_dict" in text:
             return None
@@ -68,6 +82,12 @@ def _known_metrics(text: str) -> str:
     listed = re.search(r"(?:any of the following: |among metrics: |HINT: Did you call .*?)[`\[](.*?)[`\]]", text)
     names = listed[1].replace("`", "").strip() if listed else ""
     return f". There are: {names}" if names else ""
+
+
+def _raised_in(error: BaseException, *files: str) -> bool:
+    """Whether an error was raised by a file, told by a part of its path."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and any(part in frames[-1].filename for part in files)
 
 
 def _passed(error: BaseException, *files: str) -> bool:

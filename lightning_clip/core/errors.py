@@ -7,6 +7,8 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
+from lightning_clip.core.shipped import shipped_file
+
 __all__ = ["IMPORT_HINT", "MACHINE_FAULTS", "InputError", "UnknownName", "existing_path", "nearest", "reason_of"]
 
 IMPORT_HINT = "If a module of yours registers it, add --import MODULE_OR_FILE.py"
@@ -59,12 +61,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def existing_path(path: str | Path, what: str) -> Path:
     """Returns `path` with `~` expanded, or says which file of what kind is missing and what its folder holds.
 
+    A path such as `recipes/demo.yaml` that is not there is the file of that name that ships with the package.
+
     Raises:
         InputError: the path does not exist.
     """
     found = Path(path).expanduser()
     if found.exists():
         return found
+    if (shipped := shipped_file(found)) is not None:
+        return shipped
     parent = found.parent
     if not parent.is_dir():
         raise InputError(f"{what} {str(path)!r} does not exist: there is no folder {str(parent)!r} either. Check the path.")

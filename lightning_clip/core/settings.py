@@ -103,6 +103,8 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
         kinds = get_args(kind)
         return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if kind in (tuple[int, ...], tuple[float, ...]):
+        return isinstance(value, list | tuple) and all(_is_of(item, get_args(kind)[0]) for item in value)
     if kind is bool:
         return isinstance(value, bool)
     if kind in (int, float):  # a flag is a number in Python, and never meant as one
@@ -117,5 +119,7 @@ def _in_words(kind: Any) -> str:
         return " or ".join(_in_words(choice) for choice in get_args(kind))
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
+        if Ellipsis in kinds:
+            return "a list of numbers"
         return f"a list of {len(kinds)} {'names' if set(kinds) == {str} else 'numbers'}"
     return _WORDS[kind]

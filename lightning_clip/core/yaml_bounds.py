@@ -12,6 +12,7 @@ from lightning_clip.core.errors import InputError, existing_path
 __all__ = ["check_growth", "check_references", "checked_yaml"]
 
 _BYTES, _NODES, _DEPTH = 8 << 20, 200_000, 60
+_TOO_DEEP = f"is nested more than {_DEPTH} deep: no settings are"
 _DYNAMIC = 400  # parts that `${a.${b}}` is taken to come to, as its target is not known before
 _REFERENCE = re.compile(r"\$\{(?P<dots>\.*)(?P<name>[^${}:]*)\}")
 
@@ -39,10 +40,24 @@ def checked_yaml(path: str | Path, what: str) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is no text in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{where} cannot be read: {' '.join(str(error).split())}") from error
+        if "nesting depth" in str(error):  # newer parsers have a bound of their own
+            raise InputError(f"{where} {_TOO_DEEP}") from error
+        raise InputError(f"{where} cannot be read: {_syntax(error, text)}") from error
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
     return text
+
+
+def _syntax(error: Any, text: str) -> str:
+    """What is wrong with a text that is no YAML: line and column first, then the line itself."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    why = " ".join(filter(None, (error.context, error.problem)))
+    hint = ": indent by spaces, YAML takes no tabs" if "\t" in line[: mark.column + 1] else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {why}, at {line.strip()[:80]!r}{hint}"
 
 
 def check_growth(text: str, where: str) -> None:
@@ -123,7 +138,7 @@ def _expanded_nodes(text: str, where: str) -> int:
             if event.anchor:
                 sizes.pop(event.anchor, None)
             if len(open_nodes) > _DEPTH:
-                raise InputError(f"{where} is nested more than {_DEPTH} deep: no settings are")
+                raise InputError(f"{where} {_TOO_DEEP}")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop()
             if anchor:

@@ -45,7 +45,7 @@ def accuracy(module: ClipModule, dataset: EvaluationSet, batch_size: int = 256, 
     Raises:
         InputError: no image has a label among the class names.
     """
-    score_classes = module.objective.scorer(module.predictor, dataset.names, list(dataset.templates))
+    score_classes = module.predictor.scorer(dataset.names, list(dataset.templates), batch_size)
     right = seen = 0
     data = ClipDataModule(local_batch_size=batch_size, num_workers=num_workers).attach(module)
     for batch in data.evaluation_loader(dataset.source, ["image"]):

@@ -175,7 +175,9 @@ class BuiltOnUse(OnRanks):
         """
         every = self._trainer is None or self.trainer.predicting
         further = self.objective.predicts() if every else (*self.objective.predicts(), *self.objective.takes())
-        return collators(self.model, (*(self.model.columns if every else self.reads()), *further))
+        found = collators(self.model, (*(self.model.columns if every else self.reads()), *further))
+        predicting = self._trainer is not None and self.trainer.predicting
+        return found if predicting else {**found, **self.objective.targets()}
 
     def configure_model(self) -> None:
         """Builds the towers, once, where the strategy wants them."""
@@ -266,7 +268,7 @@ class BuiltOnUse(OnRanks):
         """The trained model with its tokenizer and preprocessing, for evaluation and use."""
         sees = "image" in self.model.columns
         transform = self.image_transform(train=False) if sees else nn.Identity()
-        return Predictor(self.model, self.tokenizer, transform, self.objective.scorer)
+        return Predictor(self.model, self.tokenizer, transform, self.objective)
 
     @property
     def image_size(self) -> int:

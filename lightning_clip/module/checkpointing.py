@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from lightning_clip.checkpoints.writing import write_whole
 from lightning_clip.core.plugins import PLUGINS_KEY, loaded_plugins
 from lightning_clip.model.recipe import TowerSpec
 from lightning_clip.module.optimizing import check_same_optimizer
+from lightning_clip.module.settings import recorded
+from lightning_clip.training.averaged import store_averaged
 from lightning_clip.weights.own import check_stored
 
 if TYPE_CHECKING:
@@ -56,7 +59,8 @@ def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
     if module._trainer is not None:
         write_whole(module._trainer.strategy)
         module._window.rewind(module._trainer, checkpoint)
-    checkpoint[_HPARAMS] = module.to_mapping()
+        store_averaged(module._trainer, checkpoint)
+    checkpoint[_HPARAMS] = {**_own_hyperparameters(module), **module.to_mapping()}
     for note in _NOTES:
         checkpoint.pop(note, None)
     checkpoint[CLASS_KEY] = class_path(type(module))
@@ -66,6 +70,24 @@ def on_save(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:
         adaptation.partial.shrink(checkpoint)
     if adaptation.cache is not None:
         adaptation.cache.store.flush()
+
+
+def _own_hyperparameters(module: BuiltOnUse) -> dict[str, Any]:
+    """Further arguments of a subclass, kept by `save_hyperparameters`: those of plain types, as only these are read again."""
+    # What loggers show is among `hparams`, too, and no argument, whatever it is called.
+    shown = recorded(module.recipe, module.objective, module.training_settings)
+    signatures = [inspect.signature(base.__init__) for base in type(module).__mro__ if "__init__" in vars(base)]  # type: ignore[misc]
+    arguments = {name for signature in signatures for name in signature.parameters}
+    found = {name: value for name, value in module.hparams.items() if name in arguments}
+    return {name: value for name, value in found.items() if _is_plain(value) and (name not in shown or value != shown[name])}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(part) for part in (*value.keys(), *value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def on_load(module: BuiltOnUse, checkpoint: dict[str, Any]) -> None:

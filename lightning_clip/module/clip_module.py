@@ -24,9 +24,11 @@ from lightning_clip.module.building import BuiltOnUse
 from lightning_clip.module.checkpointing import load_module, on_load, on_save, stored_arguments
 from lightning_clip.module.evaluated import LossSums
 from lightning_clip.module.learning import (
+    before_step,
     begin_steps,
     empty_output,
     encode_columns,
+    end_validation,
     evaluate_batch,
     log_measured,
     log_progress,
@@ -34,12 +36,13 @@ from lightning_clip.module.learning import (
     refresh,
     start,
 )
-from lightning_clip.module.loaders import adopt_loaders
+from lightning_clip.module.loaders import adopt_loaders, forwarded
 from lightning_clip.module.optimizing import configure
 from lightning_clip.module.running import log_losses, over_ranks
 from lightning_clip.module.settings import TrainingSettings
 from lightning_clip.objectives import Objective
-from lightning_clip.training.guard import ChanceWatch, FiniteGuard, check_even, drop_gradients, gradient_norm
+from lightning_clip.training.averaged import use_averaged
+from lightning_clip.training.guard import ChanceWatch, FiniteGuard, check_even
 from lightning_clip.training.micro_batches import encode_in_slices
 from lightning_clip.training.phases import Phases
 from lightning_clip.training.resuming import begin_next_epoch
@@ -136,11 +139,8 @@ class ClipModule(BuiltOnUse):
         self.objective.prepare(data, self.tokenizer)
 
     def forward(self, *inputs: Any, **columns: Any) -> ClipOutput:
-        """Features of a `PairBatch`, or of images and tokens as `SharedSpace.forward` takes them, with gradient."""
-        if len(inputs) == 1 and isinstance(inputs[0], PairBatch):
-            return self.encode(inputs[0])
-        output: ClipOutput = self.model(*inputs, **columns)
-        return output
+        """Features of a `PairBatch`, of (images, texts), or of what `SharedSpace.forward` takes, with gradient."""
+        return forwarded(self, inputs, columns)
 
     def encoded_rows(self, batch: PairBatch) -> ClipOutput:
         """`encode`, and what the objective computes for each row; token features end here."""
@@ -219,15 +219,7 @@ class ClipModule(BuiltOnUse):
             self.trainer.strategy.barrier()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Logs the norm of the gradients before clipping, and drops them where the step is skipped."""
-        if self._skip_step:
-            drop_gradients(self.model.parameters())
-            self._skip_step = False
-            self.log("train/skipped_steps", float(self._guard.skipped))
-        elif getattr(self.trainer.strategy, "keeps_gradients", False):
-            return  # and logs their norm
-        elif self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/gradient_norm", gradient_norm(self.model.parameters()))
+        before_step(self)
 
     def on_validation_start(self) -> None:
         start(self, "val")  # before a strategy gathers weights for evaluation: what is written then would be lost
@@ -244,7 +236,10 @@ class ClipModule(BuiltOnUse):
         log_measured(self, self.objective, "test")
 
     def on_validation_end(self) -> None:
-        self._throughput.restart()
+        end_validation(self, self._throughput)
+
+    def on_train_end(self) -> None:
+        use_averaged(self.trainer.optimizers)
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Steps, then clamps the scale (Radford et al. 2021, section 2.5)."""

@@ -19,11 +19,14 @@ from lightning_clip.module.evaluated import LossSums
 from lightning_clip.module.running import say_untrained, share_statistics
 from lightning_clip.objectives import Objective
 from lightning_clip.strategies import ClipDeepSpeedStrategy, ClipFSDP2Strategy
+from lightning_clip.training.averaged import use_averaged, use_trained
 from lightning_clip.training.compiling import compile_for_run
+from lightning_clip.training.guard import drop_gradients, gradient_norm
 from lightning_clip.training.micro_batches import check_micro_batches
 from lightning_clip.training.throughput import Throughput
 
 __all__ = [
+    "before_step",
     "begin_steps",
     "check_adapters",
     "check_finite",
@@ -31,6 +34,7 @@ __all__ = [
     "data_of",
     "empty_output",
     "encode_columns",
+    "end_validation",
     "evaluate_batch",
     "log_measured",
     "log_progress",
@@ -46,6 +50,7 @@ class _Learns(Protocol):
 
     objective: Objective
     tokenizer: Tokenizer
+    trainer: Any
     has_weights: bool
     losses: LossSums
 
@@ -172,9 +177,38 @@ def start(module: _Learns, split: str) -> None:
         module.has_weights = True
     else:
         say_untrained(module)
+        use_averaged(module.trainer.optimizers)
         module.losses.clear()
         share_statistics(module.model)
     module.objective.start(module.predictor, data_of(module), split)
+
+
+def before_step(module: Any) -> None:
+    """Logs the norm of the gradients before clipping, and drops them where the step is skipped.
+
+    Args:
+        module: whose gradients are there.
+    """
+    if module._skip_step:
+        drop_gradients(module.model.parameters())
+        module._skip_step = False
+        module.log("train/skipped_steps", float(module._guard.skipped))
+    elif getattr(module.trainer.strategy, "keeps_gradients", False):
+        return  # and logs their norm
+    elif module.trainer.global_step % module.trainer.log_every_n_steps == 0:
+        module.log("train/gradient_norm", gradient_norm(module.model.parameters()))
+
+
+def end_validation(module: Any, throughput: Throughput) -> None:
+    """Goes on with the weights that are trained; the time of a validation is none of training.
+
+    Args:
+        module: after a validation, in a fit or not.
+        throughput: of this rank.
+    """
+    throughput.restart()
+    if module.trainer.state.fn == "fit" and not module.trainer.sanity_checking:
+        use_trained(module.trainer.optimizers)
 
 
 @torch.no_grad()
@@ -217,6 +251,7 @@ def begin_steps(module: Any) -> None:
         InputError: as `check_micro_batches`.
     """
     check_slices(module)
+    use_trained(module.trainer.optimizers)
     strategy = module.trainer.strategy
     spread = isinstance(strategy, ClipFSDP2Strategy | ClipDeepSpeedStrategy)
     if module.training_settings.execution.compile == "auto" and not spread:

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.training.averaged import check_averaging
 from lightning_clip.training.optim import build_optimizer, build_scheduler
 from lightning_clip.training.optimizers import is_muon
 
@@ -23,7 +24,8 @@ def configure(module: Any) -> OptimizerLRScheduler:
         module: a `ClipModule` in a Trainer, its towers built.
 
     Raises:
-        InputError: Muon under DeepSpeed, or what `build_optimizer` and `build_scheduler` refuse.
+        InputError: Muon under DeepSpeed, an averaging optimizer with a schedule or sharded weights, or what
+            `build_optimizer` and `build_scheduler` refuse.
     """
     trainer, settings = module.trainer, module.training_settings.optimizer
     if is_muon(settings.name) and isinstance(trainer.strategy, DeepSpeedStrategy):
@@ -34,6 +36,7 @@ def configure(module: Any) -> OptimizerLRScheduler:
     fused = trainer.precision != "16-mixed"  # whose scaling would rule out clipping by norm
     rates = module.adaptation.rates(settings, module.undecayed)
     optimizer = build_optimizer(module.model, settings, module.undecayed, fused, rates)
+    check_averaging(optimizer, trainer.strategy, settings.schedule)
     schedule = build_scheduler(optimizer, settings, trainer.estimated_stepping_batches)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -15,6 +15,7 @@ from lightning_clip.model.space import SharedSpace
 from lightning_clip.planning.loss import loss_bytes
 from lightning_clip.planning.strategies import Sharding
 from lightning_clip.planning.towers import TowerCost
+from lightning_clip.training.averaged import use_trained
 
 __all__ = ["Batch", "Memory", "State", "memory_of", "optimizer_bytes", "state_of"]
 
@@ -81,12 +82,14 @@ class Batch:
         world_size: number of devices.
         micro: pairs encoded at a time, None for all.
         input_bytes: of one pair: uint8 pixels, token ids and mask.
+        texts: of each pair, with which the images are compared.
     """
 
     local: int
     world_size: int
     micro: int | None
     input_bytes: int
+    texts: int = 1
 
 
 def state_of(model: SharedSpace, optimizer: Optimizer) -> State:
@@ -141,7 +144,7 @@ def memory_of(
     half = 0.5 if cast_once else 1.0
     weights, gradients = state.weights * half, state.gradients * half
     optimizer = state.optimizer + (state.gradients if sharding.half_weights else 0)
-    loss, gathered = loss_bytes(batch.local, count, embed_dim)
+    loss, gathered = loss_bytes(batch.local, count, embed_dim, batch.texts)
     kept = sum(tower.activations for tower in towers) * (batch.micro or batch.local)
     fixed = sum(tower.fixed for tower in towers)
     # Strategies that cast the weights themselves leave nothing for autocast to cast.
@@ -171,6 +174,7 @@ def _probe(kind: type[Optimizer], settings: dict[str, Any], group: dict[str, Any
     weight = nn.Parameter(torch.zeros(2, 3, dtype=dtype))
     weight.grad = torch.zeros_like(weight)
     optimizer: Any = kind([{"params": [weight], **group}], **settings)
+    use_trained([optimizer])
     optimizer.step()
     states = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
     shaped = [value for value in states if value.shape == weight.shape]

@@ -15,7 +15,8 @@ from lightning_clip.planning.flops import Flops
 from lightning_clip.planning.loss import loss_flops
 from lightning_clip.planning.machines import SECONDS_PER_YEAR, Machines
 from lightning_clip.planning.memory import Batch, Memory, State, memory_of, state_of
-from lightning_clip.planning.objectives import measure_objectives
+from lightning_clip.planning.objectives import measure_objectives, texts_per_pair, uncounted
+from lightning_clip.planning.phases import PhaseCost, mean_costs, measure_phases
 from lightning_clip.planning.strategies import sharding_of
 from lightning_clip.planning.towers import TowerCost, fake_clip, freeze_unused, measure_towers
 from lightning_clip.training.micro_batches import check_micro_batches
@@ -41,6 +42,8 @@ class Plan:
         embed_dim: width of the shared space.
         state: bytes of weights, gradients and optimizer before a strategy divides them.
         sliceable: whether micro-batches would be exact, which batch normalisation rules out.
+        phases: of the run, the last one with whole images; `towers` has their means.
+        uncounted: names of objectives that compute more than is counted.
     """
 
     machines: Machines
@@ -55,6 +58,8 @@ class Plan:
     embed_dim: int
     state: State = field(repr=False)
     sliceable: bool = True
+    phases: tuple[PhaseCost, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
     @property
     def global_batch_size(self) -> int:
@@ -169,17 +174,24 @@ def make_plan(
         raise InputError(f"caption_length {length} exceeds the text tower's context_length {most}: give at most that")
     image_size = fake.model.tower("image").image_size if "image" in fake.model.columns else 0
     length = length or 0
-    towers = (*measure_towers(fake, image_size, length), *measure_objectives(fake, module.objective, image_size, length))
+    objective, caption = module.objective, length
+
+    def measured(size: int) -> tuple[TowerCost, ...]:
+        return (*measure_towers(fake, size, caption, objective), *measure_objectives(fake, objective, size, caption))
+
+    phases = measure_phases(fake, module.training_settings.phases, image_size, measured)
+    towers = mean_costs(phases)
     freeze_unused(fake)
     optimizer = build_optimizer(fake.model, module.training_settings.optimizer, undecayed_names(fake.model))
     state = state_of(fake.model, optimizer)
     # A pair arrives as uint8 pixels, int64 token ids and a bool mask.
     micro = micro_batch_size if micro_batch_size != local_batch_size else None
-    batch = Batch(local_batch_size, machines.count, micro, input_bytes=3 * image_size**2 + 9 * length)
+    texts = texts_per_pair(objective)
+    batch = Batch(local_batch_size, machines.count, micro, 3 * image_size**2 + 9 * length, max(1, texts))
     return Plan(
         machines=machines,
         towers=towers,
-        loss=_loss_flops(module, local_batch_size, machines.count),
+        loss=_loss_flops(module, local_batch_size, machines.count, texts),
         memory=_memory(machines, state, towers, batch, module.embed_dim),
         samples=samples,
         batch=batch,
@@ -189,6 +201,8 @@ def make_plan(
         embed_dim=module.embed_dim,
         state=state,
         sliceable=not any(isinstance(layer, _BatchNorm) for layer in fake.model.modules()),
+        phases=phases,
+        uncounted=uncounted(objective),
     )
 
 
@@ -205,11 +219,11 @@ def _caption_length(module: ClipModule, given: int | None) -> int | None:
     return module.tokenizer.context_length if given is None else given
 
 
-def _loss_flops(module: ClipModule, local: int, world_size: int) -> Flops:
+def _loss_flops(module: ClipModule, local: int, world_size: int, texts: int) -> Flops:
     """Of the product of all rows with all columns, where columns are compared."""
-    if len(module.reads()) < 2:
+    if not texts:
         return Flops()
-    return loss_flops(local, world_size, module.embed_dim, twice=not _is_sigmoid(module))
+    return loss_flops(local, world_size, module.embed_dim, texts=texts, twice=not _is_sigmoid(module))
 
 
 def _is_sigmoid(module: ClipModule) -> bool:

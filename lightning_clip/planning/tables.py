@@ -43,7 +43,8 @@ def plan_tables(plan: Plan, title: str) -> list[RenderableType]:
     run = figure_table(title, ("", "planned"), _run_rows(plan))
     flops = figure_table("FLOPs per sample", ("part", "forward", "backward", "computed again"), _flops_rows(plan))
     memory = figure_table("Memory per device", ("part", "GiB", "share"), _memory_rows(plan))
-    return [run, flops, memory, *_remarks(plan)]
+    phases = [figure_table("Phases", ("images", "share of the run", "FLOPs per sample"), _phase_rows(plan))]
+    return [run, flops, *(phases if len(plan.phases) > 1 else []), memory, *_remarks(plan)]
 
 
 def compute_table(run: Span, earlier: Span, accelerator_seconds: Mapping[str, float], peak_flops: float | None) -> Table:
@@ -112,6 +113,15 @@ def _flops_rows(plan: Plan) -> list[tuple[str, ...]]:
     ]
 
 
+def _phase_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    rows = []
+    for cost in plan.phases:
+        size = plan.image_size if cost.phase is None or cost.phase.image_size is None else cost.phase.image_size
+        kept = "" if cost.phase is None or cost.phase.keep_tokens == 1 else f", {share_text(cost.phase.keep_tokens)} of patches"
+        rows.append((f"{size} pixels{kept}", share_text(cost.share), flops_text(cost.flops.useful)))
+    return rows
+
+
 def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
     total, device = plan.memory.total, plan.machines.device
     rows = [(_PARTS[key], gibibytes(size), share_text(size / total)) for key, size in vars(plan.memory).items() if size]
@@ -122,8 +132,9 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _remarks(plan: Plan) -> list[Text]:
+    told = [Text(f"Not counted: what objective {name} computes besides.") for name in plan.uncounted]
     if plan.fits is not False:
-        return []
+        return told
     advice = []
     if micro := plan.largest_micro_batch():
         advice.append(f"--micro-batch-size {micro} (same gradient, the forward pass twice)")
@@ -132,7 +143,7 @@ def _remarks(plan: Plan) -> list[Text]:
     if plan.fits_sharded():
         advice.append("--strategy clip_fsdp2")
     remedy = f"What would: {', or '.join(advice)}." if advice else "Take devices with more memory or a smaller model."
-    return [Text.assemble((f"This does not fit into a {plan.machines.device.name}.", "bold red"), f" {remedy}")]
+    return [*told, Text.assemble((f"This does not fit into a {plan.machines.device.name}.", "bold red"), f" {remedy}")]
 
 
 def plan_mapping(plan: Plan) -> dict[str, Any]:
@@ -153,6 +164,11 @@ def plan_mapping(plan: Plan) -> dict[str, Any]:
         "caption_length": plan.caption_length,
         "parameters": {tower.name: tower.parameters for tower in plan.towers},
         "flops_per_sample": {tower.name: asdict(tower.flops) for tower in plan.towers} | {"loss": asdict(plan.loss)},
+        "phases": [
+            {"share": cost.share, **(asdict(cost.phase) if cost.phase else {}), "flops_per_sample": asdict(cost.flops)}
+            for cost in plan.phases
+        ],
+        "not_counted": list(plan.uncounted),
         "flops": asdict(plan.flops),
         "memory_per_device": asdict(plan.memory) | {"total": plan.memory.total, "device": plan.machines.device.memory},
         "fits": plan.fits,

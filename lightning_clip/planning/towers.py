@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.module.clip_module import ClipModule
+from lightning_clip.objectives import Objective
 from lightning_clip.planning.flops import FlopCounter, Flops
 
 __all__ = [
@@ -102,13 +104,14 @@ def fake_clip(module: ClipModule, precision: str = "32-true") -> FakeClip:
     return FakeClip(model, mode, mixed=kind == "mixed")
 
 
-def measure_towers(fake: FakeClip, image_size: int, caption_length: int) -> tuple[TowerCost, ...]:
-    """Costs of all towers, each with its head; one that reads several columns is passed so many times.
+def measure_towers(fake: FakeClip, image_size: int, caption_length: int, objective: Objective) -> tuple[TowerCost, ...]:
+    """Costs of all towers, each with its head; one that reads several columns, or further texts, is passed so many times.
 
     Args:
         fake: of `fake_clip`.
         image_size: side in pixels.
         caption_length: tokens L to which a batch of captions is padded.
+        objective: says whose tokens are all computed, and what is encoded besides.
 
     Raises:
         InputError: a tower of another column that gives no example of what it reads.
@@ -116,18 +119,31 @@ def measure_towers(fake: FakeClip, image_size: int, caption_length: int) -> tupl
     costs = []
     for column in fake.model.own_columns:
         if column == "image":
-            cost = measure_image_tower(fake, image_size)
+            measured = partial(measure_image_tower, fake, image_size)
         elif column == "text":
-            cost = measure_text_tower(fake, caption_length)
+            measured = partial(measure_text_tower, fake, caption_length)
         else:
-            cost = measure_other_tower(fake, column)
-        passes = 1 + sum(owner == column for owner in fake.model.share.values())
-        costs.append(replace(cost, flops=cost.flops * passes, activations=cost.activations * passes))
+            measured = partial(measure_other_tower, fake, column)
+        cost = measured(tokens=column in objective.reads_tokens())
+        passes = sum(owner == column for owner in fake.model.share.values()) + objective.further_values().get(column, 0)
+        again = measured() if passes else cost  # whose tokens nobody reads
+        costs.append(
+            replace(
+                cost,
+                flops=cost.flops + again.flops * passes,
+                activations=cost.activations + again.activations * passes,
+            )
+        )
     return tuple(costs)
 
 
-def measure_other_tower(fake: FakeClip, column: str) -> TowerCost:
+def measure_other_tower(fake: FakeClip, column: str, tokens: bool = False) -> TowerCost:
     """Costs of the tower of a further column with its head, for values as `Tower.example` gives them.
+
+    Args:
+        fake: of `fake_clip`.
+        column: that it reads.
+        tokens: whether the features of all tokens are computed, too.
 
     Raises:
         InputError: the tower gives no example.
@@ -135,38 +151,43 @@ def measure_other_tower(fake: FakeClip, column: str) -> TowerCost:
     model = fake.model
 
     def encode(size: int) -> Tensor:
-        tower = model.tower(column)
-        value = tower.example(size)
-        features: Tensor = model.head(column)(tower(*value) if isinstance(value, tuple) else tower(value))
-        return features
+        value = model.tower(column).example(size)
+        return _encoded(model, column, value if isinstance(value, tuple) else (value,), tokens)
 
     return measure(column, encode, fake, (model.tower(column), model.head(column)))
 
 
-def measure_image_tower(fake: FakeClip, image_size: int) -> TowerCost:
-    """Costs of the image tower with its head, at a side of `image_size` pixels."""
+def measure_image_tower(fake: FakeClip, image_size: int, tokens: bool = False) -> TowerCost:
+    """Costs of the image tower with its head, at a side of `image_size` pixels; with `tokens` those of all tokens."""
     model = fake.model
 
     def encode(size: int) -> Tensor:
         dtype = next(weight.dtype for weight in model.tower("image").parameters())
-        image = torch.empty(size, 3, image_size, image_size, dtype=dtype)
-        features: Tensor = model.head("image")(model.tower("image")(image))
-        return features
+        channels = model.tower("image").channels
+        image = torch.empty(size, channels, image_size, image_size, dtype=dtype)
+        return _encoded(model, "image", (image,), tokens)
 
     return measure("image", encode, fake, (model.tower("image"), model.head("image")))
 
 
-def measure_text_tower(fake: FakeClip, caption_length: int) -> TowerCost:
-    """Costs of the text tower with its head, for captions padded to `caption_length` tokens."""
+def measure_text_tower(fake: FakeClip, caption_length: int, tokens: bool = False) -> TowerCost:
+    """Costs of the text tower with its head, for captions padded to `caption_length` tokens; with `tokens` those of all."""
     model = fake.model
 
     def encode(size: int) -> Tensor:
-        tokens = torch.zeros(size, caption_length, dtype=torch.long)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        features: Tensor = model.head("text")(model.tower("text")(tokens, mask))
-        return features
+        ids = torch.zeros(size, caption_length, dtype=torch.long)
+        return _encoded(model, "text", (ids, torch.ones_like(ids, dtype=torch.bool)), tokens)
 
     return measure("text", encode, fake, (model.tower("text"), model.head("text")))
+
+
+def _encoded(model: SharedSpace, column: str, value: tuple[Tensor, ...], tokens: bool) -> Tensor:
+    """Features of a column (B, D), beside those of all its tokens (B, D + L W)."""
+    if not tokens:
+        features: Tensor = model.head(column)(model.tower(column)(*value))
+        return features
+    backbone, every = model.tower(column).forward_both(*value)  # (B, W), (B, L, W)
+    return torch.cat([model.head(column)(backbone), every.flatten(1)], dim=1)
 
 
 def freeze_unused(fake: FakeClip) -> None:

@@ -53,6 +53,8 @@ class _Index(pickle.Unpickler):
     """Refuses every class or function that no checkpoint's index has, before it is looked up."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "pathlib._local":  # where Python 3.13 alone has what others have in pathlib
+            module = "pathlib"
         if name not in _KNOWN.get(module, ()):
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(module, name)

@@ -31,9 +31,9 @@ class OptimizerSettings:
     """AdamW with linear warm-up and cosine decay; the defaults are the paper's for ViT (section 2.5, table 18).
 
     Args:
-        name: "adamw", "muon" (matrices inside the towers by Muon, the rest by AdamW), any of timm's ("lion",
-            "nadamw", "lamb", ...), one that was registered, or an object: a class or function that takes groups of parameters,
-            such as `functools.partial(torch.optim.SGD, momentum=0.9)`.
+        name: "adamw", "muon" (matrices inside the towers by Muon, the rest by AdamW), "schedulefree_adamw", any of timm's
+            ("lion", "nadamw", "lamb", ...), one that was registered, or an object: a class or function that takes groups of
+            parameters, such as `functools.partial(torch.optim.SGD, momentum=0.9)`.
         options: further settings of that optimizer, such as {"momentum": 0.9}.
         lr: peak learning rate.
         weight_decay: not applied to gains, biases and the temperature.

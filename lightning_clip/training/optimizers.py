@@ -1,4 +1,4 @@
-"""Optimizers by name or as an object: torch's AdamW, Muon for matrices, timm's, and those that a user registers."""
+"""Optimizers by name or as an object: torch's AdamW, Muon, schedule-free AdamW, timm's, and those that a user registers."""
 
 from __future__ import annotations
 
@@ -82,6 +82,28 @@ def _adamw(groups: Groups, lr: float, betas: tuple[float, float], eps: float, fu
 
 
 optimizers.register("muon")(Muon)
+
+
+@optimizers.register("schedulefree_adamw")
+def _schedule_free(
+    groups: Groups,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    foreach: bool = True,
+) -> Optimizer:
+    """The road less scheduled, Defazio et al. 2024, arXiv 2405.15682: an average of the weights in the place of a schedule."""
+    try:
+        from schedulefree import AdamWScheduleFree
+    except ImportError as error:
+        raise InputError(
+            "optimizer 'schedulefree_adamw' needs the package schedulefree: pip install 'lightning-clip[schedulefree]'"
+        ) from error
+    options = {"r": r, "weight_lr_power": weight_lr_power, "foreach": foreach}
+    optimizer: Optimizer = AdamWScheduleFree(groups, lr=lr, betas=betas, eps=eps, **options)
+    return optimizer
 
 
 def build_from(name: Any, groups: Groups, given: Mapping[str, Any], options: Mapping[str, Any]) -> Optimizer:

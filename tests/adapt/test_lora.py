@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from adapt.test_locking import BERT, assert_near
+from corners import corners
 from small import IMAGE, TEXT, arguments_of, small_data, small_module, small_trainer
 from strategies.ranks import OPTIMIZER, alone, fit
 from torch import Tensor, nn
@@ -129,12 +130,12 @@ class TestTraining:
         trained = sum(value.numel() for value in module.parameters() if value.requires_grad)
         assert trained < 0.05 * sum(value.numel() for value in module.parameters())
 
-    @pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
+    @pytest.mark.parametrize("strategy", corners(["ddp", "clip_fsdp2"], "ddp"))
     def test_on_ranks(self, base: Path, tmp_path: Path, strategy: str) -> None:
         expected = alone(tmp_path, adapt=BOTH)
         assert_near(fit(tmp_path, strategy=strategy, adapt=BOTH)["weights"], expected)
 
-    @pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
+    @pytest.mark.parametrize("strategy", corners(["ddp", "clip_fsdp2"], "clip_fsdp2"))
     def test_resumes_on_ranks(self, tmp_path: Path, strategy: str) -> None:
         whole = alone(tmp_path, adapt=BOTH)
         fit(tmp_path, strategy=strategy, adapt=BOTH, max_steps=2, save=tmp_path / "half.ckpt")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from adapt.test_locking import BERT, assert_near
-from adapt.test_new_tokens import LOCK, LORA, ROWS, STILL, TEXTS, adapt, built, part, train
+from adapt.test_new_tokens import LAST, LOCK, LORA, ROWS, TEXTS, adapt, built, part, train
+from corners import corners
 from small import TEXT
 from strategies.ranks import alone, fit
 from torch import Tensor
@@ -27,8 +28,8 @@ def without_key_biases(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if not name.endswith("key.bias")}
 
 
-@STILL
-@pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
+@pytest.mark.parametrize("still", corners([LOCK, LAST, LORA], LORA), ids=["lock", "unlock_last", "lora"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "clip_fsdp2"], "clip_fsdp2"))
 def test_bert_as_one_process(tmp_path: Path, still: dict[str, Any], strategy: str) -> None:
     settings: dict[str, Any] = {"adapt": adapt(still), "text_encoder": STEADY_BERT, "micro_batch_size": 4}
     _, before = built(**settings)
@@ -39,6 +40,7 @@ def test_bert_as_one_process(tmp_path: Path, still: dict[str, Any], strategy: st
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
+@pytest.mark.slow
 def test_bert_in_stages(tmp_path: Path, strategy: str) -> None:
     """Four steps, the first two of which leave the old words as they are."""
     settings: dict[str, Any] = {"adapt": adapt({}, stages=[{"until_step": 2, "text": LOCK}]), "text_encoder": STEADY_BERT}
@@ -49,15 +51,18 @@ def test_bert_in_stages(tmp_path: Path, strategy: str) -> None:
         assert_near(without_key_biases(found), without_key_biases(alone(tmp_path, max_steps=steps, **settings)))
 
 
-@pytest.mark.parametrize("tower", [TEXT, STEADY_BERT], ids=["clip_text", "bert"])
+@pytest.mark.parametrize("tower", corners([TEXT, STEADY_BERT], TEXT), ids=["clip_text", "bert"])
 @pytest.mark.parametrize(
     ("strategy", "store"),
-    [
-        ("ddp", "trained"),
+    corners(
+        [
+            ("ddp", "trained"),
+            ("clip_fsdp2", "trained"),
+            ({"cpu_offload": True, "meta_init": False}, "trained"),
+            ({"sharded_checkpoint": True}, "full"),
+        ],
         ("clip_fsdp2", "trained"),
-        ({"cpu_offload": True, "meta_init": False}, "trained"),
-        ({"sharded_checkpoint": True}, "full"),
-    ],
+    ),
     ids=["ddp", "clip_fsdp2", "offloaded", "in_parts"],
 )
 def test_checkpoint_of_ranks(tmp_path: Path, strategy: Any, store: str, tower: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from corners import corners
 from test_recipes import ROOT, base_checkpoint, data_folder
 
 from lightning_clip import ClipModule
@@ -29,7 +30,7 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(os.path.expandvars(line))[1:] for line in lines if line.startswith("lightning-clip")]
 
 
-@pytest.mark.parametrize("page", ["lit", "two_stages", "lora", "fine_tune", "new_words", "long_texts"])
+@pytest.mark.parametrize("page", corners(["lit", "two_stages", "lora", "fine_tune", "new_words", "long_texts"], "lit"))
 def test_commands(page: str, data_folder: Path, base_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     monkeypatch.chdir(tmp_path)

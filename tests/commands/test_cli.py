@@ -1,8 +1,7 @@
-"""The command line as a user meets it: in a process of its own, with its exit code and what it prints."""
+"""The command line as a user meets it: in a process of its own, a fork of this one, with its exit code and what it prints."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -11,19 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import Done
+from forked import forked_command as run
 from PIL import Image
 from small import IMAGE, TEXT, write_folder
 
 from lightning_clip.cli import main
-
-LIMIT = 100  # seconds
-Done = subprocess.CompletedProcess[str]
-
-
-def run(*arguments: str, folder: Path, **environment: str) -> Done:
-    command = [sys.executable, "-m", "lightning_clip", *arguments]
-    settings = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 @pytest.fixture
@@ -92,8 +84,14 @@ def trained(recipe: dict[str, object], tmp_path_factory: pytest.TempPathFactory)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = run("fit", "--config", "recipe.yaml", folder=folder)
     assert done.returncode == 0, done.stderr
-    assert "text → image R@10" in done.stdout and "classify a picture of your own" in done.stdout
+    assert "text → image R@10" in done.stdout and "classify a picture" in done.stdout
     return folder
+
+
+def fresh(*arguments: str) -> Done:
+    """A Python that has imported nothing yet."""
+    command = [sys.executable, "-m", "lightning_clip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 class TestRoad:
@@ -144,8 +142,8 @@ class TestRoad:
 
 
 class TestHelp:
-    def test_all_commands_are_listed(self, tmp_path: Path) -> None:
-        done = run("--help", folder=tmp_path)
+    def test_all_commands_are_listed(self) -> None:
+        done = fresh("--help")
         assert done.returncode == 0
         for name in ("fit", "validate", "test", "predict", "classify", "tokenizer", "data"):
             assert re.search(rf"^\s+{name}\s", done.stdout, re.M), name
@@ -162,6 +160,9 @@ class TestHelp:
 
 
 class TestMistakes:
+    def test_exit_code_of_a_fresh_process(self) -> None:
+        refused(fresh("fitt"), "invalid choice: 'fitt'")
+
     @pytest.mark.parametrize(
         ("arguments", "pattern"),
         [

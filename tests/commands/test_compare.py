@@ -11,6 +11,7 @@ import pytest
 
 from lightning_clip.cli import main
 from lightning_clip.reporting.efficiency import factor, images_until, levels
+from lightning_clip.reporting.endings import ending_table, endings, mean_interval
 
 BASE = """
 model:
@@ -65,6 +66,26 @@ class TestFactors:
         assert levels(curves, 0.9)[0].bound and levels(curves, 0.95) == []
 
 
+class TestEndings:
+    def test_interval_of_a_mean(self) -> None:
+        """Student's, from his table: t = 12.706 of 2 values, 2.7764 of 5."""
+        assert mean_interval([0.2, 0.4]) == (pytest.approx(0.3), pytest.approx(12.706 * 0.1, rel=1e-4))
+        values = [0.1, 0.2, 0.3, 0.4, 0.5]
+        assert mean_interval(values)[1] == pytest.approx(2.7764 * (0.025 / 5) ** 0.5, rel=1e-4)
+        assert mean_interval([0.5]) == (0.5, float("inf"))
+
+    def test_differences_are_those_of_the_same_seeds(self) -> None:
+        curves = {name: [[(8, 0.9), (16, value)] for value in values] for name, values in
+                  {"a": [0.1, 0.5], "b": [0.2, 0.6], "c": [0.0, 0.2]}.items()}  # fmt: skip
+        first, second, third = endings(curves, "a")
+        assert (first.name, first.difference) == ("a", None) and [second.name, third.name] == ["b", "c"]
+        assert second.difference == pytest.approx(0.1) and second.difference_half_width == pytest.approx(0.0, abs=1e-12)
+        assert third.difference == pytest.approx(-0.2)
+        assert ending_table([first, second], "top1").splitlines()[3] == "| b | 40.0 ± 254.1 | 20.0, 60.0 | +10.0 ± 0.0 |"
+        assert [one.name for one in endings(curves)] == ["b", "a", "c"]
+        assert ending_table(endings({"a": [[(8, 0.25)]]}), "top1").endswith("|---|---|---|\n| a | 25.0 | 25.0 |")
+
+
 class TestCommand:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -102,6 +123,7 @@ class TestCommand:
         (found,) = content["factors"]
         assert (found["better"], found["level"], found["low"]) == ("first", 0.2, pytest.approx(2**0.5))
         assert (folder / "out/efficiency.png").stat().st_size > 10_000
+        assert "1.7x fewer" in (folder / "out/report.html").read_text()
         files = [part for part in runs[0] if part.endswith(".yaml")]
         assert files == ["recipes/base.yaml", "recipes/first.yaml"] and "--data.seed=0" in runs[0]
 
@@ -115,6 +137,17 @@ class TestCommand:
         assert main(["compare", "recipes", "--seeds", "2", "--output", "out", "--data.local_batch_size=4"]) == 0
         assert len(runs) == 10
 
+    def test_rows_over_a_recipe_and_their_differences(
+        self, folder: Path, runs: list[list[str]], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (folder / "recipes/base.yaml").rename(folder / "whole.yaml")
+        options = ["--base", "whole.yaml", "--reference", "second", "--seeds", "2", "--output", "out"]
+        assert main(["compare", "recipes", *options]) == 0
+        assert [part for part in runs[0] if part.endswith(".yaml")] == ["whole.yaml", "recipes/first.yaml"]
+        table = (folder / "out/table.md").read_text()
+        assert "| second | 25.0 ± 63.5 | 20.0, 30.0 |  |" in table and table in capsys.readouterr().out
+        assert "| first | 50.0 ± 127.1 | 40.0, 60.0 | +25.0 ± 63.5 |" in table
+
     def test_mistakes(self, folder: Path, runs: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
         (folder / "empty").mkdir()
         for arguments, message in (
@@ -122,6 +155,8 @@ class TestCommand:
             (["empty"], "folder 'empty' holds no recipe (*.yaml) beside base.yaml"),
             (["recipes", "recipes/first.yaml"], "two recipes are called 'first'"),
             (["recipes", "--seeds", "0"], "--seeds 0 must be a whole number >= 1"),
+            (["recipes", "--reference", "frist"], "--reference 'frist' is none of the recipes: did you mean 'first'"),
+            (["recipes", "--base", "whole.yaml"], "whole.yaml"),
             (["recipes", "--level", "2"], "--level 2.0 must be a number > 0 and <= 1"),
             (["recipes", "--seeds", "1", "--metric", "val/top1"], "first logs no val/top1 (of val/: val/zero_shot/scenes/top1"),
         ):

@@ -15,6 +15,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 KILOBYTE = 1024
 # What is so short that it fits into a few kilobytes.
 SHORT = (
+    "detect",
+    "segment",
+    "explain",
+    "imagine",
     "predict",
     "test with a report",
     "prompts search",
@@ -24,6 +28,8 @@ SHORT = (
     "curate",
     "search",
     "verify",
+    "recipes",
+    "start",
 )
 # They make several files, of which some are complete when another has no room.
 SEVERAL = (

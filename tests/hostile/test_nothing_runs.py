@@ -22,6 +22,7 @@ from lightning_clip.core.plugins import _loaded
 from lightning_clip.curation import pair_filters
 from lightning_clip.data import ShardSource
 from lightning_clip.strategies.consolidate import consolidate
+from lightning_clip.strategies.safe_parts import check_index
 
 SYNTHETIC = {"name": "synthetic", "size": 40, "image_size": 32}
 
@@ -188,6 +189,10 @@ class TestConsolidate:
 
     def test_ordinary_parts_need_no_flag(self, parts: Path) -> None:
         assert torch.equal(consolidate(parts)["state_dict"]["weight"], torch.arange(6.0))
+
+    def test_paths_as_python_3_13_names_them(self, tmp_path: Path) -> None:
+        (tmp_path / ".metadata").write_bytes(b"cpathlib._local\nPurePosixPath\n(S'a/b'\ntR.")
+        check_index(tmp_path / ".metadata")
 
     @pytest.mark.parametrize("file", [".metadata", "meta.pt"])
     def test_pickles(self, file: str, parts: Path, mark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

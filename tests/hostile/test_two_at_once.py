@@ -77,10 +77,14 @@ def test_every_command_that_writes_is_in_the_table() -> None:
 
 
 MINIMAL = {
+    "completion": ("bash",),
+    "suites": (),
+    "models": (),
     "plan": ("--config", "x"),
     "classify": ("x.png", "--labels", "a,b", "--checkpoint", "x"),
     "prompts show": (),
     "index info": ("x",),
+    "serve": ("x",),
     "caption": ("x.png", "--checkpoint", "x"),
 }
 

@@ -49,6 +49,15 @@ class TestReading:
             read_mapping(tmp_path / "s.yaml", "suite")
         assert time.monotonic() - begun < 5 and len(str(caught.value)) < 1000
 
+    def test_depth_by_a_parser_with_a_bound_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuses(*_: object, **__: object) -> None:
+            raise yaml.YAMLError("while increasing flow level\nexceeded maximum nesting depth")
+
+        (tmp_path / "s.yaml").write_text("[[]]")
+        monkeypatch.setattr(yaml, "parse", refuses)
+        with pytest.raises(InputError, match=r"s.yaml' is nested more than 60 deep: no settings are$"):
+            read_mapping(tmp_path / "s.yaml", "suite")
+
     def test_of_another_encoding(self, tmp_path: Path) -> None:
         (tmp_path / "s.yaml").write_bytes(b"name: \xff\xfe")
         with pytest.raises(InputError, match=r"suite .* is no text in UTF-8 .* at byte 6"):

@@ -23,7 +23,18 @@ from lightning_clip.checkpoints.parts import write_parts
 __all__ = ["FORMATS", "WRITES_NOTHING", "Writer", "check_whole", "make_sources", "names", "writers"]
 
 # What they say goes to the terminal.
-WRITES_NOTHING = {"plan", "classify", "prompts show", "validate", "index info", "caption"}
+WRITES_NOTHING = {
+    "completion",
+    "models",
+    "suites",
+    "plan",
+    "classify",
+    "prompts show",
+    "validate",
+    "index info",
+    "caption",
+    "serve",
+}
 # Of an architecture that every format holds.
 CLIP_VIT = {
     "name": "vit_base_patch16_clip_224",
@@ -61,6 +72,7 @@ def make_sources(folder: Path) -> Path:
     """What commands read: checkpoints and pictures. Returns the folder."""
     save_checkpoint(folder / "a.ckpt", small_module(tokenizer=recipe_of(folder)["model"]["tokenizer"]))
     save_checkpoint(folder / "clip.ckpt", small_module(image_encoder=CLIP_VIT))
+    save_checkpoint(folder / "boxes.ckpt", small_module(image_encoder={**CLIP_VIT, "patch_size": 8}, objective="detection"))
     lora = {"image": {"lora": {"rank": 2}}, "store": "full"}
     save_checkpoint(folder / "lora.ckpt", small_module(adapt=lora))
     write_folder(folder / "pictures", count=40, size=(400, 300))
@@ -115,6 +127,7 @@ def writers(sources: Path, place: Path, *, make: bool = True) -> dict[str, Write
         make: write the recipes that name the place into `sources`.
     """
     model, table, suite = str(sources / "a.ckpt"), str(sources / "pictures/captions.jsonl"), str(sources / "suite.yaml")
+    photo, boxes = str(sources / "pictures/1.jpg"), str(sources / "boxes.ckpt")
     if make:
         _write_recipes(sources, place, table)
     recipe = {name: str(sources / f"{name}.yaml") for name in ("fit", "predict", "report", "compare")}
@@ -149,6 +162,30 @@ def writers(sources: Path, place: Path, *, make: bool = True) -> dict[str, Write
         "search": Writer(
             ("search", str(sources / "photos.index"), "a picture", "--sheet", str(place / "found.png")), (place / "found.png",)
         ),
+        "detect": Writer(
+            (
+                "detect",
+                photo,
+                "--labels",
+                "sea,sky",
+                "--checkpoint",
+                boxes,
+                "--output",
+                str(place / "found"),
+                "--threshold",
+                "0",
+            ),
+            (place / "found/1.boxes.png", place / "found/1.boxes.json"),
+        ),
+        "segment": Writer(
+            ("segment", photo, "--labels", "sea,sky", "--checkpoint", model, "--output", str(place / "areas")),
+            (place / "areas/1.overlay.png", place / "areas/1.mask.png"),
+        ),
+        "explain": _written(place / "heat.png", "explain", photo, "--text", "a blue sea", "--checkpoint", model),
+        "imagine": _written(place / "ring.png", "imagine", "a ring", "--checkpoint", model, "--steps", "2"),
+        "silence": _written(place / "silent.ckpt", "silence", model, "--heads", "0.1", replaces=False),
+        "start": _written(place / "first.yaml", "start", table, "--device", "cpu"),
+        "recipes": _written(place / "mine.yaml", "recipes", "copy", "demo", replaces=False),
         "inspect": _written(place / "sheet.png", "data", "inspect", "--data", table),
         "inspect to a report": _written(place / "sheet.html", "data", "inspect", "--data", table),
         "curate": Writer(

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from corners import corners
 from distributed.ranks import run_ranks
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -76,7 +77,7 @@ class TestBatchStatistics:
         assert strategy._layer_sync is None  # Lightning, under DDP, does not convert them again
         torch.testing.assert_close(module.encode_image(pixels), expected, rtol=0, atol=1e-6)
 
-    @pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
+    @pytest.mark.parametrize("strategy", corners(["ddp", "clip_fsdp2"], "clip_fsdp2"))
     def test_ranks_evaluate_one_model(self, strategy: str, tmp_path: Path) -> None:
         # Before the tests that start strategies in this process, whose threads a fork does not survive.
         first, second = ranks(tmp_path, strategy)
@@ -143,7 +144,7 @@ def test_a_loss_that_leaves_chance_is_not() -> None:
     assert watch.watch(torch.tensor(math.log(8)), 8, asked=True) and not watch.watch(torch.tensor(math.log(8)), 8, asked=True)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "clip_fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "clip_fsdp2"], "ddp"))
 def test_logged_losses_are_of_all_rows(strategy: str, tmp_path: Path) -> None:
     """The loss of one step on two ranks is that of one process on the whole batch."""
     torch.manual_seed(0)

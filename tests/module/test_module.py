@@ -183,6 +183,7 @@ class TestCheckpoint:
         again = ClipModule.load_from_checkpoint(tmp_path / "last.ckpt")
         torch.testing.assert_close(again.encode_text(["一只猫"]), module.encode_text(["一只猫"]))
 
+    @pytest.mark.slow
     def test_classifies_in_a_fresh_process(self, tmp_path: Path) -> None:
         _, trainer = fit(tmp_path)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -342,7 +343,7 @@ class TestSettings:
             ({"optimizer": {"warmup_steps": 1.5}}, "optimizer.warmup_steps 1.5 must be a whole number or null"),
             ({"optimizer": {"betas": 0.9}}, "optimizer.betas 0.9 must be a list of 2 numbers"),
             ({"transform": {"augment": "no way"}}, "transform.augment 'no way' must be true or false"),
-            ({"transform": {"mean": 0.5}}, "transform.mean 0.5 must be a list of 3 numbers or null"),
+            ({"transform": {"mean": 0.5}}, "transform.mean 0.5 must be a list of numbers or null"),
             ({"transform": {"crop_scale": ["a", 1]}}, "transform.crop_scale .* must be a list of 2 numbers"),
             ({"transform": {"flip": True}}, "transform.flip True must be a number"),
             ({"transform": {"resize": 224}}, "transform.resize 224 must be text"),

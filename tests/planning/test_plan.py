@@ -50,12 +50,14 @@ class TestPaper:
         plan = paper_plan(name, devices)
         return plan.flops.useful / (devices * days * 86400 * 125e12)
 
+    @pytest.mark.slow
     def test_both_published_costs_imply_one_plausible_mfu(self) -> None:
         vit, resnet = self.implied_mfu("ViT-L/14", 256, 12), self.implied_mfu("RN50x64", 592, 18)
         # Of the published work itself it is 0.204: here the last block of each tower computes one token.
         assert vit == pytest.approx(0.197, abs=0.005) and resnet == pytest.approx(0.184, abs=0.005)
         assert 1 / 1.15 < vit / resnet < 1.15
 
+    @pytest.mark.slow
     def test_one_mfu_gives_both_published_figures(self) -> None:
         assert paper_plan("ViT-L/14", 256).accelerator_years == pytest.approx(8.4, rel=0.07)
         assert paper_plan("RN50x64", 592).accelerator_years == pytest.approx(29.2, rel=0.07)

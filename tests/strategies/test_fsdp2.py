@@ -72,6 +72,7 @@ class TestCheckpoints:
         loaded = ClipModule.load_from_checkpoint(path)
         assert_same(dict(loaded.state_dict()), weights)
 
+    @pytest.mark.slow
     def test_from_one_process_to_ranks_and_back(self, tmp_path: Path) -> None:
         """The optimizer's moments too: the resumed runs end where the whole run does."""
         whole = alone(tmp_path, max_steps=6)

@@ -61,8 +61,8 @@ class TestSameWeights:
         start = small_start()
         for name, value in expected.items():
             moved = (value - start[name]).double().norm()
-            # Sums of a slice are rounded to bfloat16 before they are added up: three digits of each update.
-            assert (found[name] - value).double().norm() <= 1e-2 * moved + 1e-9, name
+            # Sums of a slice are rounded to bfloat16 (2^-8) before they are added up, and AdamW divides by small ones.
+            assert (found[name] - value).double().norm() <= 3e-2 * moved + 1e-9, name
 
     def test_hooks_of_a_subclass(self, tmp_path: Path) -> None:
         class Mine(ClipModule):
