@@ -1,6 +1,7 @@
 """On a GPU: first that losses and steps are right, then their time and memory beside open_clip's and siglip-kernel's.
 
     python benchmarks/gpu.py --minutes 6     # writes its sections of docs/benchmarks.md, and gpu.md and gpu.json to $OUT
+    python benchmarks/gpu.py --minutes 8 --unchecked   # the tables alone
     python benchmarks/gpu.py --dry           # tiny sizes on whatever there is; prints only
 
 Checks are in gpu_checks.py, the tables in gpu_losses.py, gpu_steps.py and gpu_shards.py. What is compiled starts with empty
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from gpu_checks import Found, checks_of_losses, checks_of_steps, checks_over_ran
 from gpu_losses import DEVICE
 from report import put_section
 
+TABLES = ("gpu_losses", "gpu_steps", "gpu_shards")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -55,6 +59,12 @@ class Record:
 
 def card() -> str:
     return torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
+
+
+def holds(dry: bool, record: Record) -> bool:
+    """Whether all checks hold, and on a card all tests that need one."""
+    passed = checked(dry, record)
+    return (DEVICE != "cuda" or tested()) and passed
 
 
 def checked(dry: bool, record: Record) -> bool:
@@ -82,11 +92,9 @@ def tested() -> bool:
         "-m",
         "gpu",
         "-q",
-        "-x",
         "-p",
         "no:cacheprovider",
-        str(ROOT / "tests" / "losses"),
-        str(ROOT / "tests" / "encoders"),
+        *(str(ROOT / "tests" / room) for room in ("losses", "encoders", "data/test_encoded.py", "data/test_resized.py")),
     ]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
@@ -100,11 +108,48 @@ def empty_caches(dry: bool) -> None:
         torch.compile = partial(torch.compile, backend="eager")  # type: ignore[assignment]
 
 
+def parts(dry: bool, until: float, record: Record) -> Iterator[tuple[str, str, Callable[[], list[str]]]]:
+    """Key, heading and maker of each table; a maker asks what time it is when it is called."""
+    sizes, steps = (((64, 32),), gpu_steps.TINY) if dry else (gpu_losses.SIZES, gpu_steps.SIZES)
+    run = gpu_shards.DRY if dry else gpu_shards.FULL
+    kept = 0 if dry else 90  # seconds that reading shards takes
+    # A quarter of what is left is for the losses.
+    middle = time.monotonic() + (until - time.monotonic()) / 4
+    yield (
+        "gpu_losses",
+        f"Losses on one {card()}, forward and backward: ms (MiB over the inputs)",
+        lambda: gpu_losses.table(sizes, middle, partial(record.note, "losses")),
+    )
+    yield (
+        "gpu_steps",
+        f"Training steps on one {card()}, bfloat16",
+        lambda: gpu_steps.table(steps, until - kept, partial(record.note, "steps")),
+    )
+    yield (
+        "gpu_shards",
+        f"From tar shards, {os.cpu_count()} cores and one {card()}",
+        lambda: gpu_shards.table(run, until, partial(record.note, "shards")),
+    )
+
+
+def published(key: str, section: str, dry: bool) -> None:
+    """Puts a table where it is read."""
+    if dry:
+        print(section)
+    else:
+        put_section(key, section)
+    if os.environ.get("OUT"):
+        with (Path(os.environ["OUT"]) / "gpu.md").open("a") as page:
+            page.write(section + "\n\n")
+
+
 def main() -> int:
     """Runs, prints, writes; 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=6.0, help="no size is begun after this time")
     parser.add_argument("--dry", action="store_true", help="tiny sizes, nothing is written")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, help="which are made (default: all)")
+    parser.add_argument("--unchecked", action="store_true", help="measure alone, after a run on this card that checked")
     parser.add_argument("--even-so", action="store_true", help="measure and write although a check failed")
     arguments = parser.parse_args()
     if DEVICE == "cpu" and not arguments.dry:
@@ -112,33 +157,22 @@ def main() -> int:
         return 0
     empty_caches(arguments.dry)
     until, record = time.monotonic() + 60 * arguments.minutes, Record()
-    failed = not checked(arguments.dry, record)
-    print(f"checks took until {until - time.monotonic():.0f} s before the end", flush=True)
-    if DEVICE == "cuda":
-        failed = not tested() or failed
+    failed = not arguments.unchecked and not holds(arguments.dry, record)
+    print(f"{until - time.monotonic():.0f} s are left for the tables", flush=True)
     if failed and not arguments.even_so:
         print("a check failed: nothing is measured or written")
         return 1
-    how = f"`python benchmarks/gpu.py`: {card()}; torch {torch.__version__}; medians."
-    sizes, steps = (((64, 32),), gpu_steps.TINY) if arguments.dry else (gpu_losses.SIZES, gpu_steps.SIZES)
-    # A quarter of what is left is for the losses.
-    middle = time.monotonic() + (until - time.monotonic()) / 4
-    lines = [f"## Losses on one {card()}, forward and backward: ms (MiB over the inputs)", "", how, ""]
-    parts = {"gpu": lines + gpu_losses.table(sizes, middle, lambda value: record.note("losses", value))}
-    lines = [f"## Training steps on one {card()}, bfloat16", "", how, ""]
-    parts["gpu steps"] = lines + gpu_steps.table(
-        steps, until - 40 * (not arguments.dry), lambda value: record.note("steps", value)
-    )
-    lines = [f"## From tar shards, {os.cpu_count()} cores and one {card()}", "", how, ""]
-    run = gpu_shards.DRY if arguments.dry else gpu_shards.FULL
-    parts["gpu shards"] = lines + gpu_shards.table(run, lambda value: record.note("shards", value))
-    for key, section in parts.items():
-        if arguments.dry:
-            print("\n".join(section))
-        else:
-            put_section(key, "\n".join(section))
-    if os.environ.get("OUT"):
-        (Path(os.environ["OUT"]) / "gpu.md").write_text("\n\n".join("\n".join(section) for section in parts.values()))
+    for key, head, make in parts(arguments.dry, until, record):
+        if key not in arguments.tables:
+            continue
+        try:
+            lines = make()
+        except Exception:  # the other tables are of use without it
+            traceback.print_exc()
+            failed = True
+            continue
+        how = f"`python benchmarks/gpu.py`: {card()}; torch {torch.__version__}; medians."
+        published(key, "\n".join([f"## {head}", "", how, "", *lines]), arguments.dry)
     with contextlib.suppress(Exception):
         torch.distributed.destroy_process_group()
     return int(failed)

@@ -176,23 +176,17 @@ def timed(step: Callable[[Batch], Tensor], batch: Batch, rounds: int) -> Timed:
     return Timed(len(batch.lengths) / seconds, first, torch.cuda.max_memory_allocated() / 2**30)
 
 
-VARIANTS: dict[str, dict[str, Any]] = {"here, compiled": {"compile": True}, "here": {"compile": False}}
-
-
 def table(sizes: tuple[Size, ...], until: float, note: Callable[[dict[str, Any]], None]) -> list[str]:
-    """Markdown, a line a model and variant; what there is no time for is absent."""
+    """Markdown, a line a model and variant, those first that are compared; what there is no time for is absent."""
     lines = ["| model, pairs a step | variant | samples/s | MFU | first step | GiB |", "|---|---|---|---|---|---|"]
     jobs: list[tuple[Size, str, Callable[[Size], Callable[[Batch], Tensor]]]] = []
-    for size in sizes:
-        jobs += [
-            (size, name, partial(_here, options))
-            for name, options in VARIANTS.items()
-            if DEVICE == "cuda" or not options.get("compile")
-        ]
-        jobs.append((size, "open_clip", partial(open_clips, False)))
     if DEVICE == "cuda":
-        # What takes a minute to compile comes last, the models that are larger first.
+        jobs += [(size, "here, compiled", partial(_here, {"compile": True})) for size in sizes]
+    jobs += [(size, "open_clip", partial(open_clips, False)) for size in sizes]
+    if DEVICE == "cuda":  # which takes a minute to compile, the models that are larger first
         jobs += [(size, "open_clip, compiled", partial(open_clips, True)) for size in (*sizes[1:], *sizes[:1])]
+    jobs += [(size, "here", partial(_here, {"compile": False})) for size in sizes]
+    if DEVICE == "cuda":
         jobs.append((sizes[0], "here, compiled, captions in chunks", _in_chunks))
     peers = importlib.util.find_spec("open_clip") is not None
     batches: dict[str, Batch] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,17 @@ class Row(NamedTuple):
     peer: str
     ours: str
     ratio: str
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Recipes write below the current folder: this one while it lasts."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def processor() -> str:
@@ -46,10 +59,11 @@ def write_section(
     rows: list[Row],
     heads: tuple[str, str] = ("open_clip", "lightning_clip"),
     options: str = "",
+    last: str = "ratio",
 ) -> None:
-    """Replaces the section of script `name` with `options`, or adds it at the end of the page, and prints it."""
+    """Replaces the section of script `name` with `options`, or adds it at the end, and prints it; `last` heads the ratios."""
     lines = [f"## {title}", "", f"`python benchmarks/{name}.py{options and ' '}{options}`: {circumstances}", ""]
-    lines += [f"| | {heads[0]} | {heads[1]} | ratio |", "|---|---|---|---|"]
+    lines += [f"| | {heads[0]} | {heads[1]} | {last} |", "|---|---|---|---|"]
     lines += [f"| {row.what} | {row.peer} | {row.ours} | {row.ratio} |" for row in rows]
     put_section(f"{name} {options}".strip(), "\n".join(lines))
 

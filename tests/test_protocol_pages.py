@@ -62,6 +62,7 @@ def small_suite(folder: Path) -> dict[str, Any]:
     return suite
 
 
+@pytest.mark.slow
 def test_the_readmes_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     readme = (ROOT / "README.md").read_text()
     (command,) = re.findall(r"<!-- run: evaluate -->\n```console\n(.*?)\n```", readme, re.S)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import forked
 from small import write_folder
 
 from lightning_clip.cli import main
@@ -37,6 +38,15 @@ def test_commands_on_a_folder_of_pairs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "tokenizer.json").exists() and (tmp_path / "shards/train-000000.tar").exists()
 
 
+def test_recipes_are_listed_and_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in BLOCKS["recipes"].strip().splitlines():
+        assert main(shlex.split(command)[1:]) == 0, command
+    assert "mine.yaml" in capsys.readouterr().out and (tmp_path / "mine.yaml").read_text().startswith("# A CLIP model")
+
+
 def test_recipe_on_a_folder_of_pairs(tmp_path: Path) -> None:
     """As it stands, for one epoch in the place of all."""
     write_folder(tmp_path / "my_pairs", count=40)
@@ -46,6 +56,22 @@ def test_recipe_on_a_folder_of_pairs(tmp_path: Path) -> None:
     assert (tmp_path / "runs/flickr8k/last.ckpt").exists()
 
 
+def test_first_python_block(tmp_path: Path) -> None:
+    """As it stands, but for two steps in the place of 200."""
+    code = BLOCKS["first"].replace("25_600", "256").replace('"warmup_steps": 20', '"warmup_steps": 1').replace("320", "16")
+    done = forked(lambda: exec(compile(code, "README", "exec"), {"__name__": "__main__"}), folder=tmp_path)
+    assert done.returncode == 0 and re.search(r"^\d+% of eight combinations .* chance is 12%$", done.stdout, re.M), done.stderr
+    assert "LeafSpec" not in done.stderr
+
+
+@pytest.mark.slow
+def test_first_python_block_as_it_stands(tmp_path: Path) -> None:
+    done = forked(lambda: exec(compile(BLOCKS["first"], "README", "exec"), {"__name__": "__main__"}), folder=tmp_path)
+    share = re.search(r"^(\d+)% of eight combinations", done.stdout, re.M)
+    assert done.returncode == 0 and share is not None and int(share[1]) >= 75, done.stdout + done.stderr
+
+
+@pytest.mark.slow
 def test_python_example(tmp_path: Path) -> None:
     """As it stands, but for two steps instead of 500 and a batch of 8 instead of 256."""
     code = (
@@ -55,14 +81,14 @@ def test_python_example(tmp_path: Path) -> None:
     )
     code = code.replace('"size": 640', '"size": 16')
     assert "max_steps=2" in code and "local_batch_size=8" in code
-    (tmp_path / "example.py").write_text(code + "\nprint(module.encode_image(images).shape)\n")
-    done = shell(f"{sys.executable} example.py", tmp_path)
+    code += "\nprint(module.encode_image(images).shape)\n"
+    done = forked(lambda: exec(compile(code, "README", "exec"), {"__name__": "__main__"}), folder=tmp_path)
     assert done.returncode == 0 and "torch.Size([8, 64])" in done.stdout, done.stderr
 
 
 def test_make_lists_its_goals() -> None:
     listing = shell("make", ROOT).stdout
-    for goal in ("demo", "test", "check", "format", "docs", "bench"):
+    for goal in ("demo", "test", "slow", "slow-share", "check", "format", "docs", "bench"):
         assert re.search(rf"^{goal}\s", listing, re.M)
 
 
