@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,14 +59,6 @@ def shared_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("LIGHTNING_CLIP_DATA does not name the folder of real pairs")
     return Path(folder)
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture

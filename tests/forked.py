@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE
+
 from lightning_clip.cli import main
 
 __all__ = ["Done", "forked", "forked_command"]
@@ -23,12 +25,12 @@ __all__ = ["Done", "forked", "forked_command"]
 Done = subprocess.CompletedProcess[str]
 
 
-def forked_command(*arguments: str, folder: Path, timeout: float = 100, **environment: str) -> Done:
+def forked_command(*arguments: str, folder: Path, timeout: float = PATIENCE, **environment: str) -> Done:
     """`lightning-clip` with these arguments, started in a folder; the environment adds to that of the tests."""
     return forked(lambda: main(arguments), folder=folder, timeout=timeout, COLUMNS="120", **environment)
 
 
-def forked(function: Callable[[], Any], *, folder: Path, timeout: float = 100, **environment: str) -> Done:
+def forked(function: Callable[[], Any], *, folder: Path, timeout: float = PATIENCE, **environment: str) -> Done:
     """Runs a function in a fork of this process.
 
     Args:

@@ -18,6 +18,7 @@ from strategies.ranks import _ranks
 from torch import Tensor
 from torch.nn.functional import normalize
 from variants.senses import Senses, batch_of, error_of, gradients, module_of, share
+from waiting import free_port
 
 from lightning_clip import ClipDataModule, ClipModule, ZeroShotClassification
 from lightning_clip.cli import main
@@ -92,7 +93,7 @@ class TestLoss:
         """Ranks hold 8 and 4 different samples; gradients are averaged over ranks as DDP does."""
         module = module_of("pairs", objective=self.MARGIN)
         expected = gradients(module, batch_of(module, Senses()))
-        for found in run_ranks(self._on_rank, 2, self.MARGIN, timeout=60):
+        for found in run_ranks(self._on_rank, 2, self.MARGIN):
             assert error_of(found, expected) <= 1e-6
 
     @staticmethod
@@ -100,9 +101,9 @@ class TestLoss:
         module = module_of("pairs", objective=objective)
         return gradients(module, share(batch_of(module, Senses()), rank, 8))
 
-    def test_ranks_with_unequal_numbers_of_batches_validate(self, example: ModuleType, tmp_path: Path, free_port: int) -> None:
+    def test_ranks_with_unequal_numbers_of_batches_validate(self, example: ModuleType, tmp_path: Path) -> None:
         """33 samples in batches of 16 are two batches on one rank and one on the other: none may wait for the other."""
-        batches = run_ranks(_validated, 2, free_port, tmp_path, self.MARGIN, timeout=60)
+        batches = run_ranks(_validated, 2, free_port(), tmp_path, self.MARGIN)
         assert sorted(batches) == [[16], [16, 1]]
 
 

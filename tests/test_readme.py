@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from forked import forked
 from small import write_folder
+from waiting import PATIENCE
 
 from lightning_clip.cli import main
 
@@ -25,7 +26,7 @@ PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     settings = {**os.environ, "PATH": PATH, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command, shell=True, cwd=folder, env=settings, capture_output=True, text=True, timeout=110, check=False
+        command, shell=True, cwd=folder, env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 

@@ -118,7 +118,6 @@ class TestWandb:
             monkeypatch.setenv(name, value)
 
     @pytest.mark.slow
-    @pytest.mark.timeout(300)
     @pytest.mark.usefixtures("offline")
     @pytest.mark.parametrize("allowed", [None, True])
     def test_pictures_only_where_they_are_allowed(self, tmp_path: Path, allowed: bool | None) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from small import small_data, small_module, small_trainer
+from waiting import until
 
 from lightning_clip import InputError
 from lightning_clip.checkpoints.writing import WholeCheckpointIO
@@ -71,8 +72,7 @@ def killed_while_writing(path: Path, kills: int, seed: int) -> None:
         process = multiprocessing.get_context("fork").Process(target=write_on, args=(path, known + 1))
         process.start()
         if not known:
-            while not path.exists():
-                time.sleep(0.001)
+            until(path.exists, "a first checkpoint")
         time.sleep(rng.uniform(0, 0.03))
         os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         process.join()

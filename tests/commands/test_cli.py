@@ -14,6 +14,7 @@ from forked import Done
 from forked import forked_command as run
 from PIL import Image
 from small import IMAGE, TEXT, write_folder
+from waiting import PATIENCE
 
 from lightning_clip.cli import main
 
@@ -91,7 +92,7 @@ def trained(recipe: dict[str, object], tmp_path_factory: pytest.TempPathFactory)
 def fresh(*arguments: str) -> Done:
     """A Python that has imported nothing yet."""
     command = [sys.executable, "-m", "lightning_clip", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 class TestRoad:

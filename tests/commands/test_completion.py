@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 import lightning_clip
 from lightning_clip.cli import build_parser, main
@@ -50,7 +51,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_bash_completes(words: str, expected: set[str], script: Path) -> None:
     command = ASK.format(script=script, words=words)
-    done = subprocess.run(["bash", "-c", command], cwd=script.parent, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=script.parent, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
     assert set(done.stdout.split()) == expected
 
 

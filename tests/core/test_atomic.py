@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from lightning_clip import InputError
 from lightning_clip.core.atomic import beside
@@ -85,5 +86,5 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
         f"with beside({str(target)!r}) as place:\n"
         "    place.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code], timeout=100, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    killed = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     assert killed.returncode == -signal.SIGKILL and target.read_text() == "whole"

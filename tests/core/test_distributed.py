@@ -36,7 +36,7 @@ def _columns(rank: int, world_size: int) -> tuple[Tensor, int, Tensor, Tensor]:
 
 def test_columns_of_all_ranks_and_their_gradients() -> None:
     every = torch.cat([rows_of(rank) for rank in range(3)])
-    for rank, (rows, offset, ids, gradient) in enumerate(run_ranks(_columns, 3, timeout=60)):
+    for rank, (rows, offset, ids, gradient) in enumerate(run_ranks(_columns, 3)):
         assert torch.equal(rows, every) and offset == sum(SIZES[:rank])
         assert ids.tolist() == [0, 1, 2, 20, 21, 22, 23, 24]
         places = torch.arange(8).double()[offset : offset + SIZES[rank], None]
@@ -54,7 +54,7 @@ def _mean(rank: int, world_size: int) -> tuple[float, Tensor]:
 def test_mean_over_uneven_ranks() -> None:
     """Loss and gradient, averaged over ranks as DDP does, are those of one process; a plain mean is not."""
     rows = torch.cat([rows_of(0), rows_of(2)])[:, 0]
-    found = run_ranks(_mean, 2, timeout=60)
+    found = run_ranks(_mean, 2)
     assert sum(loss for loss, _ in found) / 2 == pytest.approx(4 * rows.square().mean().item(), rel=1e-14)
     assert float(found[0][1] + found[1][1]) / 2 == pytest.approx(4 * rows.square().mean().item(), rel=1e-14)
     plain = (rows[:3].square().mean() + rows[3:].square().mean()) / 2
@@ -70,7 +70,7 @@ def _evaluates(rank: int, world_size: int) -> tuple[bool, float] | None:
 
 
 def test_in_evaluation_a_rank_is_alone() -> None:
-    assert run_ranks(_evaluates, 2, timeout=30) == [(True, 204.0), None]
+    assert run_ranks(_evaluates, 2) == [(True, 204.0), None]
 
 
 def _fails(rank: int, world_size: int, fault: str) -> str:
@@ -104,7 +104,7 @@ def _fails(rank: int, world_size: int, fault: str) -> str:
     ],
 )
 def test_what_is_wrong_on_one_rank_is_raised_on_all(fault: str, message: str) -> None:
-    for found in run_ranks(_fails, 2, fault, timeout=30):
+    for found in run_ranks(_fails, 2, fault):
         assert re.search(message, found), found
 
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from pictures import encoded, gradient
 from small import small_module
+from waiting import PATIENCE, exit_code, until
 
 from lightning_clip import InputError
 from lightning_clip.core.locks import only_writer
@@ -57,7 +57,7 @@ def at_work(target: object, *arguments: object) -> Iterator[tuple[multiprocessin
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=target, args=(*arguments, there))  # type: ignore[arg-type]
     process.start()
-    assert here.poll(30) and here.recv() == "at work"
+    assert here.poll(PATIENCE) and here.recv() == "at work"
     try:
         yield process, here  # type: ignore[misc]
     finally:
@@ -99,8 +99,7 @@ def test_two_packs_of_one_pattern(tmp_path: Path, workers: int) -> None:
         with pytest.raises(InputError, match=rf"shard '.*train-000000.tar' is being written by process {process.pid}"):
             pack_shards(Slow(), pattern, 2)
         word.send("go on")
-        process.join(30)
-        assert process.exitcode == 0
+        assert exit_code(process) == 0
     assert pack_shards(Slow(), pattern, 2).kept == 2
     pack_shards(Slow(), str(tmp_path / "alone" / "train-%06d.tar"), 2)
     for shard in (tmp_path / "alone").iterdir():
@@ -117,10 +116,7 @@ def test_a_killed_pack_goes_on(tmp_path: Path) -> None:
         process.join()
         assert pack_shards(Slow(), pattern, 2).pairs == 4
     assert len(workers) == 2
-    deadline = time.monotonic() + 10
-    while any(_lives(int(worker)) for worker in workers):
-        assert time.monotonic() < deadline, "workers outlive the run that was killed"
-        time.sleep(0.1)
+    until(lambda: not any(_lives(int(worker)) for worker in workers), "the workers of the run that was killed end too")
 
 
 def _lives(process: int) -> bool:

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import yaml
 from data.test_pack import Made
 from data.test_shards import jpeg, pairs, tar_bytes
 from pictures import encoded, gradient
+from waiting import exit_code
 
 from lightning_clip import InputError
 from lightning_clip.cli import main
@@ -29,7 +29,7 @@ from lightning_clip.data import ShardSource
 WORDS = ("red", "blue", "green", "shirt", "hat")
 
 
-def noisy(pause: float = 0.0) -> Made:
+def noisy(killed_at: int | None = None) -> Made:
     """120 pairs, each fault known by its place."""
     made: list[Pair | None] = []
     for number in range(120):
@@ -42,7 +42,7 @@ def noisy(pause: float = 0.0) -> Made:
     made[9] = Pair(encoded(gradient(400, 30), "PNG"), ("a red hat of the same",), "k9")
     made[50] = Pair(jpeg(20), ("a blue hat of the same",), "k50")
     made[60] = Pair(jpeg(60), ("nothing that is known here",), "k60")
-    return Made(made, pause)
+    return Made(made, killed_at)
 
 
 def settings(folder: Path, **changes: Any) -> CurationSettings:
@@ -89,7 +89,6 @@ class TestCurate:
             assert path.read_bytes() == (tmp_path / "other/shards" / path.name).read_bytes()
 
     @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray, an extra, is not installed")
-    @pytest.mark.timeout(240)
     def test_on_ray(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same on a cluster that is started here."""
         import ray
@@ -108,17 +107,12 @@ class TestCurate:
         assert there.drops == here.drops and np.array_equal(there.kept, here.kept) and there.entries == here.entries
 
     def test_goes_on_after_sigkill(self, tmp_path: Path) -> None:
-        slow = settings(tmp_path / "a", data=noisy(pause=0.02))
-        process = multiprocessing.get_context("fork").Process(target=curate, args=(slow,))
+        deadly = settings(tmp_path / "a", data=noisy(killed_at=3 * 16 + 5))  # in the fourth of eight units
+        process = multiprocessing.get_context("fork").Process(target=curate, args=(deadly,))
         process.start()
-        started = time.monotonic()
-        while len(list((tmp_path / "a").glob("units/*/*.npz"))) < 3 and time.monotonic() - started < 60:
-            time.sleep(0.01)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join(30)
+        assert exit_code(process) == -signal.SIGKILL
         result = curate(settings(tmp_path / "a"))
-        assert 3 <= result.units_kept < result.units == 8
+        assert (result.units_kept, result.units) == (3, 8)
         assert np.array_equal(result.kept, curate(settings(tmp_path / "b")).kept)
         again = curate(settings(tmp_path / "a", balance=Balance(most=3, entries=list(WORDS))))
         assert again.units_kept == 8 and len(again.kept) < len(result.kept)

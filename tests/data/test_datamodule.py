@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from small import small_data, small_module, small_trainer, write_folder
+from waiting import PATIENCE
 
 from lightning_clip import ClipDataModule, InputError, Retrieval
 from lightning_clip.core.types import PairBatch
@@ -166,7 +167,6 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("captions", "said"),
     [("none", "trained"), ("lambda", "InputError: loader workers that are spawned must be sent all that they use")],
@@ -180,7 +180,7 @@ def test_spawned_workers(captions: str, said: str, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert said in done.stdout + done.stderr, done.stderr[-3000:]
 

@@ -83,7 +83,7 @@ def test_few_descriptors_are_enough(tmp_path: Path) -> None:
         found = pack_shards(ShardSource(str(tmp_path / "*.tar")), str(tmp_path / "out" / "x-%d.tar"))
         print(found.pairs, dict(found.dropped))
 
-    found = forked(packed, folder=tmp_path, timeout=200)
+    found = forked(packed, folder=tmp_path)
     assert found.returncode == 0 and found.stdout.splitlines()[-1] == "600 {}", found.stderr[-500:]
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64
 

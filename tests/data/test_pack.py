@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from pictures import encoded, gradient
 from PIL import Image
 from small import write_folder
+from waiting import exit_code
 
 from lightning_clip import InputError
 from lightning_clip.core.types import Pair
@@ -26,16 +26,22 @@ from lightning_clip.data.sources import PairSource
 
 
 class Made(PairSource):
-    """Pairs from a list; those whose image is None cannot be read."""
+    """Pairs from a list; those whose image is None cannot be read.
 
-    def __init__(self, pairs: list[Pair | None], pause: float = 0.0) -> None:
-        self.pairs, self.pause = pairs, pause
+    Args:
+        pairs: the list.
+        killed_at: place of a pair whose reading is the end of the process, by SIGKILL.
+    """
+
+    def __init__(self, pairs: list[Pair | None], killed_at: int | None = None) -> None:
+        self.pairs, self.killed_at = pairs, killed_at
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Pair:
-        time.sleep(self.pause)
+        if index == self.killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         if (pair := self.pairs[index]) is None:
             raise OSError("image file missing")
         return pair
@@ -116,21 +122,16 @@ class TestPack:
         """A real SIGKILL in the middle: the second run keeps what is whole, and all bytes are as without it."""
         pack_shards(made(24), str(tmp_path / "whole/s-%d.tar"), 4)
         pattern = str(tmp_path / "killed/s-%d.tar")
-        slow = made(24)
-        slow.pause = 0.05
-        process = multiprocessing.get_context("fork").Process(target=_pack_alone, args=(slow, pattern))
+        deadly = made(24)
+        deadly.killed_at = 10  # in the middle of the third of six shards
+        process = multiprocessing.get_context("fork").Process(target=pack_shards, args=(deadly, pattern, 4))
         process.start()
-        deadline = time.monotonic() + 60
-        while len(list((tmp_path / "killed").glob("s-*.tar"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
-        process.join(10)
-        before = digest(tmp_path / "killed")
-        assert 2 <= len(before) < 6
+        assert exit_code(process) == -signal.SIGKILL
+        assert sorted(digest(tmp_path / "killed")) == ["s-0.tar", "s-1.tar"]
         summary = pack_shards(made(24), pattern, 4)
-        assert summary.kept >= len(before) and summary.pairs == 24
+        assert summary.kept == 2 and summary.pairs == 24
         assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
-        assert not list((tmp_path / "killed").glob("*.partial"))
+        assert not [path for path in (tmp_path / "killed").iterdir() if ".partial" in path.name]
 
     def test_nothing_to_do(self, tmp_path: Path) -> None:
         pattern = str(tmp_path / "s-%d.tar")
@@ -175,8 +176,3 @@ class TestPack:
         stats = [json.loads((tmp_path / f"s-{number}_stats.json").read_text()) for number in range(2)]
         assert [(found["count"], found["successes"]) for found in stats] == [(4, 3), (3, 3)]
         assert decode(ShardSource(str(tmp_path / "*.tar"))[5].image).shape == (3, 30, 46)
-
-
-def _pack_alone(source: PairSource, pattern: str) -> None:
-    os.setsid()
-    pack_shards(source, pattern, 4)

@@ -18,6 +18,7 @@ from distributed.killed import MOMENTS, Record, records, train
 from distributed.small_runs import SAMPLES, STEPS, runs
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small import small_module, small_trainer, write_folder
+from waiting import exit_code
 
 from lightning_clip import ClipDataModule, InputError, SaveOnSignal
 
@@ -140,8 +141,7 @@ class TestSignals:
 
         process = multiprocessing.get_context("fork").Process(target=press_twice)
         process.start()
-        process.join(30)
-        assert process.exitcode == 130
+        assert exit_code(process) == 130
 
     def test_a_notebook_keeps_its_ctrl_c(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert signal.SIGINT in SaveOnSignal().signals.numbers()

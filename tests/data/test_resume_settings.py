@@ -50,7 +50,6 @@ def same_after_two_stops(whole: Plan, stopped: Plan, folder: Path, kills: tuple[
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in MATRIX])
-@pytest.mark.timeout(300)
 def test_stopped_twice(name: str, table: str, tmp_path: Path) -> None:
     """With workers, against a run without: what was drawn ahead is not what was trained on."""
     options = {**EPOCHS, **MATRIX[name]}
@@ -67,7 +66,6 @@ _ENDS = (
 
 
 @pytest.mark.parametrize("name", ["epochs", *(pytest.param(name, marks=pytest.mark.slow) for name in _ENDS)])
-@pytest.mark.timeout(300)
 def test_stopped_at_the_ends_of_two_epochs(name: str, table: str, tmp_path: Path) -> None:
     """Just after the checkpoint of an epoch's last batch: the next epoch counts as one, and no epoch is trained too many."""
     plan = runs(table, 1, 0, save_every=2, **{**EPOCHS, **MATRIX[name]})
@@ -75,7 +73,6 @@ def test_stopped_at_the_ends_of_two_epochs(name: str, table: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("save_every", [0, 2])
 @pytest.mark.parametrize("batches", [2, 4])
 def test_checkpoints_inside_a_window(save_every: int, batches: int, table: str, tmp_path: Path) -> None:
@@ -86,7 +83,6 @@ def test_checkpoints_inside_a_window(save_every: int, batches: int, table: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kills", [((2, "batch_end"), (3, "before_step")), ((5, "batch_end"), (11, "batch_start"))], ids=str)
 def test_epochs_on_two_ranks(kills: Any, table: str, tmp_path: Path) -> None:
     whole, stopped = (runs(table, 2, workers, save_every=2, **EPOCHS) for workers in (0, 2))
@@ -105,7 +101,6 @@ def _finds_rate(trainer: pl.Trainer, module: Any, data: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("validates", [True, False])
 @pytest.mark.parametrize("search", [_finds_batch_size, _finds_rate], ids=lambda search: search.__name__)
 def test_tuner(search: Any, validates: bool, table: str, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from waiting import PATIENCE, Lifeline
 
 from lightning_clip import ClipDataModule, SaveOnSignal
 from lightning_clip.core.types import PairBatch
@@ -128,7 +128,7 @@ def train(
     kill: tuple[int, str] | None = None,
     kill_signal: int = signal.SIGKILL,
     kill_after: float | None = None,
-    timeout: float = 90.0,
+    timeout: float = PATIENCE,
 ) -> int:
     """Runs a plan to its end, or until it kills itself.
 
@@ -145,8 +145,10 @@ def train(
     Returns:
         The exit code; -9 after SIGKILL.
     """
+    lifeline = Lifeline()
     process = multiprocessing.get_context("fork").Process(target=_run, args=(plan, folder, resume, kill, kill_signal))
     process.start()
+    lifeline.let_go()
     process.join(timeout if kill_after is None else kill_after)
     if kill_after is not None:
         with suppress(ProcessLookupError):  # it was not begun yet, or has ended
@@ -161,7 +163,7 @@ def train(
         os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # ranks that outlived the first one
     except ProcessLookupError:
         pass
-    _wait_for_session(process.pid)  # type: ignore[arg-type]
+    lifeline.wait()  # so that none of them writes into what the next run reads
     assert process.exitcode is not None
     return process.exitcode
 
@@ -215,19 +217,9 @@ def _run(plan: Plan, folder: Path, resume: bool, kill: tuple[int, str] | None, k
         "default_root_dir": folder,
         **(plan.options or {}),
     }
+    torch.manual_seed(0)  # a fork has the generator of this process, from which earlier tests have drawn
     module, data = plan.make()
     trainer = pl.Trainer(callbacks=[recorder, *plan.callbacks(), SaveOnSignal(every_n_batches=1), saving], **settings)
     if plan.before is not None:
         plan.before(trainer, module, data)
     trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)
-
-
-def _wait_for_session(session: int, seconds: float = 10.0) -> None:
-    """Until no process of the killed session is left, so that none writes into what the next run reads."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(session, 0)
-        except (ProcessLookupError, PermissionError):
-            return
-        time.sleep(0.01)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from waiting import PATIENCE
 
 __all__ = ["RankError", "run_ranks"]
 
@@ -25,7 +26,7 @@ class RankError(AssertionError):
     """A rank raised, died or did not finish; the message holds its number and traceback."""
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = PATIENCE) -> list[Any]:
     """Runs `function(rank, world_size, *args)` in `world_size` forked processes that share a gloo group.
 
     Processes are forked, so that `function` may be a closure and starts within milliseconds, and run on one thread

@@ -352,7 +352,6 @@ def test_what_checkpoints_leave_out_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
 @pytest.mark.parametrize("kind", ["resnet", "coca", "pooled", "siglip", "timm", "timm_mlp", *KINDS[2:]])
 def test_graphs_of_every_family(format: str, kind: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hostile.writers import Writer, check_whole, make_sources, names, writers
 
 Command = Callable[..., tuple[int, str]]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 KILOBYTE = 1024
 # What is so short that it fits into a few kilobytes.
 SHORT = (

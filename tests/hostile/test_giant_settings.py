@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,11 +83,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}={case[1]}")
 def test_a_giant_setting_is_named(case: tuple[str, int], folders: Path, tmp_path: Path) -> None:
     folder = changed(folders, *case, tmp_path)
-    started = time.monotonic()
     with watched(tmp_path), pytest.raises(InputError, match=CASES[case]) as caught:
         ClipModule.from_pretrained(str(folder))
     assert str(tmp_path) in str(caught.value) and len(str(caught.value)) < 1000
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("name", ["lightning_clip.json", "open_clip_config.json", "config.json"])

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from hostile.writers import FORMATS, WRITES_NOTHING, check_whole, make_sources, names, writers
+from waiting import PATIENCE
 
 from lightning_clip.cli import _COMMANDS, TRAINER_COMMANDS, build_parser, main
 from lightning_clip.export.export import formats
 
-SECONDS = 120
 REFUSALS = ("is being written by ", "exists and is never replaced", "the folder of this run's checkpoints")
 # Formats share their lock.
 NAMES = [name for name in names() if not name.startswith("export") or name == "export safetensors"]
@@ -25,7 +25,7 @@ def _child(arguments: tuple[str, ...], said: Path, start: Barrier) -> None:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         sys.stdout = sys.stderr = stream
-        start.wait(SECONDS)
+        start.wait(PATIENCE)
         try:
             code = main(arguments)
         except SystemExit as left:
@@ -43,7 +43,7 @@ def both(folder: Path, arguments: tuple[str, ...]) -> list[tuple[int | None, str
     for process in processes:
         process.start()
     for process in processes:
-        process.join(SECONDS)
+        process.join(PATIENCE)
         if process.is_alive():
             process.kill()
             process.join()
@@ -90,7 +90,6 @@ MINIMAL = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 def test_two_at_once(name: str, sources: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
@@ -104,7 +103,6 @@ def test_two_at_once(name: str, sources: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_place_is_free_again(sources: Path, tmp_path: Path) -> None:
     arguments = writers(sources, tmp_path)["fit"].arguments
     assert main(arguments) == 0 and main(arguments) == 0

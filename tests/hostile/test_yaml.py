@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,10 +43,9 @@ class TestReading:
     def test_is_one_line_at_once(self, case: str, tmp_path: Path) -> None:
         text, message = BAD[case]
         (tmp_path / "s.yaml").write_text(text)
-        begun = time.monotonic()
         with pytest.raises(InputError, match=message) as caught:
             read_mapping(tmp_path / "s.yaml", "suite")
-        assert time.monotonic() - begun < 5 and len(str(caught.value)) < 1000
+        assert len(str(caught.value)) < 1000
 
     def test_depth_by_a_parser_with_a_bound_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuses(*_: object, **__: object) -> None:

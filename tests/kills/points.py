@@ -105,7 +105,7 @@ class Survivors:
         expected, weights, seconds = self.whole(point.setting)
         for moment in point.moments:
             train(plan, folder, resume=True, kill_after=moment * seconds)
-        if (code := train(plan, folder, resume=True, timeout=300)) != 0:
+        if (code := train(plan, folder, resume=True)) != 0:
             return f"the last run ended with {code}"
         try:
             found = records(folder, plan.ranks)
@@ -123,7 +123,7 @@ class Survivors:
         """Records, weights and seconds of a run that nothing interrupts."""
         if name not in self._whole:
             plan, folder, began = self._plan(SETTINGS[name]), self.folder / "whole" / name, time.monotonic()
-            assert train(plan, folder, timeout=300) == 0
+            assert train(plan, folder) == 0
             self._whole[name] = records(folder, plan.ranks), final_weights(folder), time.monotonic() - began
         return self._whole[name]
 

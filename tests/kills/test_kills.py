@@ -12,14 +12,12 @@ def survivors(tmp_path_factory: pytest.TempPathFactory) -> Survivors:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", points(100), ids=lambda point: f"{point.number} {point.setting}")
 def test_ends_as_if_nothing_had_happened(point: Point, survivors: Survivors) -> None:
     assert survivors.difference(point) is None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_run_that_ends_otherwise_is_noticed(survivors: Survivors) -> None:
     """The comparison itself: against the run of another setting."""
     survivors._whole["micro-batches"] = survivors.whole("plain")

@@ -16,6 +16,7 @@ import torch
 from reference import dense
 from torch import Tensor
 from torch.nn.functional import normalize
+from waiting import PATIENCE
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.losses import losses, sigmoid_contrastive_loss, softmax_contrastive_loss
@@ -33,7 +34,7 @@ def test_kernels_against_float64() -> None:
     path = os.pathsep.join([str(PROGRAM.parent.parent), *sys.path])
     settings = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, str(PROGRAM)], env=settings, capture_output=True, text=True, timeout=115, check=False
+        [sys.executable, str(PROGRAM)], env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["alone", "only_what_is_asked_for", "over_ranks", "a_ring_of_one", "through_the_module"]

@@ -73,7 +73,7 @@ def close(found: list[Tensor | None], expected: list[Tensor | None], limit: floa
 @pytest.mark.parametrize("ids", IDS)
 class TestEqualsOneProcess:
     def compare(self, settings: dict[str, Any], ids: str, sizes: str, dtype: torch.dtype, limit: float, scale: float) -> None:
-        ranks = run_ranks(measured, len(SIZES[sizes][0]), settings, SIZES[sizes], ids, dtype, scale, timeout=60)
+        ranks = run_ranks(measured, len(SIZES[sizes][0]), settings, SIZES[sizes], ids, dtype, scale)
         loss, expected = measured(0, 1, settings, ([7], [12]), ids, torch.float64, scale)
         assert sum(float(rank[0]) for rank in ranks) / len(ranks) == pytest.approx(loss.item(), rel=limit)
         close(together(ranks), expected, limit)
@@ -101,8 +101,7 @@ def test_ranks_whose_losses_weigh_differently(kind: str, ids: str) -> None:
     for exchange in EXCHANGES:
         settings = {**SETTINGS[kind], "exchange": exchange}
         first, second, both = (
-            together(run_ranks(measured, 2, settings, *arguments, weights, timeout=60))
-            for weights in ((1.0, 0.0), (0.0, 1.0), (0.5, 4.0))
+            together(run_ranks(measured, 2, settings, *arguments, weights)) for weights in ((1.0, 0.0), (0.0, 1.0), (0.5, 4.0))
         )
         combined = [None if one is None else 0.5 * one + 4.0 * other for one, other in zip(first, second, strict=True)]  # type: ignore[operator]
         close(both, combined, 1e-12)
@@ -121,7 +120,7 @@ def _evaluates_alone(rank: int, world_size: int, name: str) -> float | None:
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])
 def test_evaluation_stays_on_its_rank(name: str) -> None:
     expected = _evaluates_alone(0, 1, name)
-    assert run_ranks(_evaluates_alone, 2, name, timeout=30) == [pytest.approx(expected, rel=1e-12), None]
+    assert run_ranks(_evaluates_alone, 2, name) == [pytest.approx(expected, rel=1e-12), None]
 
 
 def _fails(rank: int, world_size: int, fault: str) -> str:
@@ -157,5 +156,5 @@ def _fails(rank: int, world_size: int, fault: str) -> str:
     ],
 )
 def test_what_is_wrong_on_one_rank_is_raised_on_all(fault: str, message: str) -> None:
-    for found in run_ranks(_fails, 2, fault, timeout=30):
+    for found in run_ranks(_fails, 2, fault):
         assert re.search(message, found), found

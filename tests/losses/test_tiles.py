@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from reference import dense
 from torch import Tensor
 from torch.nn.functional import normalize
+from waiting import PATIENCE
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.losses import losses, tiling
@@ -197,7 +198,7 @@ print(status("VmHWM") - before)
 def test_memory_is_not_that_of_the_matrix(name: str) -> None:
     """8,192 pairs: the matrix alone would be 256 MiB."""
     program = MEMORY.replace("NAME", repr(name))
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert 1024 < int(found.stdout) < 40 * 1024  # KiB
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from small import small_data, small_module, small_trainer
 from strategies.ranks import OPTIMIZER as SHARED
 from strategies.ranks import _ranks, fit
 from torch import Tensor, nn
+from waiting import free_port
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.core.types import ClipOutput, PairBatch
@@ -55,7 +55,7 @@ class TestAverages:
         assert moved > 10
 
     @pytest.mark.parametrize("callback", [EMAWeightAveraging, lambda: StochasticWeightAveraging(swa_lrs=1e-2)])
-    def test_not_where_weights_are_spread(self, callback: Any, tmp_path: Path, free_port: int) -> None:
+    def test_not_where_weights_are_spread(self, callback: Any, tmp_path: Path) -> None:
         trainer = small_trainer(tmp_path, strategy="clip_fsdp2", callbacks=[callback()], max_epochs=2)
         with pytest.raises(
             InputError, match="keeps a copy of the whole model, which ClipFSDP2Strategy spreads .*: use strategy"
@@ -86,7 +86,7 @@ class TestBatchStatistics:
             assert torch.equal(one, other)
 
     @pytest.mark.parametrize("strategy", ["auto", "ddp", "clip_fsdp2"])
-    def test_not_on_cpus(self, strategy: str, tmp_path: Path, free_port: int) -> None:
+    def test_not_on_cpus(self, strategy: str, tmp_path: Path) -> None:
         trainer = small_trainer(tmp_path, strategy=strategy, sync_batchnorm=True)
         if strategy == "auto":  # one device has nobody to agree with
             return trainer.fit(small_module(image_encoder=CONVOLUTIONS), small_data())
@@ -112,10 +112,7 @@ def _fit(rank: int, world_size: int, folder: Path, strategy: str, port: int) -> 
 
 
 def ranks(folder: Path, strategy: str) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return run_ranks(_fit, 2, folder, strategy, port, timeout=200)
+    return run_ranks(_fit, 2, folder, strategy, free_port())
 
 
 class Collapsed(ClipModule):

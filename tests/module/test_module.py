@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from small import IMAGE, TEXT, small_data, small_module, small_trainer
 from torch import Tensor
+from waiting import PATIENCE
 
 from lightning_clip import ClipModule, ClipOutput, InputError, PairBatch, SoftmaxContrastiveLoss
 from lightning_clip.encoders import ImageEncoder
@@ -190,7 +191,7 @@ class TestCheckpoint:
         Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
         command = [sys.executable, "-m", "lightning_clip", "classify", "red.png", "--labels", "red circle,blue square"]
         done = subprocess.run(
-            [*command, "--checkpoint", "last.ckpt"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+            [*command, "--checkpoint", "last.ckpt"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert done.returncode == 0, done.stderr
         assert "red circle" in done.stdout and "%" in done.stdout

@@ -49,7 +49,7 @@ def test_gradients_do_not_depend_on_how_it_is_run(name: str) -> None:
     assert any(key.startswith("model.image_encoder") for key in expected)
     for size in (4, 5):
         assert error_of(gradients(module, batch, size), expected) <= 1e-6
-    for found in run_ranks(_on_rank, 2, name, timeout=240):
+    for found in run_ranks(_on_rank, 2, name):
         assert error_of(found, expected) <= 1e-6
 
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 from torch.nn.functional import normalize
+from waiting import PATIENCE
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.prompts import resolve_templates, templates, zero_shot_classifier
@@ -66,7 +67,7 @@ class TestTemplates:
     @pytest.mark.slow
     def test_open_clip_is_imported_only_where_used(self) -> None:
         code = "import sys, lightning_clip.prompts as p; p.templates('simple'); assert 'open_clip' not in sys.modules"
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
     @pytest.mark.parametrize(
         ("spec", "expected"),

@@ -14,7 +14,7 @@ from lightning_clip.reporting.html import Section, Table, write_report
 from lightning_clip.reporting.plots import curves_figure
 from lightning_clip.reporting.sheets import contact_sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

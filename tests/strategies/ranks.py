@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from distributed.ranks import run_ranks
 from small import small_data, small_module, small_trainer
 from torch import Tensor
+from waiting import free_port
 
 from lightning_clip import InputError
 from lightning_clip.strategies import ClipFSDP2Strategy
@@ -46,11 +46,8 @@ def _whole(value: Any) -> Tensor:
     return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
 
 
-def fit(folder: Path, world_size: int = 2, timeout: float = 100, **settings: Any) -> dict[str, Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings["port"] = free.getsockname()[1]
-    return run_ranks(_fit, world_size, folder, settings, timeout=timeout)[0]
+def fit(folder: Path, world_size: int = 2, **settings: Any) -> dict[str, Any]:
+    return run_ranks(_fit, world_size, folder, {"port": free_port(), **settings})[0]
 
 
 def alone(folder: Path, **settings: Any) -> dict[str, Tensor]:

@@ -58,13 +58,12 @@ def trained(folder: Path, stage: int, **settings: Any) -> tuple[dict[str, Tensor
     """Weights, read from the checkpoint that the ranks wrote, and metrics."""
     path = folder / f"stage_{stage}.ckpt"
     config = {"config": TORN} if stage == 3 else {}
-    found = fit(folder, strategy=on_cpu(stage=stage, **config), save=path, timeout=400, **settings)
+    found = fit(folder, strategy=on_cpu(stage=stage, **config), save=path, **settings)
     return consolidate(path, allow_pickle=True)["state_dict"], found["metrics"]
 
 
 @needs_deepspeed
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 class TestRuns:
     @pytest.mark.parametrize("stage", [1, 2, 3])
     def test_as_one_process(self, tmp_path: Path, stage: int) -> None:

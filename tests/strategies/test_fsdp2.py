@@ -111,7 +111,7 @@ def _another_module(folder: Path) -> None:
 
 class TestRefused:
     def test_batches_of_different_size(self) -> None:
-        for found in run_ranks(_uneven, 2, timeout=30):
+        for found in run_ranks(_uneven, 2):
             assert "need batches of one size, they have [4, 3]: mend or remove" in found
 
     def test_copies_that_do_not_divide_the_ranks(self, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from small import IMAGE, TEXT, arguments_of, small_trainer
 from strategies.ranks import _ranks, _whole
 from tasks.labelled import GIVEN, SETTINGS, labelled_data
 from torch import Tensor, nn
+from waiting import free_port
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.data.synthetic import combination_names
@@ -82,10 +82,7 @@ def _train(rank: int, world_size: int, port: int, strategy: Any, *arguments: Any
 
 
 def on_ranks(folder: Path, strategy: Any, kind: Any, options: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return run_ranks(_train, 2, port, strategy, folder, kind, options, settings, timeout=100)
+    return run_ranks(_train, 2, free_port(), strategy, folder, kind, options, settings)
 
 
 def assert_as_alone(found: list[dict[str, Any]], expected: dict[str, Any]) -> None:

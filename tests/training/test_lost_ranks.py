@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +17,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from small import small_data, small_module, small_trainer
+from waiting import PATIENCE, free_port
 
 from lightning_clip import InputError
 from lightning_clip.training.lost_ranks import LostRanks, is_lost_rank
@@ -63,11 +63,9 @@ def _fit(rank: int, port: int, folder: Path, fault: Fault, seconds: float, told:
     os._exit(0)
 
 
-def end(folder: Path, rank: int, happens: Callable[[], None], seconds: float = 60.0, tells: int = 2) -> dict[int, Any]:
+def end(folder: Path, rank: int, happens: Callable[[], None], seconds: float = PATIENCE, tells: int = 2) -> dict[int, Any]:
     """What ranks say at their end when something happens on one of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     told = context.Queue()
     fault = Fault(rank, happens)
@@ -75,7 +73,7 @@ def end(folder: Path, rank: int, happens: Callable[[], None], seconds: float = 6
     for process in processes:
         process.start()
     try:
-        return {own: found for own, *found in (told.get(timeout=60) for _ in range(tells))}
+        return {own: found for own, *found in (told.get(timeout=PATIENCE) for _ in range(tells))}
     finally:
         for process in processes:
             process.kill()
@@ -106,10 +104,8 @@ def test_a_rank_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_falls_silent_is_named(tmp_path: Path) -> None:
-    began = time.monotonic()
-    found = end(tmp_path, 1, _hangs, seconds=5.0, tells=1)
-    assert re.match(r"rank 0 has waited 5 s for rank 1: look there .* \(training.execution.rank_timeout, in", found[0][1])
-    assert time.monotonic() - began < 50
+    found = end(tmp_path, 1, _hangs, seconds=20.0, tells=1)
+    assert re.match(r"rank 0 has waited 20 s for rank 1: look there .* \(training.execution.rank_timeout, in", found[0][1])
 
 
 def test_a_time_given_to_the_strategy_is_kept() -> None:

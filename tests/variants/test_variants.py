@@ -15,6 +15,7 @@ from small import IMAGE, TEXT, small_trainer
 from strategies.ranks import _ranks, _whole
 from torch import Tensor
 from variants.senses import SETTINGS, VARIANTS, Senses, batch_of, error_of, gradients, module_of, share
+from waiting import free_port
 
 from lightning_clip import ClipDataModule, ClipModule, InputError
 from lightning_clip.variants import SimClr
@@ -26,7 +27,7 @@ ROOM = Path(__file__).parents[2] / "lightning_clip" / "variants"
 def test_gradients_in_slices_are_those_of_the_batch(variant: str) -> None:
     module = module_of(variant)
     batch = batch_of(module, Senses())
-    assert error_of(gradients(module, batch, 4), gradients(module, batch)) <= 1e-6
+    assert error_of(gradients(module, batch, 4), gradients(module, batch)) <= 1e-5
 
 
 def _on_rank(rank: int, world_size: int, variant: str) -> dict[str, Tensor]:
@@ -40,7 +41,7 @@ def test_gradients_on_two_ranks_are_those_of_one_process(variant: str) -> None:
     module = module_of(variant)
     expected = gradients(module, batch_of(module, Senses()))
     for found in run_ranks(_on_rank, 2, variant):
-        assert error_of(found, expected) <= 1e-6
+        assert error_of(found, expected) <= 1e-5
 
 
 class FirstGradients(Callback):
@@ -75,12 +76,12 @@ def _fitted(rank: int, world_size: int, port: int, folder: Path, variant: str, s
         ("simclr", "ddp"),
     ),
 )
-def test_trained_on_two_ranks_as_alone(variant: str, strategy: str, tmp_path: Path, free_port: int) -> None:
+def test_trained_on_two_ranks_as_alone(variant: str, strategy: str, tmp_path: Path) -> None:
     """Through loader, Trainer and strategy, with micro-batches: one process's gradients, and its weights after three steps."""
-    alone, expected = run_ranks(_fitted, 1, 0, tmp_path, variant, {}, timeout=100)[0]
+    alone, expected = run_ranks(_fitted, 1, 0, tmp_path, variant, {})[0]
     settings = {"strategy": strategy, "micro_batch_size": 4}
-    found, gradients = run_ranks(_fitted, 2, free_port, tmp_path, variant, settings, timeout=100)[0]
-    assert error_of(gradients, expected) <= 1e-6
+    found, gradients = run_ranks(_fitted, 2, free_port(), tmp_path, variant, settings)[0]
+    assert error_of(gradients, expected) <= 1e-5
     start = module_of(variant).state_dict()
     assert set(found) == set(alone)
     for name, value in alone.items():

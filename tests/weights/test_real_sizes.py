@@ -29,7 +29,6 @@ from lightning_clip.weights.open_clip_texts import read_text
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "RN101", "convnext_base", "coca_ViT-B-32", "ViT-B-16-SigLIP"])
 def test_open_clip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = open_clip.create_model(name).eval()
@@ -73,7 +72,6 @@ def test_every_architecture_of_open_clip(part: int) -> None:
     print(dict(kinds))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("family", ["clip", "siglip", "chinese_clip"])
 def test_transformers(family: str, tmp_path: Path) -> None:
     square = {"height": 224, "width": 224}

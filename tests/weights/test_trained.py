@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from small import save_checkpoint, small_module
 from torch import Tensor, nn
+from waiting import PATIENCE
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.core.types import ClipOutput, PairBatch
@@ -141,5 +142,5 @@ def test_classify_and_export_start_without_lightning(tmp_path: Path) -> None:
     export(small_module(), "safetensors", tmp_path / "mine")
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     given = [str(tmp_path / name) for name in ("x.png", checkpoint.name, "mine", "exported")]
-    done = subprocess.run([sys.executable, "-c", PAGE, *given], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, "-c", PAGE, *given], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
+
+import waiting
 
 from lightning_clip.applications.search.web import Collection
 from lightning_clip.applications.search.web.serving import bound, server_of
@@ -28,15 +30,14 @@ def serving(index: Path, predictor: Predictor, port: int = 0) -> Iterator[str]:
         server = server_of(Collection(index, predictor), opened, upload_limit=LIMIT, started=told.append)
         thread = Thread(target=lambda: server.run(sockets=[opened]), daemon=True)
         thread.start()
-        while not told:
-            sleep(0.01)
+        waiting.until(lambda: told, "the server says that it runs")
         yield told[0]
         server.should_exit = True
         server.force_exit = True  # a browser keeps its connections
-        thread.join(60)
+        thread.join(waiting.PATIENCE)
 
 
-def until(page: Page, true: str, timeout: float = 60) -> None:
+def until(page: Page, true: str, timeout: float = waiting.PATIENCE) -> None:
     """Waits until an expression is true. Playwright's own way needs `eval`, which the page forbids."""
     end = monotonic() + timeout
     while not page.evaluate(true):

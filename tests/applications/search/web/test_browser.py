@@ -13,7 +13,7 @@ from applications.search.web.conftest import SCRIPT
 from lightning_clip.applications.search import Query, SearchIndex
 from lightning_clip.model.predictor import Predictor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def captions(page: Page) -> list[str]:

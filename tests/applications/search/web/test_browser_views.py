@@ -13,7 +13,7 @@ from lightning_clip.applications.search import SearchIndex
 from lightning_clip.core.locks import only_writer
 from lightning_clip.model.predictor import Predictor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 class TestMap:
