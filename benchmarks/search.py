@@ -29,7 +29,7 @@ from memory import peak_bytes
 from report import Row, machine, write_section
 
 from lightning_clip.applications.search import SearchIndex
-from lightning_clip.applications.search.vectors import Vectors
+from lightning_clip.applications.search.stores.files import Vectors
 
 _CHUNK = 1 << 16
 

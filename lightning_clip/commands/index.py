@@ -29,6 +29,12 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thumbnail", type=int, default=224, metavar="PIXELS", help="longer side of small pictures, 0 for none"
     )
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        help="where vectors are kept: files (exact search, a graph from 100,000 on; the default), exact, usearch, "
+        "lancedb[:FOLDER or s3://...], qdrant:URL/COLLECTION",
+    )
     parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames of each video in a folder (default: 8)")
     parser.add_argument("--prune", action="store_true", help="take out pictures that are not in the data any more")
     parser.add_argument("--device", default="", metavar="NAMES", help="such as cuda, or cuda:0,cuda:1 (default: cpu)")
@@ -59,6 +65,7 @@ def run_build(arguments: argparse.Namespace) -> None:
             _found(arguments.checkpoint),
             name=name,
             executor=executor_of(arguments),
+            store=arguments.store,
             thumbnail=arguments.thumbnail,
             devices=devices_of(arguments.device),
             prune=arguments.prune,
@@ -137,12 +144,12 @@ def run_info(arguments: argparse.Namespace) -> None:
     from lightning_clip.reporting.terminal import PlainConsole
 
     index = SearchIndex(arguments.index)
-    size = sum(file.stat().st_size for file in index.path.iterdir() if file.is_file())
+    size = sum(file.stat().st_size for file in index.path.rglob("*") if file.is_file())
     rows = {
         "pictures": f"{index.pictures():,}",
         "taken out": f"{len(index.entries.gone()):,}",
         "width of a vector": f"{index.dim}",
-        "searched exactly / by the graph": f"{index.vectors.in_tail:,} / {index.vectors.in_graph:,}",
+        "vectors": index.vectors.about(),
         "on the disk": f"{size / 1e6:,.1f} MB",
         "model": index.model or "an object",
         "sources": "\n".join(index.entries.sources().values()),

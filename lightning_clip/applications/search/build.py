@@ -58,7 +58,7 @@ def build_index(
     thumbnail: int = 224,
     devices: Sequence[str] = (),
     prune: bool = False,
-    graph_from: int = 100_000,
+    store: str | None = None,
     unit: int = 512,
 ) -> Built:
     """Adds the pictures of a source to an index, which is made where there is none.
@@ -75,15 +75,15 @@ def build_index(
         thumbnail: longer side of the small pictures in pixels; 0 makes none.
         devices: such as ("cuda:0", "cuda:1"); empty computes on the CPU.
         prune: take out pictures of this source that are not in it any more, or cannot be read any more.
-        graph_from: rows that are searched exactly before a graph takes them up.
+        store: where the vectors are kept, NAME or NAME:ADDRESS of `vector_stores`; None is where they are, `files` at first.
         unit: pictures of a unit, at least 1.
 
     Raises:
-        InputError: a source without pictures, an index of another model, or one that another process writes to.
+        InputError: a source without pictures, an index of another model or store, or one that another process writes to.
     """
     place = Path(path).expanduser()
     predictor = model if isinstance(model, Predictor) else open_predictor(model)
-    with only_writer(place, "--output"), SearchIndex.opened_for_writing(place, predictor, model) as index:
+    with only_writer(place, "--output"), SearchIndex.opened_for_writing(place, predictor, model, store) as index:
         known, named = index.entries.digests(), model if isinstance(model, str) else None
         looking = Looking(data, named, known, thumbnail=thumbnail, devices=devices, predictor=predictor)
         source = looking.opened()
@@ -101,8 +101,7 @@ def build_index(
                 index.entries.finish_unit(number, print_of, at)
         built.gone = index.entries.finish_pass(number, prune=prune)
         index.entries.set_fact("building", None)
-        if index.vectors.in_tail >= max(graph_from, index.vectors.in_graph // 10):
-            index.vectors.grow_graph()
+        index.vectors.settle()
         built.pictures = index.pictures()
         if not built.pictures:
             reason, where = next(iter(built.examples.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_clip.applications.search.entries import Entries, Entry
-from lightning_clip.applications.search.vectors import Vectors
+from lightning_clip.applications.search.stores import DEFAULT_STORE, Home, VectorStore, open_store, settled
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.sources.video_pictures import video_of
 from lightning_clip.model.identity import model_identity
@@ -21,6 +22,7 @@ __all__ = ["Hit", "SearchIndex"]
 
 _FORMAT = 1
 _ENTRIES = "entries.sqlite"
+_FILES = {"files", "exact", "usearch"}  # which of them, a later build may change
 
 
 class Hit(NamedTuple):
@@ -49,21 +51,25 @@ class SearchIndex:
         self.path = Path(path).expanduser()
         if not (self.path / _ENTRIES).is_file():
             raise InputError(f"{str(path)!r} is no index: build one with lightning-clip index build --output {path}")
-        self._open(write=False)
+        self._open()
 
     @classmethod
     @contextmanager
-    def opened_for_writing(cls, path: Path, predictor: Predictor, model: str | Predictor) -> Iterator[SearchIndex]:
+    def opened_for_writing(
+        cls, path: Path, predictor: Predictor, model: str | Predictor, store: str | None = None
+    ) -> Iterator[SearchIndex]:
         """An index to add to, made where there is none.
 
         Args:
             path: of the folder.
             predictor: whose features it holds.
             model: by which name it is opened again, if it has one.
+            store: where its vectors are kept, NAME or NAME:ADDRESS of `vector_stores`; None is where they are, or `files`.
 
         Raises:
-            InputError: an index of another model.
+            InputError: an index of another model, or one whose vectors are kept elsewhere.
         """
+        chosen = None if store is None else settled(store)
         index = cls.__new__(cls)
         index.path = path
         path.mkdir(parents=True, exist_ok=True)
@@ -75,16 +81,23 @@ class SearchIndex:
                 entries.set_fact("identity", identity)
                 entries.set_fact("model", model if isinstance(model, str) else None)
                 entries.set_fact("dim", predictor.model.embed_dim)
+                entries.set_fact("owner", uuid.uuid4().hex)
         entries.close()
-        index._open(write=True)
+        index._open(write=True, store=chosen, identity=identity)
         try:
-            index._check_identity(identity)
             yield index
         finally:
             index.close()
 
-    def _open(self, *, write: bool) -> None:
+    def _open(self, *, write: bool = False, store: str | None = None, identity: str | None = None) -> None:
         self.entries = Entries(self.path / _ENTRIES, write=write)
+        try:
+            self._open_vectors(write, store, identity)
+        except BaseException:
+            self.entries.close()
+            raise
+
+    def _open_vectors(self, write: bool, store: str | None, identity: str | None) -> None:
         try:
             written = self.entries.fact("format")
         except sqlite3.DatabaseError as error:
@@ -94,12 +107,23 @@ class SearchIndex:
         if written != _FORMAT:
             raise InputError(f"index {str(self.path)!r} was written by another version of lightning_clip: build it again")
         self.dim = int(self.entries.fact("dim"))
-        self.vectors = Vectors(self.path, self.dim, len(self.entries), write=write)
+        if identity is not None:
+            self._check_identity(identity)
+        count, kept = len(self.entries), self.store
+        if store is not None and count and store != kept and not {store, kept} <= _FILES:
+            raise InputError(
+                f"index {str(self.path)!r} keeps its vectors in {kept!r}, not in {store!r}: omit --store, or build another one"
+            )
+        home = Home(self.path, self.dim, self.entries.fact("owner") or "", self.entries.fact("identity"))
+        self.vectors: VectorStore = open_store(store or kept, home, count, write=write)
+        if store is not None and store != kept:
+            self.entries.set_fact("store", store)
         self._gone = set(self.entries.gone().tolist())
 
     def close(self) -> None:
         """Closes its files."""
         self.entries.close()
+        self.vectors.close()
 
     @contextmanager
     def adding(self) -> Iterator[None]:
@@ -117,6 +141,11 @@ class SearchIndex:
         """What `open_predictor` opens to search it; None where it was built with an object."""
         found = self.entries.fact("model")
         return None if found is None else str(found)
+
+    @property
+    def store(self) -> str:
+        """Where its vectors are kept, NAME or NAME:ADDRESS."""
+        return str(self.entries.fact("store") or DEFAULT_STORE)
 
     def check_model(self, predictor: Predictor) -> None:
         """Refuses another model than the one that built it.

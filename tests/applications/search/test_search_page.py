@@ -38,6 +38,22 @@ def test_commands(text: str, inside: Path) -> None:
     assert (inside / "found.png").exists() or text is README
 
 
+def test_stores(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server on the page is one of ours here, which answers by the client's own collections."""
+    pytest.importorskip("lancedb")
+    pytest.importorskip("qdrant_client")
+    from applications.search.qdrant_server import qdrant
+
+    found = re.search(BLOCK.format("search_stores"), PAGE, re.S)
+    assert found
+    with qdrant() as server:
+        for command in found[1].strip().splitlines():
+            words = [word.replace("http://localhost:6333", server.url) for word in shlex.split(command)[1:]]  # type: ignore[attr-defined]
+            assert main(words) == 0, command
+    out = "".join(capsys.readouterr().out.split())
+    assert "Qdrantcollection'photos'at" in out and (inside / "lance.index/vectors.lance").is_dir()
+
+
 def test_python(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = re.search(BLOCK.format("search_python"), PAGE, re.S)
     assert found

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_clip import InputError
-from lightning_clip.applications.search.vectors import Vectors
+from lightning_clip.applications.search.stores.files import Vectors
 
 
 def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from lightning_clip.applications.search.stores.store import Home, best, vector_stores
 from lightning_clip.core.atomic import beside, sync_entry
 from lightning_clip.core.errors import InputError
 
@@ -18,6 +19,7 @@ __all__ = ["Vectors"]
 
 _BLOCK = 1 << 16  # rows that are made float32 at a time
 _GRAPH = "graph.usearch"
+_GRAPH_FROM = 100_000  # rows that are searched exactly before a graph takes them up
 _EXPANSION = 512  # candidates that are looked at for a query: recall for a millisecond or two
 
 
@@ -32,13 +34,18 @@ class Vectors:
         dim: width D.
         count: rows that are committed; what stands behind them in the tail comes from another writer, at work or killed.
         write: to append; cuts off what a killed writer left. Only one writer may be there, readers may be there beside it.
+        graph_from: rows that are searched exactly before `settle` has a graph take them up; None never.
 
     Raises:
         InputError: fewer rows than that, a graph of another width, or a graph without usearch.
     """
 
-    def __init__(self, folder: Path, dim: int, count: int, *, write: bool = False) -> None:
+    def __init__(
+        self, folder: Path, dim: int, count: int, *, write: bool = False, graph_from: int | None = _GRAPH_FROM
+    ) -> None:
         self.folder, self.dim, self.count, self._write = folder, dim, count, write
+        self.graph_from = graph_from
+        self.graph: Any = None
         self._mapped: np.ndarray = np.zeros((0, dim), np.float16)
         self._open()
 
@@ -112,10 +119,10 @@ class Vectors:
         tail = self.tail()
         for start in range(0, len(tail), _BLOCK):
             products = _products(tail[start : start + _BLOCK], query)
-            best = products.topk(min(most, len(products)))
-            places.append(best.indices.numpy() + start + self.in_graph)
-            scores.append(best.values.numpy())
-        return _best(np.concatenate(places), np.concatenate(scores), most)
+            found = products.topk(min(most, len(products)))
+            places.append(found.indices.numpy() + start + self.in_graph)
+            scores.append(found.values.numpy())
+        return best(np.concatenate(places), np.concatenate(scores), most)
 
     def nearest_of(self, places: np.ndarray, query: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """As `nearest`, exactly and among some rows alone.
@@ -128,7 +135,21 @@ class Vectors:
         scores = [np.zeros(0, np.float32)]
         for start in range(0, len(places), _BLOCK):
             scores.append(self.rows(places[start : start + _BLOCK]) @ query)
-        return _best(places, np.concatenate(scores), most)
+        return best(places, np.concatenate(scores), most)
+
+    def settle(self) -> None:
+        """Grows the graph where the tail is long: a tenth of the graph, and `graph_from` rows."""
+        if self.graph_from is not None and self.in_tail >= max(self.graph_from, self.in_graph // 10):
+            self.grow_graph()
+
+    def about(self) -> str:
+        """How many rows are searched in which way."""
+        return f"files: {self.in_tail:,} searched exactly, {self.in_graph:,} by the graph"
+
+    def close(self) -> None:
+        """Lets go of the files that are mapped into memory."""
+        self.graph = None
+        self._mapped = self._mapped[:0]
 
     def grow_graph(self, connectivity: int = 16, expansion: int = 128, stage: int = 1 << 18) -> None:
         """Moves the tail into the graph, a stage after the other; a killed process leaves the graph of the last whole stage.
@@ -175,7 +196,7 @@ class Vectors:
 
     def _open(self) -> None:
         """Opens the graph and its tail."""
-        self.graph: Any = _opened(self.folder / _GRAPH, self.dim)
+        self.graph = _opened(self.folder / _GRAPH, self.dim)
         self.in_graph = 0 if self.graph is None else len(self.graph)
         if not self._write:
             self.count = max(self.count, self.in_graph)  # a writer has moved rows on since they were counted
@@ -196,23 +217,44 @@ class Vectors:
         self.tail()
 
 
+@vector_stores.register("files")
+def files(home: Home, count: int, *, write: bool = False) -> Vectors:
+    """Exact search up to 100,000 rows, a graph above."""
+    return _at_home(home, count, write, _GRAPH_FROM)
+
+
+@vector_stores.register("exact")
+def exact(home: Home, count: int, *, write: bool = False) -> Vectors:
+    """Exact search however many rows there are; a graph that is there already stays."""
+    return _at_home(home, count, write, None)
+
+
+@vector_stores.register("usearch")
+def usearch(home: Home, count: int, *, write: bool = False) -> Vectors:
+    """A graph from the first row on."""
+    if write:
+        _usearch()  # missing, it is missed before pictures are looked at
+    return _at_home(home, count, write, 1)
+
+
+def _at_home(home: Home, count: int, write: bool, graph_from: int | None) -> Vectors:
+    if home.address:
+        raise InputError(f"vectors in files stand in the index's own folder: leave {home.address!r} out of --store")
+    return Vectors(home.folder, home.dim, count, write=write, graph_from=graph_from)
+
+
 def _products(rows: np.ndarray, query: np.ndarray) -> torch.Tensor:
     """float16 (n, D) and float32 (D,) -> inner products float32 (n,)."""
     return torch.from_numpy(np.array(rows)).float() @ torch.from_numpy(np.asarray(query, np.float32))
-
-
-def _best(places: np.ndarray, scores: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((places, -scores))[:most]
-    return places[order], scores[order]
 
 
 def _opened(path: Path, dim: int) -> Any | None:
     """The graph, mapped into memory; None where there is none."""
     if not path.exists():
         return None
-    usearch = _usearch()
+    library = _usearch()
     try:
-        index = usearch.Index.restore(str(path), view=True)
+        index = library.Index.restore(str(path), view=True)
     except (ValueError, RuntimeError):
         index = None
     if index is None or index.ndim != dim:
@@ -225,5 +267,5 @@ def _usearch() -> Any:
     try:
         import usearch.index
     except ImportError as error:
-        raise InputError('large indexes need usearch: pip install "lightning-clip[search]"') from error
+        raise InputError('the graph of an index needs usearch: pip install "lightning-clip[search]"') from error
     return usearch.index
