@@ -15,8 +15,9 @@ from PIL import Image
 from small import IMAGE, TEXT, save_checkpoint, small_module
 from torch import Tensor
 
-from lightning_clip import InputError, ZeroShotClassification
+from lightning_clip import ClipDataModule, InputError, Retrieval, ZeroShotClassification
 from lightning_clip.callbacks import EvaluationSuite
+from lightning_clip.callbacks.pair_scores import PairScores
 from lightning_clip.cli import main
 from lightning_clip.evaluation.extraction import local_features
 from lightning_clip.evaluation.feature_provider import LiveSubject
@@ -27,6 +28,7 @@ from lightning_clip.evaluation.protocols.retrieval import RetrievalProtocol
 from lightning_clip.evaluation.protocols.zero_shot import ZeroShot, class_average_precision
 from lightning_clip.evaluation.run_suite import Outcome, run_suite
 from lightning_clip.evaluation.suite import Suite
+from lightning_clip.metrics import RetrievalRecall
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.objectives import ContrastivePairs
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, open_evaluation_set
@@ -218,3 +220,40 @@ def test_commands_read_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main(["classify", str(tmp_path / "red.png"), "--labels", "red circle,pink star", "--checkpoint", checkpoint]) == 0
     assert "red circle" in capsys.readouterr().out
+
+
+class TestRetrievalWhileTraining:
+    def validated(self, folder: Path, objective: Any, **trainer: Any) -> tuple[dict[str, float], Retrieval]:
+        module, callback = model_of(objective), Retrieval(ks=(1, 5))
+        data = ClipDataModule(val={"name": "synthetic", "size": 21, "image_size": 32, "held_out": True}, local_batch_size=4)
+        runner = pl.Trainer(**{**CPU, **trainer}, callbacks=[callback], logger=False, default_root_dir=folder)
+        runner.validate(module, data, verbose=False)
+        return {key: float(value) for key, value in runner.callback_metrics.items() if "/retrieval/" in key}, callback
+
+    def test_the_callback_ranks_as_the_protocol(self, tmp_path: Path) -> None:
+        """Figures, and the images and captions that are shown, are those of the objective's own scores."""
+        found, callback = self.validated(tmp_path, OBJECTIVES["flair"])
+        dataset = open_evaluation_set({**SET, "size": 21})
+        subject = live(model_of(OBJECTIVES["flair"]), dataset)
+        expected = RetrievalProtocol([1, 5]).evaluate(subject).metrics
+        assert len(found) == 6
+        for key, value in found.items():
+            assert value == pytest.approx(expected[key.removeprefix("val/retrieval/")], abs=1e-6), key
+        scores = subject.caption_scores()
+        assert scores is not None and callback.result is not None
+        rows = torch.linspace(0, 20, len(callback.result.examples)).long().tolist()
+        assert [one.found for one in callback.result.examples] == [
+            scores.values[:, row].topk(5).indices.tolist() for row in rows
+        ]
+        first = callback.result.described[0]
+        captions = [dataset.source[place].captions[0] for place in scores.values[first.image].topk(3).indices.tolist()]
+        assert [caption for caption, _ in first.captions] == captions
+
+    def test_two_ranks_with_uneven_shares(self, tmp_path: Path) -> None:
+        alone, _ = self.validated(tmp_path, OBJECTIVES["flair"])
+        shared, _ = self.validated(tmp_path, OBJECTIVES["flair"], strategy="ddp_fork", devices=2)
+        assert shared == pytest.approx(alone, abs=1e-6)
+
+    def test_objectives_without_scores_of_texts_keep_no_picture(self) -> None:
+        for name, expected in {"pairs": True, "flair": False}.items():
+            assert (PairScores.asked(model_of(OBJECTIVES[name]).predictor, RetrievalRecall()) is None) == expected

@@ -12,6 +12,7 @@ import pytest
 import torch
 from objectives.published import batch_of
 from small import small_data, small_module, small_trainer
+from strategies import ranks
 from torch import Tensor
 
 from lightning_clip import ClipModule, InputError
@@ -102,6 +103,17 @@ def test_validation_and_the_end_see_averages_steps_see_what_is_trained(tmp_path:
     assert (watch.after[2] - trained).abs().max() <= 1e-6 < (watch.after[2] - watch.validated[0]).abs().max()
     assert trainer.optimizers[0].param_groups[0]["train_mode"] is False
     assert (module.model.image_projection.weight - watch.expected[3][0]).abs().max() <= 1e-6
+
+
+def test_two_ranks_end_with_the_averages_of_one_process(tmp_path: Path) -> None:
+    optimizer = {**FREE, "eps": 1e-2}
+    expected = ranks.alone(tmp_path / "one", optimizer=optimizer)
+    found = ranks.fit(tmp_path / "two", strategy="ddp", optimizer=optimizer)["weights"]
+    ranks.assert_same(found, expected)
+    start = small_module(optimizer=optimizer)
+    torch.manual_seed(0)
+    start.configure_model()
+    assert (expected[WEIGHT] - start.state_dict()[WEIGHT]).norm() > 1e-3 * expected[WEIGHT].norm()
 
 
 @pytest.mark.parametrize("val_check_interval", [2, 4])
