@@ -31,7 +31,22 @@ __all__ = [
 ]
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
-_DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
+
+
+def _direction(key: str) -> str:
+    """Of a key, such as "text_to_image": "text → image"."""
+    return " → ".join(key.split("_to_"))
+
+
+def _curve_name(key: str) -> str:
+    """What a curve is called beside others of its figure.
+
+    The callbacks log "val/zero_shot/SET/top1", "val/classification/top1" and "val/retrieval/DIRECTION/recall@10", evaluation
+    suites "val/PROTOCOL/SET/top1" and "val/retrieval/SET/DIRECTION/recall@10".
+    """
+    protocol, *names = key.split("/")[1:-1]
+    named = [_direction(name) if "_to_" in name else spaced(name) for name in names]
+    return ": ".join(named if protocol in ("zero_shot", "retrieval") else [spaced(protocol), *named])
 
 
 def progress_line(metrics: Mapping[str, Tensor]) -> str:
@@ -44,8 +59,8 @@ def progress_line(metrics: Mapping[str, Tensor]) -> str:
     for key, value in metrics.items():
         if key.startswith("val/zero_shot/") and key.endswith("/top1"):
             parts.append(f"{spaced(key.split('/')[2])} top-1 {percent(float(value))}")
-        if key == "val/retrieval/text_to_image/recall@10":
-            parts.append(f"{_DIRECTIONS['text_to_image']} R@10 {percent(float(value))}")
+        if key.startswith("val/retrieval/text_to_") and key.endswith("/recall@10") and key.count("/") == 3:
+            parts.append(f"{_curve_name(key)} R@10 {percent(float(value))}")
     return ", ".join(parts)
 
 
@@ -78,7 +93,7 @@ def _retrieval_rows(result: RetrievalResult) -> list[tuple[str, str, str]]:
     for key, value in result.metrics.items():
         direction, measure = key.split("/")
         name, _, k = measure.partition("@")
-        label = f"{_DIRECTIONS[direction]} " + (f"R@{k}" if k else spaced(name))
+        label = f"{_direction(direction)} " + (f"R@{k}" if k else spaced(name))
         chance = result.chance.get(key)
         rows.append((label, percent(value) if k else f"{value:g}", "" if chance is None else percent(chance)))
     return rows
@@ -92,8 +107,9 @@ def curve_figures(curves: Curves) -> list[tuple[str, Figure]]:
     """
     drawn = {key: curve for key, curve in curves.items() if curve}
     losses = {key: curve for key, curve in drawn.items() if key in ("train/loss", "val/loss")}
-    top1 = {spaced(key.split("/")[2]): curve for key, curve in drawn.items() if key.endswith("/top1")}
-    recall = {_DIRECTIONS[key.split("/")[2]]: curve for key, curve in drawn.items() if key.endswith("recall@10")}
+    top1, recall = (
+        {_curve_name(key): curve for key, curve in drawn.items() if key.endswith(ending)} for ending in ("/top1", "/recall@10")
+    )
     figures: list[tuple[str, Figure]] = [("loss", curves_figure(losses, "Loss"))] if losses else []
     for name, of_name, title in (("accuracy", top1, "Zero-shot top-1"), ("recall", recall, "Retrieval R@10")):
         if of_name:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_clip.callbacks.zero_shot import ZeroShotClassification
 from lightning_clip.core.errors import InputError
 from lightning_clip.evaluation.extraction import joined, local_features
 from lightning_clip.evaluation.feature_provider import LiveSubject
@@ -45,7 +46,7 @@ class EvaluationSuite(pl.Callback):
         page: the report, once it is written.
 
     Raises:
-        InputError: a wrong suite, or `every_n_steps` below 1.
+        InputError: a wrong suite, `every_n_steps` below 1, or, in a run, a set that ZeroShotClassification measures, too.
 
     Examples:
         >>> scenes = {"name": "synthetic", "held_out": True, "size": 64, "protocols": ["zero_shot", "retrieval"]}
@@ -61,6 +62,17 @@ class EvaluationSuite(pl.Callback):
         self.outcome: Outcome | None = None
         self.page: Path | None = None
         self._last = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Two callbacks cannot log one figure."""
+        others = (one for one in trainer.callbacks if isinstance(one, ZeroShotClassification))  # type: ignore[attr-defined]
+        for name in (name for other in others for name in other.datasets if name in self.suite.sets):
+            asked = self.suite.sets[name]["protocols"]
+            if any("zero_shot" in (one, one.get("name") if isinstance(one, Mapping) else None) for one in asked):
+                raise InputError(
+                    f"set {name!r} is measured by ZeroShotClassification and by protocol zero_shot of EvaluationSuite, which "
+                    f"log one key, val/zero_shot/{name}/top1: omit it from one of them, or give it another name there"
+                )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
-from small import small_data, small_module, small_trainer, write_folder
+from lightning.pytorch.loggers import TensorBoardLogger
+from small import IMAGE, small_data, small_module, small_trainer, write_folder
 
-from lightning_clip import ClipDataModule, InputError, Report, Retrieval, WriteFeatures, ZeroShotClassification
-from lightning_clip.callbacks.report_sections import result_rows
+from lightning_clip import ClipDataModule, InputError, LogExamples, Report, Retrieval, WriteFeatures, ZeroShotClassification
+from lightning_clip.callbacks.report_sections import curve_figures, result_rows
 from lightning_clip.callbacks.zero_shot import _Examples
 from lightning_clip.data.decoding import decode
 from lightning_clip.evaluation.extraction import local_features
@@ -232,6 +233,29 @@ class TestExamples:
         assert decode(found[0].read_bytes()).shape == (3, 192, 192)
         printed = capsys.readouterr().out
         assert f"classify out/pictures/{names[0].replace(' ', '_')}.png --labels '{names[0]}," in printed
+
+    def test_names_of_curves(self) -> None:
+        keys = {
+            "val/zero_shot/held_out/top1": "held out",
+            "val/classification/top1": "classification",
+            "val/linear_probe/digits/top1": "linear probe: digits",
+            "val/retrieval/text_to_image/recall@10": "text → image",
+            "val/retrieval/scenes/image_to_text/recall@10": "scenes: image → text",
+            "val/video_retrieval/clips/text_to_video/recall@10": "video retrieval: clips: text → video",
+        }
+        figures = dict(curve_figures({key: [(1, 0.5), (2, 0.6)] for key in keys}))
+        drawn = [text.get_text() for figure in figures.values() for text in figure.axes[0].get_legend().get_texts()]
+        assert sorted(drawn) == sorted(keys.values())
+
+    def test_videos_in_the_place_of_images(self, tmp_path: Path) -> None:
+        clips = {"name": "moving_shapes", "size": 16, "image_size": 32}
+        callbacks = [Report(tmp_path / "report.html"), Retrieval(column="video"), LogExamples()]
+        trainer = small_trainer(tmp_path, callbacks=callbacks, logger=TensorBoardLogger(tmp_path), max_steps=2)
+        towers = {"video": {"name": "meanP", "image": IMAGE, "projection": "none"}}
+        objective = {"name": "pairs", "between": ["video", "text"]}
+        module = small_module(image_encoder="none", towers=towers, embed_dim=32, objective=objective)
+        trainer.fit(module, ClipDataModule(train=clips, val=clips, local_batch_size=8))
+        assert ">text → video<" in (tmp_path / "report.html").read_text("utf-8")
 
     def test_what_was_not_evaluated_has_its_loss(self) -> None:
         assert result_rows([], [], {"train/loss": [(1, 3.0), (2, 2.5)]}) == [("loss of the last batch", "2.500", "")]

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from small import small_data, small_module, small_trainer
 from strategies.ranks import fit
 
-from lightning_clip import ClipModule, EvaluationSuite, InputError
+from lightning_clip import ClipModule, EvaluationSuite, InputError, Report, Retrieval, ZeroShotClassification
 from lightning_clip.evaluation.models import PredictorModel
 from lightning_clip.evaluation.run_suite import run_suite
 from lightning_clip.evaluation.suite import Suite
@@ -98,3 +98,22 @@ def test_mistakes(tmp_path: Path) -> None:
         EvaluationSuite({})
     with pytest.raises(InputError, match="does not exist"):
         EvaluationSuite(str(tmp_path / "none.yaml"))
+
+
+def test_beside_the_report(tmp_path: Path) -> None:
+    """Curves of the callback and of the suite stand in one figure, each with its name."""
+    callbacks = [Report(tmp_path / "report.html"), Retrieval(), EvaluationSuite(suite(tmp_path), report=False)]
+    fitted(tmp_path, *callbacks)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for name in ("text → image", "scenes: text → image"):
+        assert f">{name}<" in page, name
+
+
+@pytest.mark.parametrize("protocol", ["zero_shot", {"name": "zero_shot"}])
+def test_a_set_that_another_callback_measures(tmp_path: Path, protocol: Any) -> None:
+    callbacks = [
+        ZeroShotClassification({"scenes": SCENES}),
+        EvaluationSuite({"sets": {"scenes": {**SCENES, "protocols": [protocol]}}}),
+    ]
+    with pytest.raises(InputError, match="'scenes' is measured by ZeroShotClassification and by protocol zero_shot of .*omit"):
+        fitted(tmp_path, *callbacks)
