@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -19,7 +20,7 @@ from lightning_clip.encoders.lean_block import LeanBlock, make_lean, through
 from lightning_clip.encoders.patches import use_products
 from lightning_clip.encoders.recomputed import untouched
 
-__all__ = ["TimmImageEncoder", "check_options"]
+__all__ = ["TimmImageEncoder", "build_timm", "check_options"]
 
 # Where timm's families keep their repeated layers.
 _BLOCK_ATTRIBUTES = ("blocks", "stages", "layers")
@@ -61,7 +62,7 @@ class TimmImageEncoder(ImageEncoder):
             if name in _SIZES and value is not None:
                 for part in value if isinstance(value, list | tuple) else (value,):
                     in_range(f"image encoder {architecture!r}: {name}", part, 0, open_low=True)
-        model: Any = _create(architecture, image_size, pretrained, options)
+        model: Any = build_timm(architecture, image_size, options, pretrained=pretrained)[0]
         if any(isinstance(layer, nn.Linear) and not layer.out_features for layer in model.modules()):
             model.reset_classifier(0)  # timm before 1.0.31 makes a classifier of no classes for some networks, not none
         size = image_size or int(model.pretrained_cfg["input_size"][-1])
@@ -178,16 +179,30 @@ def check_options(options: dict[str, Any]) -> None:
         )
 
 
-def _create(architecture: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """Builds the backbone; only architectures with position tables (ViT, Swin) need to be told the image size."""
-    sized = {"img_size": image_size, **options} if image_size else options
+def build_timm(
+    architecture: str, image_size: int | None, options: Mapping[str, Any], *, num_classes: int = 0, pretrained: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm model, and the arguments that it took beside its name: only those with position tables (ViT, Swin) take a size.
+
+    Args:
+        architecture: a name that timm knows.
+        image_size: side of the square input in pixels; None takes the architecture's own.
+        options: handed on to `timm.create_model`.
+        num_classes: width of its last layer; 0 for none.
+        pretrained: load timm's published weights.
+
+    Raises:
+        InputError: the architecture does not take the options.
+    """
+    arguments = dict(options)
+    sized = {"img_size": image_size, **arguments} if image_size else arguments
     try:
-        return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **sized)
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=num_classes, **sized), sized
     except TypeError as error:
         if "img_size" not in str(error) or not image_size:
             raise InputError(f"timm's {architecture!r} does not take these options: {error}") from error
     try:
-        return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **options)
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=num_classes, **arguments), arguments
     except TypeError as error:
         raise InputError(f"timm's {architecture!r} does not take these options: {error}") from error
 

@@ -49,6 +49,7 @@ class Outcome:
         missing: set -> why it could not be opened; its failures are among the others.
         extracted: files of features that were made by this run; empty where all were there.
         images: set -> images of its test split.
+        models: name -> identity of those whose features were kept on disk.
     """
 
     results: dict[str, dict[str, dict[str, Result]]] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Outcome:
     missing: dict[str, str] = field(default_factory=dict)
     extracted: list[str] = field(default_factory=list)
     images: dict[str, int] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
 
 
 Subjects = Callable[[EvaluatedModel, EvaluationSet, str, Any], ModelSubject]
@@ -88,7 +90,7 @@ def run_suite(
     if len(set(names)) < len(names):
         raise InputError(f"duplicate model name {max(names, key=names.count)!r}: use NAME=PATH")
     make = subjects or partial(suite_subject, suite)
-    outcome = Outcome()
+    outcome = Outcome(models={} if subjects is not None else {model.name: model.identity for model in models})
     for name, spec in suite.sets.items():
         settings = dict(spec)
         wanted = dict(built_protocols(settings.pop("protocols")))

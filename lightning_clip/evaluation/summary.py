@@ -45,13 +45,13 @@ def write_summary(outcome: Outcome, folder: Path, title: str = "Evaluation") -> 
             for section in protocol.sections(results, outcome.datasets[name]):
                 section.title = f"{name}, {protocol.title.lower()}: {section.title}"
                 sections.append(section)
-    _write(folder / "report.json", json.dumps(_plain(outcome), ensure_ascii=False, indent=1))
+    page = folder / "report.html"
+    pictured = f"{sum(outcome.images.values()):,} images in {len(outcome.images)} sets"
+    plots = [{"title": words, "file": file.name} for words, file in write_report(page, title, pictured, sections)]
+    _write(folder / "report.json", json.dumps({**_plain(outcome), "plots": plots}, ensure_ascii=False, indent=1))
     _write(folder / "report.csv", _csv(outcome))
     _write(folder / "report.md", _markdown(rows))
-    write_report(
-        folder / "report.html", title, f"{sum(outcome.images.values()):,} images in {len(outcome.images)} sets", sections
-    )
-    return folder / "report.html"
+    return page
 
 
 def headline_rows(outcome: Outcome) -> list[tuple[str, ...]]:
@@ -122,7 +122,8 @@ def _plain(outcome: Outcome) -> dict[str, object]:
         name: {label: {model: asdict(result) for model, result in found.items()} for label, found in of_set.items()}
         for name, of_set in outcome.results.items()
     }
-    return {"images": outcome.images, "results": results, "failures": [asdict(failure) for failure in outcome.failures]}
+    failures = [asdict(failure) for failure in outcome.failures]
+    return {"models": outcome.models, "images": outcome.images, "results": results, "failures": failures}
 
 
 def _csv(outcome: Outcome) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import ModelCardData
 
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.yaml_bounds import check_growth
 from lightning_clip.encoders import ImageEncoder, Tower
+from lightning_clip.export.evaluated import Evaluation, found_beside, read_text
+from lightning_clip.export.formats import Format
 from lightning_clip.export.interface import Exportable
 from lightning_clip.weights.files import read_file
 
@@ -25,6 +28,7 @@ _LIMITS = (
     "before relying on it. Counting, fine distinctions and text inside pictures are known weaknesses of models of this kind "
     "(Radford et al. 2021, section 6). It is not made for surveillance or for judging people."
 )
+_UNMEASURED = "Not measured yet: `lightning-clip evaluate --checkpoint MODEL --suite SUITE.yaml`."
 
 
 @dataclass
@@ -38,7 +42,8 @@ class Run:
         epochs: passes over the data.
         accelerator_seconds: by name of device, from `ComputeMeter`.
         samples: pairs seen, from `ComputeMeter`.
-        evaluation: table in Markdown, from `lightning-clip evaluate`.
+        evaluation: by `lightning-clip evaluate`.
+        identity: of the weights, by which their figures are told from those of others.
     """
 
     source: str
@@ -47,17 +52,27 @@ class Run:
     epochs: int | None = None
     accelerator_seconds: dict[str, float] = field(default_factory=dict)
     samples: int | None = None
-    evaluation: str | None = None
+    evaluation: Evaluation | None = None
+    identity: str = ""
 
     @classmethod
-    def of(cls, source: str, recipe: str | None = None, evaluation: str | None = None, allow_pickle: bool = False) -> Run:
+    def of(
+        cls,
+        source: str,
+        recipe: str | None = None,
+        evaluation: str | None = None,
+        allow_pickle: bool = False,
+        identity: Callable[[], str] = str,
+    ) -> Run:
         """Reads what lies in and beside a checkpoint.
 
         Args:
             source: a .ckpt of ours, or another source of `from_pretrained`, of which nothing more is known.
             recipe: YAML of the run; None looks for config.yaml beside the checkpoint and one folder up.
-            evaluation: folder that `lightning-clip evaluate` wrote, or its report.md.
+            evaluation: folder that `lightning-clip evaluate` wrote, its report.json or report.md; None looks for a report on
+                these very weights in folders beside the checkpoint and one folder up.
             allow_pickle: see `Source`.
+            identity: of the weights; asked for only where there is a report.
 
         Raises:
             InputError: a recipe or an evaluation that does not exist.
@@ -73,17 +88,14 @@ class Run:
                     run.samples = int(meter["span"].get("samples", 0)) or None
             run.source = path.name
             beside = [folder / "config.yaml" for folder in (path.parent, path.parent.parent)]
-            run.recipe = next((_text(file, "recipe") for file in beside if file.is_file()), None)
+            run.recipe = next((read_text(file, "recipe") for file in beside if file.is_file()), None)
         if recipe is not None:
-            run.recipe = _text(existing_path(recipe, "recipe"), "recipe")
+            run.recipe = read_text(existing_path(recipe, "recipe"), "recipe")
         if evaluation is not None:
-            found = existing_path(evaluation, "evaluation")
-            table = found / "report.md" if found.is_dir() else found
-            if not table.is_file():
-                raise InputError(
-                    f"evaluation {evaluation!r} has no report.md: give a folder that lightning-clip evaluate wrote"
-                )
-            run.evaluation = _text(table, "evaluation")
+            run.evaluation = Evaluation.read(evaluation)
+        elif path.suffix == ".ckpt" and path.is_file():
+            run.evaluation = found_beside(path, identity)
+        run.identity = identity() if run.evaluation is not None and run.evaluation.models else ""
         return run
 
 
@@ -96,50 +108,48 @@ def _whole_passes(checkpoint: Mapping[str, Any]) -> int | None:
     return begun if loop["epoch_loop.batch_progress"]["is_last_batch"] else max(begun - 1, 0)
 
 
-def model_card(
-    module: Exportable, run: Run, *, title: str, library: str, usage: str, difference: float, notes: Sequence[str]
-) -> str:
+def model_card(module: Exportable, run: Run, writer: Format, *, title: str, difference: float) -> str:
     """The text of README.md.
 
     Args:
         module: with weights.
         run: what is known of it.
-        title: of the page.
-        library: that reads the files.
-        usage: Python that reads them.
-        difference: largest one of unit features between the module and what the library reads.
-        notes: what the format says a little differently.
+        writer: the format.
+        title: of the page, the folder's name.
+        difference: largest one of unit features between the module and what the format's library reads.
     """
-    front = {"library_name": library, "tags": ["clip", "image-text", "zero-shot-image-classification", "lightning_clip"]}
-    parts = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {title}", _what(module, run)]
-    parts += ["## Use", _fenced("python", usage)]
+    library = writer.title.lower()
+    parts = [_front(run, writer, title), f"# {title}", _what(module, run, writer.columns(module))]
+    parts += ["## Use", _fenced("python", writer.usage.format(folder=title))]
     parts += [f"Read back by {library}, unit features differ from the original's by at most {difference:.1e}."]
     parts += ["## Training data", _data(run), "## Recipe", _recipe(run), "## Compute", _compute(run)]
     parts += [
         "## Evaluation",
-        run.evaluation or "Not measured yet: `lightning-clip evaluate --checkpoint MODEL --suite SUITE.yaml`.",
+        run.evaluation.markdown() if run.evaluation else _UNMEASURED,
     ]
-    parts += ["## Limits", _LIMITS, *notes]
+    parts += ["## Limits", _LIMITS, *writer.notes(module)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _text(path: Path, what: str) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} {str(path)!r} is no readable text ({error}): give a text file, in UTF-8") from error
+def _front(run: Run, writer: Format, title: str) -> str:
+    """What the hub reads: library, tags, and the figures of these very weights."""
+    figures = [] if run.evaluation is None else run.evaluation.figures(run.identity)
+    index: dict[str, Any] = {"model_name": title, "eval_results": figures} if figures else {}
+    data = ModelCardData(library_name=writer.title.lower(), tags=list(writer.tags), **index)
+    return f"---\n{data.to_yaml().strip()}\n---"
 
 
-def _what(module: Exportable, run: Run) -> str:
+def _what(module: Exportable, run: Run, held: Sequence[str]) -> str:
     rows = {
-        **{f"{column} tower": _tower(module, column) for column in module.model.columns},
+        **{f"{column} tower": _tower(module, column) for column in held},
         "shared width": str(module.embed_dim),
         "objective": type(module.objective).__name__,
         "weights from": run.source,
     }
     lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     columns = " and ".join(module.model.columns)
-    return f"Towers that put {columns} into one space, written by lightning_clip.\n\n| | |\n|---|---|\n{lines}"
+    which = "Towers" if len(held) == len(module.model.columns) else f"The {' and '.join(held)} tower of those"
+    return f"{which} that put {columns} into one space, written by lightning_clip.\n\n| | |\n|---|---|\n{lines}"
 
 
 def _tower(module: Exportable, column: str) -> str:

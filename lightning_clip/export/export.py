@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from lightning_clip.checkpoints.fit import check_finite_weights
 from lightning_clip.core.atomic import beside
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.locks import only_writer
-from lightning_clip.export import to_files, to_graphs, to_open_clip, to_transformers
+from lightning_clip.export import to_files, to_graphs, to_open_clip, to_timm, to_transformers
 from lightning_clip.export.card import Run, model_card
+from lightning_clip.export.evaluated import PLOTS
 from lightning_clip.export.formats import Format, formats, refusal
 from lightning_clip.export.interface import Exportable
 from lightning_clip.merging.merged import whole
@@ -25,7 +27,7 @@ from lightning_clip.weights.own import parts_of
 
 __all__ = ["Exported", "export", "push_to_hub"]
 
-_MODULES = (to_files, to_graphs, to_open_clip, to_transformers)  # importing them registers their formats
+_MODULES = (to_files, to_graphs, to_open_clip, to_timm, to_transformers)  # importing them registers their formats
 _OF_COLOURS = ("huggingface", "open_clip")  # formats whose preparation of pictures knows three channels
 _TEXTS = [
     "a dog",
@@ -67,7 +69,7 @@ def export(module: Exportable, format: str, output: str | Path, run: Run | None 
 
     Args:
         module: a `ClipModule` with weights.
-        format: "safetensors", "huggingface", "open_clip", "onnx" or "torch-export".
+        format: "safetensors", "huggingface", "open_clip", "onnx", "torch-export", or "timm" for the image tower alone.
         output: folder to make; it appears under its name only when it is complete.
         run: for the model card.
         towers: omit what a subclass has learned beside the towers, such as a classifier's head or learned prompts.
@@ -118,16 +120,11 @@ def _exported(module: Exportable, format: str, target: Path, run: Run) -> Export
         with beside(target, folder=True) as folder:
             writer.write(module, folder)
             differences = _read_back(writer, module, folder)
-            card = model_card(
-                module,
-                run,
-                title=target.name,
-                library=writer.title.lower(),
-                usage=writer.usage.format(folder=target.name),
-                difference=max(differences.values()),
-                notes=writer.notes(module),
-            )
+            card = model_card(module, run, writer, title=target.name, difference=max(differences.values()))
             (folder / "README.md").write_text(card, encoding="utf-8")
+            for _, plot in run.evaluation.plots if run.evaluation else ():
+                (folder / PLOTS).mkdir(exist_ok=True)
+                shutil.copy(plot, folder / PLOTS)
             writer.moved(folder, target)
     return Exported(target, differences)
 

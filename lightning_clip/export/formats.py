@@ -23,12 +23,14 @@ class Format(ABC):
         title: as it reads in a sentence.
         tolerance: the largest difference of unit features that reading back may show.
         holds_scorers: whether it holds what an objective scores by, such as a layer over words.
+        tags: of the model card, by which the hub finds it.
         usage: Python that reads the folder, for the model card; {folder} is put in.
     """
 
     title: str
     tolerance = 1e-5
     holds_scorers = False
+    tags: Sequence[str] = ("clip", "image-text", "zero-shot-image-classification", "lightning_clip")
     usage: str
 
     @abstractmethod
@@ -43,6 +45,10 @@ class Format(ABC):
         """
         return False
 
+    def columns(self, module: Exportable) -> Sequence[str]:
+        """Columns of the towers that it holds; all of them, unless a format is for one tower alone."""
+        return tuple(module.model.columns)
+
     @abstractmethod
     def write(self, module: Exportable, folder: Path) -> None:
         """Writes everything but the model card."""
@@ -56,13 +62,14 @@ class Format(ABC):
             pixels: uint8 (B, 3, S, S).
             texts: any.
         """
-        image, text = self.features(module, folder, pixels, texts)
-        expected = module.predictor.encode_image(pixels), module.predictor.encode_text(texts)
-        return {"image": largest_difference(image, expected[0]), "text": largest_difference(text, expected[1])}
+        found = self.features(module, folder, pixels, texts)
+        encode = {"image": lambda: module.predictor.encode_image(pixels), "text": lambda: module.predictor.encode_text(texts)}
+        return {column: largest_difference(features, encode[column]()) for column, features in found.items()}
 
     @abstractmethod
-    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Unit features of uint8 pixels (B, 3, S, S) and texts, by the format's library, from the files alone.
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Unit features (B, D) of uint8 pixels (B, 3, S, S) as "image" and (N, D) of N texts as "text", by the format's
+        library, from the files alone.
 
         The module only tells how its own preprocessing goes where the format has none.
         """
@@ -98,7 +105,12 @@ def refusal(name: str, module: Exportable) -> InputError | None:
     reason = formats.build(name).reason(module)
     if reason is None:
         return None
-    able = [other for other in formats.names() if other != name and formats.build(other).reason(module) is None]
+    able = [other for other in formats.names() if other != name and _holds_all(formats.build(other), module)]
     return InputError(
         f"format {name!r} cannot hold this model exactly: {reason}. Formats that can: {', '.join(able) or 'none'}"
     )
+
+
+def _holds_all(writer: Format, module: Exportable) -> bool:
+    """Whether a format holds all towers of a module, exactly."""
+    return set(writer.columns(module)) == set(module.model.columns) and writer.reason(module) is None

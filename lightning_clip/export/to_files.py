@@ -64,10 +64,10 @@ module.encode_text(["a dog"])
             found["text"] = largest_difference(read.predictor.encode_text(texts), module.predictor.encode_text(texts))
         return found
 
-    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by `from_pretrained`, from the folder."""
         read = open_for_use(folder).predictor
-        return read.encode_image(pixels), read.encode_text(list(texts))
+        return {"image": read.encode_image(pixels), "text": read.encode_text(list(texts))}
 
 
 def _settings(module: Exportable) -> dict[str, Any]:

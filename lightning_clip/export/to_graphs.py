@@ -106,12 +106,12 @@ class _Graphs(Format):
         self._write(image, folder, "image")
         self._write(text, folder, "text")
 
-    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by the graphs; the module tokenizes."""
         tokens, mask = module.tokenizer(list(texts))
         images = torch.cat([self._run(folder, "image", {"pixels": part}) for part in torch.split(pixels, 2)])
         inputs = {"tokens": tokens, "mask": mask.long()}
-        return images, self._run(folder, "text", inputs)
+        return {"image": images, "text": self._run(folder, "text", inputs)}
 
     def _write(self, program: ExportedProgram, folder: Path, name: str) -> None:
         raise NotImplementedError

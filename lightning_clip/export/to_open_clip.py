@@ -72,7 +72,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         weights |= {} if decoder is None else decoder[1]
         save_file({**weights, **image.extra}, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
-    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by open_clip, from the folder alone."""
         import open_clip
 
@@ -83,7 +83,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(texts))
         with torch.no_grad():
             image = model.encode_image((pixels.float() / 255 - mean) / std, normalize=True)
-            return image, model.encode_text(tokens, normalize=True)
+            return {"image": image, "text": model.encode_text(tokens, normalize=True)}
 
     def moved(self, folder: Path, target: Path) -> None:
         """Writes the path of a Hugging Face tower's configuration, which open_clip resolves from where Python runs."""

@@ -49,6 +49,8 @@ class TransformersFormat(Format):
 
 model = AutoModel.from_pretrained("{folder}")
 tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcessor.from_pretrained("{folder}")
+
+# sentence-transformers reads the folder, too: SentenceTransformer("{folder}").encode(["a dog", picture])
 """
 
     def reason(self, module: Exportable) -> str | None:
@@ -95,7 +97,7 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
             found[column] = max(found[column], largest_difference(features, expected[column]))
         return found
 
-    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Unit features (B, D) and (N, D) of uint8 pixels (B, 3, S, S) and N texts, by transformers, from the folder alone."""
         from transformers import AutoModel
 
@@ -104,7 +106,7 @@ tokenizer, images = AutoTokenizer.from_pretrained("{folder}"), AutoImageProcesso
         with torch.no_grad():
             outputs = model.get_image_features(pixel_values=pictures), model.get_text_features(**ids)
         image, text = (value if isinstance(value, Tensor) else value.pooler_output for value in outputs)
-        return normalize(image, dim=-1), normalize(text, dim=-1)
+        return {"image": normalize(image, dim=-1), "text": normalize(text, dim=-1)}
 
     def notes(self, module: Exportable) -> list[str]:
         """Differences of the centre crop and of the tokenizer."""

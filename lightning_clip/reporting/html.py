@@ -23,7 +23,7 @@ _NAME_BYTES = 100  # of a figure's file name; file systems take 255 at most
 _STATIC = Path(__file__).with_name("static")
 
 
-def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
+def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> list[tuple[str, Path]]:
     """Writes the page beside its place, then moves it there; figures are held in the page.
 
     Plots are SVG in the page's colours, light or dark as the reader's system is, and pictures are cells that wrap; a click on
@@ -34,15 +34,22 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Secti
         title: heading of the page.
         subtitle: a line below it.
         sections: in their order.
+
+    Returns:
+        What each plot shows, and its PNG; sheets of pictures are not among them, as they show the data of others.
     """
     from lightning_clip.reporting.drawing import png  # matplotlib is not needed to make sections
+    from lightning_clip.reporting.sheets import ContactSheet
 
-    pictures = [(stem, png(figure)) for stem, figure in _named(sections)]
+    folder = path.parent / f"{path.stem}_figures"
+    named = [(words, folder / f"{stem}.png", figure) for stem, words, figure in _named(sections)]
+    pictures = [(file, png(figure)) for _, file, figure in named]
     with beside(path) as place:
         place.write_text(_page(title, subtitle, sections), encoding="utf-8")
-    for stem, content in pictures:
-        with beside(path.parent / f"{path.stem}_figures" / f"{stem}.png") as place:
+    for file, content in pictures:
+        with beside(file) as place:
             place.write_bytes(content)
+    return [(words, file) for words, file, figure in named if not isinstance(figure, ContactSheet)]
 
 
 def _page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
@@ -64,15 +71,15 @@ def _page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _named(sections: Sequence[Section]) -> Iterator[tuple[str, Figure]]:
-    """A file name for each figure, of its words: a caption of any length and in any script may be among them."""
+def _named(sections: Sequence[Section]) -> Iterator[tuple[str, str, Figure]]:
+    """A file name for each figure, of its words, and these: a caption of any length and in any script may be among them."""
     seen: Counter[str] = Counter()
     for section in sections:
         for name, figure in section.figures:
             words = re.sub(r"\W+", "_", f"{section.title} {name}".lower())
             stem = words.encode()[:_NAME_BYTES].decode(errors="ignore").rstrip("_")
             seen[stem] += 1
-            yield stem if seen[stem] == 1 else f"{stem}_{seen[stem]}", figure
+            yield stem if seen[stem] == 1 else f"{stem}_{seen[stem]}", f"{section.title}: {name}", figure
 
 
 def _section(section: Section, number: int) -> str:

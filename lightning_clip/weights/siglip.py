@@ -31,6 +31,7 @@ __all__ = [
     "open_clip_text_settings",
     "text_rules",
     "timm_name",
+    "timm_spec",
     "transformers_text_settings",
     "transformers_vision_settings",
 ]
@@ -131,6 +132,13 @@ def timm_name(encoder: HuggingFaceImageEncoder) -> str | None:
         if sizes is not None and all(config[key] == value for key, value in sizes.items()):
             return str(name)
     return None
+
+
+def timm_spec(encoder: HuggingFaceImageEncoder) -> dict[str, Any] | None:
+    """Name, image size and options with which timm builds transformers' image tower of any size; None if it cannot."""
+    config = encoder.model.config.to_dict()
+    sizes = _VISION.to_ours(config)
+    return _timm_spec(sizes) if _VISION.holds(config) and sizes["act"] in _PLAIN else None
 
 
 def transformers_text_settings(encoder: TextEncoder) -> dict[str, Any] | None:

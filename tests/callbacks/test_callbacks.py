@@ -195,6 +195,18 @@ def test_features_are_written(tmp_path: Path) -> None:
     with np.load(tmp_path / "features.npz") as found:
         assert found["image_features"].shape == found["text_features"].shape == (20, 16)
         assert len(found["keys"]) == 20 and found["index"].tolist() == list(range(20))
+    datasets = pytest.importorskip("datasets")
+    writer = WriteFeatures(str(tmp_path / "features"))
+    small_trainer(tmp_path, callbacks=[writer]).predict(module, small_data(20, batch=8), return_predictions=False)
+    with np.load(tmp_path / "features.npz") as found:
+        dataset = datasets.load_from_disk(tmp_path / "features").with_format("numpy")
+        assert np.array_equal(dataset["image_features"][:], found["image_features"])
+        assert dataset["key"][:].tolist() == found["keys"].tolist() and (dataset["label"][:] >= 0).all()
+    again = small_trainer(tmp_path, callbacks=[writer])
+    with pytest.raises(InputError, match="features' exist and are never replaced"):
+        again.predict(module, small_data(20, batch=8), return_predictions=False)
+    with pytest.raises(InputError, match=r"end in '.csv': give a file .npz, or a folder for a dataset"):
+        WriteFeatures("features.csv")
 
 
 class TestExamples:

@@ -308,9 +308,9 @@ def test_graphs(format: str, kind: str, tmp_path: Path, in_onnx: tuple[ClipModul
     writer = formats.build(format)
     for count in (1, 4):
         texts = ["a dog in a house and a cat " * count, *CAPTIONS][:count]
-        image, text = writer.features(module, folder, pictures(32, count), texts)
-        torch.testing.assert_close(image, module.encode_image(pictures(32, count)), rtol=0, atol=1e-4)
-        torch.testing.assert_close(text, module.encode_text(texts), rtol=0, atol=1e-4)
+        found = writer.features(module, folder, pictures(32, count), texts)
+        torch.testing.assert_close(found["image"], module.encode_image(pictures(32, count)), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found["text"], module.encode_text(texts), rtol=0, atol=1e-4)
     content = json.loads((folder / "inference.json").read_text())
     assert content["image_size"] == 32 and content["tokenizer"]["context_length"] == module.tokenizer.context_length
 
@@ -456,7 +456,9 @@ class TestMistakes:
         """A library that reads something else than was meant is found out."""
         module = clip_module()
         writer = type(formats.build("open_clip"))
-        monkeypatch.setattr(writer, "features", lambda *_: (normalize(torch.randn(5, 16)), normalize(torch.randn(7, 16))))
+        monkeypatch.setattr(
+            writer, "features", lambda *_: {"image": normalize(torch.randn(5, 16)), "text": normalize(torch.randn(7, 16))}
+        )
         with pytest.raises(InputError, match="read back by open_clip, features differ by .*nothing was written"):
             export(module, "open_clip", tmp_path / "out")
         assert not list(tmp_path.iterdir())

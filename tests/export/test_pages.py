@@ -62,7 +62,7 @@ def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in commands:
         assert main(shlex.split(command)[1:]) == 0, command
         assert (tmp_path / command.split()[-1] / "README.md").is_file()
-    assert len(commands) == 5
+    assert len(commands) == 6
     assert main([*shlex.split(README[0])[1:-1], "from_the_readme"]) == 0
     exec(BLOCKS["python"], {})
     Image.new("RGB", (50, 40), "red").save("picture.jpg")
@@ -73,3 +73,10 @@ def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = module.model.scale() * features[0] @ features[1].T
     torch.testing.assert_close(torch.from_numpy(served["logits"]), expected, rtol=0, atol=1e-3)
     assert (tmp_path / "graphs/image.onnx").is_file()
+    towered: dict[str, Any] = {}
+    exec(BLOCKS["tower"], towered)
+    assert towered["features"].shape == (1, module.embed_dim)
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    encoded: dict[str, Any] = {}
+    exec(BLOCKS["sentences"], encoded)
+    torch.testing.assert_close(torch.from_numpy(encoded["texts"]), features[1], rtol=0, atol=1e-6)

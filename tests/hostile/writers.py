@@ -45,7 +45,7 @@ CLIP_VIT = {
     "num_heads": 4,
 }
 GROUPS = ("data", "checkpoint", "prompts", "tokenizer", "index")
-FORMATS = ("safetensors", "huggingface", "open_clip", "onnx", "torch-export")
+FORMATS = ("safetensors", "huggingface", "open_clip", "onnx", "torch-export", "timm")
 
 
 class Writer(NamedTuple):
