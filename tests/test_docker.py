@@ -76,5 +76,5 @@ def test_dev_container_names_a_stage_and_a_target() -> None:
 def test_commands_of_the_page_name_files_that_exist() -> None:
     page = (ROOT / "docs/docker.md").read_text()
     assert re.findall(r"--file (\S+)", page) == ["docker/Dockerfile"]
-    for recipe in re.findall(r"--config (recipes/\S+)", page):
-        assert "model" in yaml.safe_load((ROOT / recipe).read_text())
+    recipes = re.findall(r"--config (\w+)", page)
+    assert recipes and all("model" in yaml.safe_load((ROOT / f"recipes/{recipe}.yaml").read_text()) for recipe in recipes)

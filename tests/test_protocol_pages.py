@@ -57,8 +57,10 @@ def small_suite(folder: Path) -> dict[str, Any]:
     suite["sets"]["held_out"]["protocols"] = [
         {"name": entry, **small[entry]} if isinstance(entry, str) and entry in small else entry for entry in entries
     ]
-    (folder / "recipes/evaluation").mkdir(parents=True)
-    (folder / "recipes/evaluation/scenes.yaml").write_text(yaml.safe_dump({**suite, "trainer": {"accelerator": "cpu"}}))
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation/scenes").write_text(  # of that name, one's own comes first
+        yaml.safe_dump({**suite, "trainer": {"accelerator": "cpu"}})
+    )
     return suite
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,13 @@ def test_ways_to_adapt_build(how: str, data_folder: Path, base_checkpoint: Path,
     monkeypatch.setenv("LIGHTNING_CLIP_BASE", str(base_checkpoint))
     cli = build(ROOT / "recipes/adapt/cifar10.yaml", f"--config={ROOT}/recipes/adapt/{how}.yaml", "--data.train.shots=2")
     assert len(cli.datamodule.source("train")) == 20
-    assert f"recipes/adapt/{how}.yaml" in (ROOT / "docs/recipes/adapt_cifar10.md").read_text()
+    assert f"--config adapt/{how}" in (ROOT / "docs/recipes/adapt_cifar10.md").read_text()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_has_a_page_that_names_its_command(recipe: Path) -> None:
     page = ROOT / "docs/recipes" / f"{recipe.stem}.md"
-    assert f"recipes/{recipe.name}" in page.read_text()
+    assert re.search(rf"lightning-clip fit (--config )?{recipe.stem}\b", page.read_text())
     assert page.name in (ROOT / "README.md").read_text()
 
 

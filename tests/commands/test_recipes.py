@@ -14,10 +14,10 @@ from lightning_clip.commands.recipe import read_recipe
 from lightning_clip.core import shipped
 from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.recipe_paths import recipe_path, with_recipe_paths
-from lightning_clip.core.shipped import recipe_names, recipes_folder, shipped_recipes
+from lightning_clip.core.shipped import recipe_names, recipes_folder, shipped_recipe, shipped_recipes
 from lightning_clip.core.yaml_files import read_mapping
 from lightning_clip.data.words import read_synonyms
-from lightning_clip.evaluation.suite import Suite
+from lightning_clip.evaluation.suite import BUILT_IN, Suite
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -136,3 +136,15 @@ def test_mistakes(arguments: list[str], message: str, elsewhere: Path, capsys: p
     (elsewhere / "demo.yaml").write_text("mine")
     assert main(["recipes", *arguments]) == 2
     assert message in capsys.readouterr().err and (elsewhere / "demo.yaml").read_text() == "mine"
+
+
+def test_the_pages_name_recipes_as_they_are_found_everywhere() -> None:
+    """By the short name, which holds without a clone of the repository, too; recipes say so of themselves as well."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.yaml")]
+    texts = {page: page.read_text("utf-8").replace("\\\n", " ") for page in pages}
+    flag = r"--(?:config|base|suite)[ =]([a-z][\w/+]*)(?![\w/+.])"  # what ends in .yaml is the reader's own
+    named = [(page.name, name) for page, text in texts.items() for name in re.findall(flag, text)]
+    unknown = [(page, name) for page, name in named if shipped_recipe(name) is None and name not in BUILT_IN]
+    assert len(named) > 100 and not unknown
+    long = [page.name for page, text in texts.items() if re.search(r"(--(config|base|suite)[ =]|compare )recipes/", text)]
+    assert not long

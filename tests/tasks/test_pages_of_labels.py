@@ -30,9 +30,10 @@ def block(text: str, name: str) -> list[list[str]]:
 
 @pytest.fixture
 def place(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with recipes that ask for two photographs where the real ones ask for a hundred, and an untrained model."""
+    """Recipes that ask for two photographs where the real ones ask for a hundred, and an untrained model."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.setattr("lightning_clip.core.shipped.recipes_folder", lambda: tmp_path / "recipes")
     for name in ("evaluation/adapt_cifar10", "adapt/cifar10"):
         recipe = tmp_path / f"recipes/{name}.yaml"
         text = recipe.read_text().replace("shots: 100", "shots: 2").replace("shots: 50", "shots: null")
@@ -51,7 +52,7 @@ def place(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("way", corners(["flyp", "lora", "head", "coop", "clip_adapter", "tip_adapter"], "head", "coop"))
 def test_adapting_to_cifar10(way: str, place: Path) -> None:
-    commands = [command for command in block(PAGE, "adapt_cifar10") if f"recipes/adapt/{way}.yaml" in command]
+    commands = [command for command in block(PAGE, "adapt_cifar10") if f"adapt/{way}" in command]
     assert commands
     for command in commands:
         small = [*SMALL, "--data.train.shots=1"] if command[0] == "fit" else SMALL[1:]

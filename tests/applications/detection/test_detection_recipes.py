@@ -24,9 +24,8 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found
     pairs, boxes, evaluate = (shlex.split(line)[1:] for line in found[1].strip().splitlines())
     for arguments in (pairs, boxes):
-        arguments[2] = str(ROOT / arguments[2])
         assert main([*arguments, *TINY]) == 0
-    suite = yaml.safe_load((ROOT / evaluate[2]).read_text())
+    suite = yaml.safe_load((ROOT / f"recipes/{evaluate[2]}.yaml").read_text())
     suite["sets"]["scenes"]["size"] = 4
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
     assert main([evaluate[0], "--suite", "suite.yaml", *evaluate[3:]]) == 0
