@@ -26,8 +26,8 @@ __all__ = ["TimmFormat"]
 _IMAGE = "image_encoder.model."
 _CROPS = {"crop": "center", "floor_crop": "center", "squash": "squash"}
 # What timm's architecture says of weights that it publishes, and that does not hold for these.
-_OF_OTHERS = ("url", "hf_hub_id", "hf_hub_filename", "tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "file")
-_OF_OTHERS += ("label_offset", "label_names", "label_descriptions", "test_input_size", "test_crop_pct", "pool_size", "source")
+_OF_OTHERS = {"url", "hf_hub_id", "hf_hub_filename", "tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "file"}
+_OF_OTHERS |= {"label_offset", "label_names", "label_descriptions", "test_input_size", "test_crop_pct", "pool_size", "source"}
 
 
 class _Tower(NamedTuple):
@@ -79,7 +79,7 @@ features = tower(prepare(picture).unsqueeze(0))
 
         tower = _written(module)
         tower.model.pretrained_cfg = _settings(tower.model, module)
-        save_for_hf(tower.model, folder, model_args=tower.arguments, safe_serialization=True)
+        save_for_hf(tower.model, str(folder), model_args=tower.arguments, safe_serialization=True)
 
     def differences(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, float]:
         """How far unit features are at most from the module's; where its head has no place in timm, from those before it."""
@@ -90,10 +90,9 @@ features = tower(prepare(picture).unsqueeze(0))
 
     def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Unit features (B, D) of uint8 pixels (B, 3, S, S), by timm, from the folder alone."""
-        from timm.data import resolve_model_data_config
-
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        settings = resolve_model_data_config(model)
+        library: Any = timm.data
+        settings = library.resolve_model_data_config(model)
         mean, std = (torch.tensor(settings[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
         with torch.no_grad():
             return {"image": normalize(model((pixels.float() / 255 - mean) / std), dim=-1)}
