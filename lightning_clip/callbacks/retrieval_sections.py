@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_clip.callbacks.retrieval import Retrieval, RetrievalResult
+from lightning_clip.data.image_steps import reading_of
 from lightning_clip.data.sources import PairSource
 from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.reporting.html import Section
@@ -36,7 +37,7 @@ def _found_images(result: RetrievalResult, source: PairSource, transform: nn.Mod
     colours: list[str] = []
     for example in result.examples:
         for place, index in enumerate((example.own, *example.found)):
-            if (image := picture(source, index)) is not None:
+            if (image := picture(source, index, reading_of(transform))) is not None:
                 images.append(transform(image))
                 captions.append(wrapped(example.caption) if place == 0 else f"#{place}")
                 colours.append("plain" if place == 0 else "good" if index == example.own else "bad")
@@ -52,7 +53,7 @@ def _found_captions(result: RetrievalResult, source: PairSource, transform: nn.M
     captions: list[str] = []
     colours: list[str] = []
     for example in result.described:
-        if (image := picture(source, example.image)) is not None:
+        if (image := picture(source, example.image, reading_of(transform))) is not None:
             images.append(transform(image))
             lines = (f"{place}. {caption}" for place, (caption, _) in enumerate(example.captions, start=1))
             captions.append("\n".join(wrapped(line, 26, 2) for line in lines))

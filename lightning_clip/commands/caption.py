@@ -6,10 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_clip.commands.sources import add_source_arguments, open_source
+from lightning_clip.commands.sources import add_source_arguments, open_source, positive
 from lightning_clip.core.errors import InputError, existing_path
+
+if TYPE_CHECKING:
+    from lightning_clip.model.predictor import Predictor
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="of nucleus (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, help="of a caption (default: 30, or what the text tower takes)")
     parser.add_argument("--seed", type=int, default=0, help="of nucleus (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="pictures of --data at most")
+    parser.add_argument("--batch-size", type=positive, default=32, help="pictures at a time (default: %(default)s)")
+    parser.add_argument("--limit", type=positive, help="pictures of --data at most")
     parser.add_argument("--json", action="store_true", help="one line of JSON a picture, and one for the scores")
     add_source_arguments(parser)
     next(action for action in parser._actions if action.dest == "data").required = False
@@ -51,8 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("caption describes pictures (IMAGE ...) or a set (--data): name one of them")
     quiet()
     options = {key: getattr(arguments, key) for key in ("beams", "top_p", "temperature", "max_tokens", "seed")}
-    captioner = Captioner(open_predictor(arguments.checkpoint), arguments.method, **options)
-    names, images, references = _set(arguments) if arguments.data else _pictures(arguments.pictures)
+    predictor = open_predictor(arguments.checkpoint)
+    captioner = Captioner(predictor, arguments.method, **options)
+    names, images, references = _set(arguments, predictor) if arguments.data else _pictures(arguments.pictures, predictor)
     captions: list[str] = []
     for first in range(0, len(names), arguments.batch_size):
         part = images[first : first + arguments.batch_size]
@@ -68,25 +72,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(scores) if arguments.json else ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
 
 
-def _pictures(paths: list[str]) -> tuple[list[str], list[Any], list[Any]]:
+def _pictures(paths: list[str], predictor: Predictor) -> tuple[list[str], list[Any], list[Any]]:
     """Names and pixels of files."""
-    from lightning_clip.data.decoding import decode
-
-    images = []
-    for path in paths:
-        try:
-            images.append(decode(existing_path(path, "image").read_bytes()))
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            raise InputError(f"image {path!r} cannot be read: {error}. Give a JPEG, PNG, WebP, GIF, BMP or TIFF.") from error
+    images = [predictor.read(existing_path(path, "image")) for path in paths]
     return [Path(path).name for path in paths], [lambda image=image: image for image in images], []
 
 
-def _set(arguments: argparse.Namespace) -> tuple[list[str], list[Any], list[Any]]:
+def _set(arguments: argparse.Namespace, predictor: Predictor) -> tuple[list[str], list[Any], list[Any]]:
     """Names, pixels and captions of a source, decoded when they are asked for."""
-    from lightning_clip.data.decoding import decode
-
     source = open_source(arguments)
     count = len(source) if arguments.limit is None else min(arguments.limit, len(source))
     pairs = [source[place] for place in range(count)]
@@ -95,7 +88,7 @@ def _set(arguments: argparse.Namespace) -> tuple[list[str], list[Any], list[Any]
         image = source[place].image
         if image is None:
             raise InputError(f"sample {pairs[place].key!r} has no image to describe")
-        return decode(image) if isinstance(image, bytes) else image
+        return predictor.read(image)
 
     names = [pair.key for pair in pairs]
     return names, [lambda place=place: pixels(place) for place in range(count)], [pair.captions for pair in pairs]

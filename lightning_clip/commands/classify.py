@@ -19,6 +19,8 @@ from lightning_clip.core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_clip.data.pixel_values import PixelReading
+
 __all__ = ["add_arguments", "run"]
 
 _AT_ONCE = 32
@@ -62,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: a missing file, a picture that does not decode, fewer than two labels where they compete or one twice, a
             wrong checkpoint, or weights that are not finite.
     """
-    from lightning_clip.loading import open_predictor  # here and below: --help must not wait for torch
+    from lightning_clip.data.image_steps import reading_of  # here and below: --help must not wait for torch
+    from lightning_clip.loading import open_predictor
     from lightning_clip.model.probabilities import is_independent, probabilities
     from lightning_clip.prompts import resolve_templates
 
@@ -77,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     top = arguments.top or (len(labels) if arguments.json or arguments.csv else _SHOWN)
     found = (
         _best(picture, row, labels, top)
-        for part in _parts(_readable(pictures))
+        for part in _parts(_readable(pictures, reading_of(predictor.transform)))
         for (picture, _), row in zip(part, score([pixels for _, pixels in part]), strict=True)
     )
     if arguments.json:
@@ -99,12 +102,12 @@ def _pictures(given: list[str]) -> list[GivenPicture]:
         raise InputError(f"{error}. {hint}") from error
 
 
-def _readable(pictures: Iterable[GivenPicture]) -> Iterator[tuple[GivenPicture, Tensor]]:
+def _readable(pictures: Iterable[GivenPicture], reading: PixelReading) -> Iterator[tuple[GivenPicture, Tensor]]:
     """Pictures with their pixels (3, H, W); of a folder or a pattern those that cannot be read are named and left out."""
     count, skipped = 0, ""
     for picture in pictures:
         try:
-            pixels = decoded(picture)
+            pixels = decoded(picture, reading)
         except InputError as error:
             if picture.is_named:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lightning_clip.commands.sources import add_model_argument
+from lightning_clip.core.errors import existing_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,13 +35,13 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from lightning_clip.applications.relevance import relevance, word_relevance  # here: --help must not wait for torch
     from lightning_clip.loading import open_predictor
-    from lightning_clip.model.inputs import picture_pixels
     from lightning_clip.reporting.overlays import heat_figure
     from lightning_clip.reporting.plots import save_figure
     from lightning_clip.reporting.text import wrapped
 
-    picture, texts = picture_pixels(arguments.image), list(dict.fromkeys(arguments.text))
+    path, texts = existing_path(arguments.image, "image"), list(dict.fromkeys(arguments.text))
     predictor = open_predictor(arguments.checkpoint)
+    picture = predictor.read(path)
     if len(texts) == 1:
         found = word_relevance(predictor, picture, texts[0], arguments.method)
     else:

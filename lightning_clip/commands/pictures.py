@@ -13,6 +13,8 @@ from lightning_clip.core.errors import InputError, existing_path
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_clip.data.pixel_values import PixelReading
+
 __all__ = ["LARGEST", "PICTURE_HELP", "GivenPicture", "decoded", "given_pictures"]
 
 PICTURE_HELP = "picture: a file, a folder with all that is in it, a pattern in quotes ('photos/*.jpg'), or an http(s) address"
@@ -49,11 +51,12 @@ def given_pictures(given: Sequence[str]) -> list[GivenPicture]:
     return [picture for text in given for picture in _named_by(text)]
 
 
-def decoded(picture: GivenPicture) -> Tensor:
+def decoded(picture: GivenPicture, reading: PixelReading) -> Tensor:
     """A picture as uint8 (3, H, W).
 
     Args:
         picture: one of `given_pictures`.
+        reading: what the model wants to see of files with more than 8 bits or three bands.
 
     Raises:
         InputError: it cannot be fetched, read or decoded.
@@ -61,7 +64,7 @@ def decoded(picture: GivenPicture) -> Tensor:
     from lightning_clip.data.decoding import decode  # here and below: --help must not wait for torch
 
     try:
-        return decode(picture.read())
+        return decode(picture.read(), reading)
     except InputError:
         raise
     except (OSError, ValueError) as error:

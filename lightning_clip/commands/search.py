@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not texts and not arguments.image and arguments.caption:
         hits = index.words(arguments.caption, arguments.limit)
     else:
-        images = [_picture(path) for path in arguments.image]
+        images = [existing_path(path, "--image") for path in arguments.image]  # opened as the model reads pictures
         query = Query(texts=texts, images=images, without=arguments.without)
         if (model := arguments.checkpoint or index.model) is None:
             raise InputError(f"index {arguments.index!r} does not know its model: name it with --checkpoint")
@@ -56,17 +56,6 @@ def run(arguments: argparse.Namespace) -> None:
     _shown(hits, arguments.json)
     if arguments.sheet:
         _draw(index, hits, arguments.sheet)
-
-
-def _picture(path: str) -> object:
-    from lightning_clip.data.decoding import decode
-
-    try:
-        return decode(existing_path(path, "--image").read_bytes())
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"--image {path!r} is no picture that can be read: {error}") from error
 
 
 def _shown(hits: list[Hit], as_json: bool) -> None:

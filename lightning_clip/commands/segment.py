@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning_clip.commands.labels import add_label_arguments, check_several, labels_of
 from lightning_clip.commands.sources import add_model_argument
-from lightning_clip.core.errors import InputError
+from lightning_clip.core.errors import InputError, existing_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,6 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from lightning_clip.applications.segmentation import Segmenter  # here and below: --help must not wait for torch
     from lightning_clip.loading import open_predictor
-    from lightning_clip.model.inputs import picture_pixels
     from lightning_clip.prompts import resolve_templates
 
     labels = labels_of(arguments)
@@ -61,9 +60,11 @@ def run(arguments: argparse.Namespace) -> None:
     stems = [Path(path).stem for path in arguments.images]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise InputError(f"two pictures are called {twice!r}: segment them into folders of their own")
-    pictures = [picture_pixels(path) for path in arguments.images]
+    paths = [existing_path(path, "image") for path in arguments.images]
+    predictor = open_predictor(arguments.checkpoint)
+    pictures = [predictor.read(path) for path in paths]
     segmenter = Segmenter(
-        open_predictor(arguments.checkpoint),
+        predictor,
         labels,
         arguments.method,
         templates=resolve_templates(arguments.templates),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_clip.applications.typography import ReadingHeads
+    from lightning_clip.data.pixel_values import PixelReading
     from lightning_clip.data.sources import PairSource
     from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
@@ -93,9 +94,10 @@ def _found(model: Any, arguments: argparse.Namespace) -> ReadingHeads:
         InputError: none of them helps.
     """
     from lightning_clip.applications.typography import Attack, find_reading_heads
+    from lightning_clip.data.image_steps import reading_of
 
     dataset, source = _labelled(arguments)
-    images, labels = _pictures(source, arguments.limit)
+    images, labels = _pictures(source, arguments.limit, reading_of(model.predictor.transform))
     found = find_reading_heads(
         model.predictor,
         images,
@@ -147,7 +149,7 @@ def _labelled(arguments: argparse.Namespace) -> tuple[EvaluationSet, PairSource]
     return dataset, source
 
 
-def _pictures(source: PairSource, limit: int) -> tuple[list[Tensor], list[int]]:
+def _pictures(source: PairSource, limit: int, reading: PixelReading) -> tuple[list[Tensor], list[int]]:
     """The first pictures of a split, with their classes."""
     from lightning_clip.data.decoding import decode
 
@@ -157,7 +159,7 @@ def _pictures(source: PairSource, limit: int) -> tuple[list[Tensor], list[int]]:
         if pair.label is None or pair.image is None:
             raise InputError(f"{source.place(place)} has no class or no image: heads are found on labelled pictures")
         try:
-            images.append(decode(pair.image))
+            images.append(decode(pair.image, reading))
         except (OSError, ValueError) as error:
             raise InputError(f"{source.place(place)} cannot be read ({error}): mend the file") from error
         labels.append(pair.label)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.boxes import BoxedSource, Boxes
-from lightning_clip.data.decoding import decode
 from lightning_clip.data.sources import PairSource, Subset
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
@@ -31,7 +30,7 @@ def boxed_pictures(dataset: EvaluationSet, limit: int | None = None) -> Iterator
         boxes = _boxes(dataset.source, place)
         where = dataset.source.place(place)
         try:
-            picture = decode(dataset.source[place].image)
+            picture = dataset.picture(place)
         except (OSError, ValueError) as error:
             raise InputError(f"{where} cannot be read ({error}): a set is measured as a whole, so mend the file") from error
         if len(boxes) and int(boxes.labels.max()) >= classes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.image_steps import reading_of
 from lightning_clip.evaluation.features import Features
 from lightning_clip.evaluation.images import Images
 from lightning_clip.evaluation.interface import EvaluatedModel
@@ -39,7 +41,9 @@ class ModelSubject(ABC):
     """
 
     def __init__(self, model: EvaluatedModel, dataset: EvaluationSet, name: str) -> None:
-        self.model, self.dataset, self.name = model, dataset, name
+        # Pictures that are shown, or looked at place by place, are read as the model reads them.
+        self.dataset = replace(dataset, reading=reading_of(model.transform()))
+        self.model, self.name = model, name
         self.extracted: list[str] = []
         self._features: dict[tuple[str, str | None], Features] = {}
         self._scores: dict[tuple[str, str, str | None], Features] = {}

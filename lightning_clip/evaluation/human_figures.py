@@ -87,7 +87,7 @@ def difference_sheet(dataset: EvaluationSet, examples: Sequence[Sequence[Any]]) 
     """
     pictures, texts = [], []
     for place, vote, sure, answer, probability in examples:
-        pixels = picture(dataset.source, place)
+        pixels = picture(dataset.source, place, dataset.reading)
         if pixels is not None:
             pictures.append(pixels)
             people, model = (f"{dataset.names[c]} {100 * p:.0f} %" for c, p in ((vote, sure), (answer, probability)))

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_clip.data.decoding import decode
+from lightning_clip.data.pixel_values import CONVENTION, PixelReading
 from lightning_clip.data.sources import PairSource
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.sheets import contact_sheet
@@ -16,15 +17,16 @@ from lightning_clip.reporting.text import wrapped
 __all__ = ["picture", "prediction_sheet"]
 
 
-def picture(source: PairSource, place: int) -> Tensor | None:
+def picture(source: PairSource, place: int, reading: PixelReading = CONVENTION) -> Tensor | None:
     """uint8 (3, H, W), or None if it cannot be read.
 
     Args:
         source: where it is.
         place: its index there.
+        reading: what is shown of files with more than 8 bits or three bands: that of the model.
     """
     try:
-        return decode(source[place].image)
+        return decode(source[place].image, reading)
     except (OSError, ValueError, KeyError):
         return None
 
@@ -38,7 +40,7 @@ def prediction_sheet(dataset: EvaluationSet, examples: Sequence[Sequence[float]]
     """
     pictures, texts, colours = [], [], []
     for place, true, answer, probability in examples:
-        pixels = picture(dataset.source, int(place))
+        pixels = picture(dataset.source, int(place), dataset.reading)
         if pixels is None:
             continue
         names = dataset.names

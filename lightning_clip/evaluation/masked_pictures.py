@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.decoding import decode
 from lightning_clip.data.masks import BACKGROUND, UNLABELLED, MaskedSource
 from lightning_clip.data.sources import PairSource, Subset
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
@@ -28,10 +27,9 @@ def masked_pictures(dataset: EvaluationSet, limit: int | None = None) -> Iterato
     count = len(dataset.source) if limit is None else min(limit, len(dataset.source))
     classes = len(dataset.class_names)
     for place in range(count):
-        image = dataset.source[place].image
         where = dataset.source.place(place)
         try:
-            picture = decode(image)
+            picture = dataset.picture(place)
         except (OSError, ValueError) as error:
             raise InputError(f"{where} cannot be read ({error}): a set is measured as a whole, so mend the file") from error
         mask = _mask(dataset.source, place)

@@ -43,7 +43,8 @@ class Outcome:
 
     Attributes:
         results: set -> protocol -> model -> result, in the order of the suite.
-        datasets: set -> what it is.
+        datasets: set -> what it is; its pictures are read as the first model reads them.
+        opened: the models themselves, by name.
         protocols: set -> protocol -> the object that measured.
         failures: what could not be measured.
         missing: set -> why it could not be opened; its failures are among the others.
@@ -54,6 +55,7 @@ class Outcome:
 
     results: dict[str, dict[str, dict[str, Result]]] = field(default_factory=dict)
     datasets: dict[str, EvaluationSet] = field(default_factory=dict)
+    opened: dict[str, EvaluatedModel] = field(default_factory=dict)
     protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -91,6 +93,7 @@ def run_suite(
         raise InputError(f"duplicate model name {max(names, key=names.count)!r}: use NAME=PATH")
     make = subjects or partial(suite_subject, suite)
     outcome = Outcome(models={} if subjects is not None else {model.name: model.identity for model in models})
+    outcome.opened = {model.name: model for model in models}
     for name, spec in suite.sets.items():
         settings = dict(spec)
         wanted = dict(built_protocols(settings.pop("protocols")))
@@ -104,6 +107,8 @@ def run_suite(
         outcome.images[name] = len(dataset.source)
         for model in models:
             subject = make(model, dataset, name, settings)
+            if model is models[0]:
+                outcome.datasets[name] = subject.dataset
             for label, protocol in wanted.items():
                 progress(f"{model.name}: {name}, {label}")
                 result = _measured(suite, subject, label, protocol, outcome)

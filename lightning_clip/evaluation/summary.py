@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from lightning_clip.core.atomic import beside
 from lightning_clip.evaluation.comparison import bootstrap_interval, paired_bootstrap
 from lightning_clip.evaluation.protocols import Result
+from lightning_clip.evaluation.relevance_examples import relevance_sections
 from lightning_clip.evaluation.run_suite import Outcome
 from lightning_clip.reporting.html import Section, Table, write_report
 from lightning_clip.reporting.text import in_markdown, in_percent
@@ -42,7 +43,9 @@ def write_summary(outcome: Outcome, folder: Path, title: str = "Evaluation") -> 
     for name, of_set in outcome.results.items():
         for label, results in of_set.items():
             protocol = outcome.protocols[name][label]
-            for section in protocol.sections(results, outcome.datasets[name]):
+            dataset = outcome.datasets[name]
+            looks = relevance_sections(outcome.opened, results, protocol, dataset)
+            for section in [*protocol.sections(results, dataset), *looks]:
                 section.title = f"{name}, {protocol.title.lower()}: {section.title}"
                 sections.append(section)
     page = folder / "report.html"

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_clip.curation.duplicates import close_pairs
 from lightning_clip.curation.image_stats import perceptual_hash
+from lightning_clip.data.pixel_values import CONVENTION, PixelReading
 from lightning_clip.data.sources import PairSource
 from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.evaluation.intervals import clopper_pearson, scipy_stats
@@ -70,16 +71,17 @@ def overlap_statistics(right: np.ndarray, overlap: np.ndarray, confidence: float
     return found
 
 
-def hashes(source: PairSource, places: Sequence[int]) -> Copies:
+def hashes(source: PairSource, places: Sequence[int], reading: PixelReading = CONVENTION) -> Copies:
     """Perceptual hashes uint8 (N, 32) and places int64 (N,) of the images that can be read.
 
     Args:
         source: where they are.
         places: their indices there.
+        reading: what is shown of files with more than 8 bits or three bands.
     """
     found, read = [], []
     for place in places:
-        if (pixels := picture(source, place)) is not None:
+        if (pixels := picture(source, place, reading)) is not None:
             found.append(perceptual_hash(pixels))
             read.append(place)
     return np.array(found, np.uint8).reshape(-1, 32), np.array(read, np.int64)

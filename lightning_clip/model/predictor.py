@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
 from lightning_clip.data.columns import collate_column
+from lightning_clip.data.image_steps import reading_of
 from lightning_clip.data.tokenizers import Tokenizer
 from lightning_clip.model.evaluating import evaluating
 from lightning_clip.model.inputs import (
@@ -19,6 +20,7 @@ from lightning_clip.model.inputs import (
     TextInput,
     encode_texts,
     joined,
+    picture_pixels,
     pixel_batches,
     text_list,
     token_batches,
@@ -249,6 +251,17 @@ class Predictor:
         self.model.tower("text")  # or an error that names the columns which are read
         assert self.tokenizer is not None
         return self.tokenizer
+
+    def read(self, image: Any) -> Tensor:
+        """One picture as uint8 (3, H, W) of its own size, read as the model's preprocessing does: its window, page and bands.
+
+        Args:
+            image: a picture, pixels, encoded bytes or a path.
+
+        Raises:
+            InputError: no image, or one that cannot be read.
+        """
+        return picture_pixels(image, reading_of(self.transform))
 
     def pixels(self, images: ImageInput, batch_size: int = 256) -> Iterator[Tensor]:
         """Images, as for `encode_image`, as uint8 (B, 3, S, S) on the model's device, in batches of at most `batch_size`."""

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.registry import Registry
 from lightning_clip.core.secrets import hidden
 from lightning_clip.core.settings import check_kinds, mapping
+from lightning_clip.data.decoding import decode
 from lightning_clip.data.of_classes import OfClasses
+from lightning_clip.data.pixel_values import CONVENTION, PixelReading
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.prompts.templates import resolve_templates
 
@@ -32,6 +36,7 @@ class EvaluationSet:
         multilabel: an image may have several classes or none.
         parents: of a set that is a shift of another, such as ImageNet-R: for each class its classes in that other set, by
             number; None where the names of the classes tell.
+        reading: what is shown of files with more than 8 bits or three bands: evaluation gives that of the model.
     """
 
     source: PairSource
@@ -41,11 +46,24 @@ class EvaluationSet:
     val: PairSource | None = None
     multilabel: bool = False
     parents: Sequence[Sequence[int]] | None = None
+    reading: PixelReading = CONVENTION
 
     @property
     def names(self) -> list[str]:
         """One name per class."""
         return [name if isinstance(name, str) else name[0] for name in self.class_names]
+
+    def picture(self, place: int) -> Tensor:
+        """A picture of the test split as uint8 (3, H, W), through `reading`.
+
+        Args:
+            place: in the source.
+
+        Raises:
+            OSError: it cannot be reached.
+            ValueError: it is none, as `decode` says.
+        """
+        return decode(self.source[place].image, self.reading)
 
 
 def open_evaluation_set(spec: str | Mapping[str, Any] | EvaluationSet) -> EvaluationSet:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from lightning_clip.reporting.colours import in_colour
 from lightning_clip.reporting.letters import literal
 from lightning_clip.reporting.overlays import class_colours
 
@@ -30,7 +31,7 @@ def box_figure(image: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor | No
     figure = Figure(figsize=(_WIDTH, max(1.5, min(3 * _WIDTH, _WIDTH * height / width))), layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
-    axes.imshow(image.permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
+    axes.imshow(in_colour(image))
     colours = class_colours(len(names))
     for row in reversed(range(len(labels))):  # the surest on top
         left, top, right, bottom = boxes[row].tolist()

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from lightning_clip.reporting.colours import in_colour
 from lightning_clip.reporting.letters import literal
 
 __all__ = ["area_figure", "class_colours", "heat_figure", "heated"]
@@ -50,7 +51,7 @@ def area_figure(image: Tensor, labels: Tensor, names: Sequence[str], *, most: in
     plain, covered = figure.subplots(1, 2)
     for axes in (plain, covered):
         axes.set_axis_off()
-        axes.imshow(_shown(image))
+        axes.imshow(in_colour(image))
     covered.imshow(cover, interpolation="nearest")
     sizes = np.bincount(found[inside], minlength=len(names))
     order = [int(index) for index in np.argsort(-sizes, kind="stable") if sizes[index]]
@@ -82,7 +83,7 @@ def heat_figure(image: Tensor, maps: Sequence[Tensor], titles: Sequence[str], *,
         if number >= len(maps):
             continue
         heat = maps[number].numpy()
-        axes.imshow(_shown(image), cmap=None)
+        axes.imshow(in_colour(image), cmap=None)
         axes.imshow(heat, cmap="jet", vmin=0, vmax=max(float(heat.max()), 1e-12), alpha=0.5, interpolation="bilinear")
         axes.set_title(literal(titles[number]), fontsize=9)
     return figure
@@ -102,8 +103,4 @@ def heated(image: Tensor, heat: Tensor) -> Tensor:
     """
     shares = (heat / heat.max().clamp(min=1e-12)).numpy()
     colours = colormaps["jet"](shares)[..., :3] * 255  # (H, W) -> (H, W, 3)
-    return torch.from_numpy((0.5 * _shown(image) + 0.5 * colours).astype(np.uint8)).permute(2, 0, 1)
-
-
-def _shown(image: Tensor) -> Any:
-    return image.permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
+    return torch.from_numpy((0.5 * in_colour(image) + 0.5 * colours).astype(np.uint8)).permute(2, 0, 1)

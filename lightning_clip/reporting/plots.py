@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_clip.core.atomic import beside
+from lightning_clip.core.errors import InputError
 from lightning_clip.reporting.drawing import DPI, drawable
 from lightning_clip.reporting.letters import literal
 
@@ -81,6 +82,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Args:
         figure: to write.
         path: its extension chooses the format.
+
+    Raises:
+        InputError: no extension that stands for a format of pictures, or a folder.
     """
+    kind, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
+    if kind not in known or Path(path).is_dir():
+        raise InputError(f"{str(path)!r} is no file for a picture: give one that ends in .png, .svg or .pdf")
     with beside(path) as place, drawable(figure):
         figure.savefig(place, dpi=DPI)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_clip.reporting.colours import in_colour
 from lightning_clip.reporting.letters import literal
 
 __all__ = ["Cell", "ContactSheet", "contact_sheet"]
@@ -72,7 +73,7 @@ def contact_sheet(
     """Images with a line of text under each.
 
     Args:
-        images: uint8 (3, H, W).
+        images: uint8 (C, H, W); of more than three bands the first three are shown.
         captions: one per image.
         colours: of the captions: "good", "bad" or "plain".
         columns: images in a row, where rows have a meaning; None makes rows of 8, which a narrow page breaks earlier.
@@ -85,7 +86,7 @@ def contact_sheet(
     """
     tones = colours or ["plain"] * len(images)
     cells = [
-        Cell(np.ascontiguousarray(np.asarray(image).transpose(1, 2, 0)), caption, tone)  # (3, H, W) -> (H, W, 3)
+        Cell(in_colour(image), caption, tone)  # (C, H, W) -> (H, W, 3)
         for image, caption, tone in zip(images, captions, tones, strict=True)
     ]
     return ContactSheet(cells, columns or 8, keeps_rows=columns is not None)

@@ -11,9 +11,9 @@ import torch
 from small import small_module, small_trainer
 
 from lightning_clip import InputError, ZeroShotClassification
-from lightning_clip.callbacks import relevance_section
 from lightning_clip.callbacks.relevance_section import relevance_sections
 from lightning_clip.callbacks.zero_shot import ZeroShotResult
+from lightning_clip.evaluation import relevance_examples
 from lightning_clip.reporting.overlays import heated
 
 
@@ -44,7 +44,7 @@ def test_none_where_it_cannot_be(tmp_path: Path, callback: ZeroShotClassificatio
     def without_places(*_: Any, **__: Any) -> None:
         raise InputError("tower has no features of places")
 
-    monkeypatch.setattr(relevance_section, "relevance", without_places)
+    monkeypatch.setattr(relevance_examples, "relevance", without_places)
     assert relevance_sections(small_trainer(tmp_path), small_module(), [callback]) == []
 
 

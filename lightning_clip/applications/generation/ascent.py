@@ -77,6 +77,7 @@ def imagine(
         in_range(name, value, 1, whole=True)
     in_range("shift", shift, 0, 0.5, open_high=True)
     in_range("noise", noise, 0)
+    in_range("seed", seed, 0, 2**63 - 1, whole=True)
     if rate is not None:
         in_range("rate", rate, 0, open_low=True)
     critic = Critic(predictor, prompts, against)

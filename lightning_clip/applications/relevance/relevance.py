@@ -16,7 +16,7 @@ from lightning_clip.applications.segmentation.refining import refined
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import in_range
 from lightning_clip.model.evaluating import evaluating
-from lightning_clip.model.inputs import ImageInput, image_parts, picture_pixels
+from lightning_clip.model.inputs import ImageInput, image_parts
 from lightning_clip.model.predictor import Predictor
 
 __all__ = ["METHODS", "Relevance", "relevance", "word_relevance"]
@@ -73,7 +73,7 @@ def relevance(
         against: texts whose mean similarity is taken off, so that what they share with a text is not shown: for "a red circle"
             other things that may be there.
         views: 1, or a square number of views, moved by parts of a patch each way, whose maps are averaged: finer than places.
-        refine: steps in which the maps are made to follow the picture's edges, at least 0; see `segmentation.refined`.
+        refine: steps in which the maps are made to follow the picture's edges, from 0 to 1,000; see `segmentation.refined`.
 
     Raises:
         InputError: a tower without features of places, a method that it does not have, an empty text, not one picture, or a
@@ -95,7 +95,7 @@ def relevance(
     others = predictor.encode_text(_checked(against)).mean(dim=0) if against else torch.zeros_like(targets[0])
     if views < 1 or math.isqrt(views) ** 2 != views:
         raise InputError(f"views {views!r} must be a square number, such as 1, 4, 9 or 16")
-    in_range("refine", refine, 0, whole=True)
+    in_range("refine", refine, 0, 1000, whole=True)
     found = _explained(predictor, image, tuple(given), targets, targets - others, method, math.isqrt(views))
     return replace(found, grids=refined(found.maps(), found.picture, refine)) if refine else found
 
@@ -139,7 +139,7 @@ def _explained(
     found = [single for part in image_parts(image, 2) for single in part]
     if len(found) != 1:
         raise InputError(f"relevance reads one picture, got {len(found)}: call it for each")
-    pixels = next(predictor.pixels(picture_pixels(found[0]).unsqueeze(0)))  # (1, 3, S, S)
+    pixels = next(predictor.pixels(predictor.read(found[0]).unsqueeze(0)))  # (1, 3, S, S)
     view = model.tower("image").dense_view()
     way = _way(method, bool(view.blocks))
     grids, similarities = [], []

@@ -15,6 +15,7 @@ from lightning_clip.core.errors import reason_of
 from lightning_clip.curation.duplicates import as_items
 from lightning_clip.data.decoding import decode
 from lightning_clip.data.feature_store import digest_of
+from lightning_clip.data.image_steps import reading_of
 from lightning_clip.data.shards.remote_errors import check_lasting
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.loading import open_predictor
@@ -129,7 +130,7 @@ class Looking:
             looked = Looked(row, pair.key, place, captions=pair.captions, digest=digest_of(pair.image))
             if self._is_known(looked.digest):
                 return looked, None
-            pixels = decode(pair.image)
+            pixels = decode(pair.image, reading_of(self.predictor().transform))
         except (OSError, ValueError, KeyError) as error:
             check_lasting(error)
             return Looked(row, str(row), place, reason_of(error)), None
@@ -147,14 +148,14 @@ def small_picture(pixels: Tensor, side: int) -> bytes:
     """A JPEG whose longer side has at most so many pixels.
 
     Args:
-        pixels: uint8 (3, H, W).
+        pixels: uint8 (C, H, W); of more than three bands the first three are shown.
         side: 0 gives no picture.
     """
     if not side:
         return b""
     from torchvision.transforms.v2.functional import to_pil_image
 
-    picture = to_pil_image(pixels)
+    picture = to_pil_image(pixels[:3])
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
 from lightning_clip.encoders.dense_methods import DenseMethod
 from lightning_clip.model.evaluating import evaluating
-from lightning_clip.model.inputs import ImageInput, image_parts, picture_pixels
+from lightning_clip.model.inputs import ImageInput, image_parts
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.prompts.classifier import ClassNames
 
@@ -83,7 +84,7 @@ class Segmenter:
         in_range("resolution", self.resolution, self.size, whole=True)
         in_range("overlap", overlap, 0, 1, open_high=True)
         in_range("threshold", threshold, 0, 1)
-        in_range("refine", refine, 0, whole=True)
+        in_range("refine", refine, 0, 1000, whole=True)
         self.refine = refine
         self.stride = max(1, round(self.size * (1 - overlap)))
         self.predictor, self.method, self.threshold, self.contrast = predictor, method, threshold, contrast
@@ -167,7 +168,7 @@ def segment(
     """
     options = {"resolution": resolution, "overlap": overlap, "threshold": threshold, "refine": refine}
     segmenter = Segmenter(predictor, names, method, templates=templates, **options)  # type: ignore[arg-type]
-    return segmenter(_one(image))
+    return segmenter(predictor.read(_one(image)))
 
 
 def contrasted(scores: Tensor) -> Tensor:
@@ -179,12 +180,12 @@ def contrasted(scores: Tensor) -> Tensor:
     return scores - others
 
 
-def _one(image: ImageInput) -> Tensor:
-    """One picture of any kind as uint8 (3, H, W)."""
+def _one(image: ImageInput) -> Any:
+    """The only picture among those that are given."""
     found = [single for part in image_parts(image, 2) for single in part]
     if len(found) != 1:
         raise InputError(f"segment reads one picture, got {len(found)}: call it for each, or make a Segmenter")
-    return picture_pixels(found[0])
+    return found[0]
 
 
 def _checked(names: ClassNames) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.decoding import decode
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, headed, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
@@ -115,7 +114,7 @@ def _sheet(result: Result, dataset: EvaluationSet) -> Figure:
     colours: list[str] = []
     for place, answer in result.details["answers"]:
         choices, right = _puzzle(dataset, place)
-        pictures.append(decode(dataset.source[place].image))  # type: ignore[arg-type]
+        pictures.append(dataset.picture(place))
         texts.append(wrapped(choices[answer], 26, 3))
         colours.append("good" if answer == right else "bad")
     return contact_sheet(pictures, texts, colours, columns=6)

@@ -12,7 +12,6 @@ from lightning_clip.applications.detection import Detector
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
 from lightning_clip.data.boxes import boxed
-from lightning_clip.data.decoding import decode
 from lightning_clip.evaluation.boxed_pictures import boxed_pictures
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
@@ -109,7 +108,7 @@ class Detection(Protocol):
         return [Section("Boxes by words", text, Table(("", *results), rows)), Section("Pictures", "", figures=figures)]
 
     def _figure(self, dataset: EvaluationSet, entry: Mapping[str, Any]) -> Any:
-        picture = decode(dataset.source[entry["place"]].image)
+        picture = dataset.picture(entry["place"])
         boxes, labels, scores = (torch.tensor(entry[name]) for name in ("boxes", "labels", "scores"))
         return box_figure(picture, boxes.reshape(-1, 4), labels.long(), scores, dataset.names)
 

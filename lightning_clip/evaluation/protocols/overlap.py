@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
+from lightning_clip.data.pixel_values import PixelReading
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.evaluation.image_grids import picture
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
@@ -95,10 +96,10 @@ class Overlap(Protocol):
     def _copies(self, dataset: EvaluationSet, index: list[int]) -> Copies:
         """Places count through the training sources one after the other; the same for every model, so found once."""
         if self._kept is None or self._kept[0] is not dataset.source or self._kept[1] != index:
-            test, read = hashes(dataset.source, index)
+            test, read = hashes(dataset.source, index, dataset.reading)
             all_hashes, numbers, start = [], [], 0
             for source in self._opened(dataset):
-                hashed, places = hashes(source, range(len(source)))
+                hashed, places = hashes(source, range(len(source)), dataset.reading)
                 all_hashes.append(hashed)
                 numbers.append(places + start)
                 start += len(source)
@@ -156,7 +157,7 @@ class Overlap(Protocol):
         sources = self._opened(dataset)
         pictures, texts, colours = [], [], []
         for own, place, bits, cosine, right in examples:
-            first, second = picture(dataset.source, own), _picture(sources, place)
+            first, second = (picture(dataset.source, own, dataset.reading), _picture(sources, place, dataset.reading))
             if first is not None and second is not None:
                 pictures += [first, second]
                 said = f"{bits} bits" if bits < 256 else f"cosine {cosine:.2f}"
@@ -167,16 +168,17 @@ class Overlap(Protocol):
 
 def _embedded(subject: Subject, source: PairSource) -> Any:
     for low in range(0, len(source), _BATCH):
-        shown = [(place, picture(source, place)) for place in range(low, min(len(source), low + _BATCH))]
+        places, reading = range(low, min(len(source), low + _BATCH)), subject.dataset.reading
+        shown = [(place, picture(source, place, reading)) for place in places]
         good = [(place, pixels) for place, pixels in shown if pixels is not None]
         if good:
             yield subject.encode_images([pixels for _, pixels in good]).cpu(), torch.tensor([place for place, _ in good])
 
 
-def _picture(sources: Sequence[PairSource], place: int) -> Tensor | None:
+def _picture(sources: Sequence[PairSource], place: int, reading: PixelReading) -> Tensor | None:
     for source in sources:
         if place < len(source):
-            return picture(source, place)
+            return picture(source, place, reading)
         place -= len(source)
     return None
 

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
-from lightning_clip.data.decoding import decode
 from lightning_clip.evaluation.hard_negatives import twin_scores
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
@@ -79,7 +78,7 @@ def _sheet(result: Result, dataset: EvaluationSet) -> Figure:
     colours: list[str] = []
     for number, (text, image) in enumerate(result.details["right"]):
         for place in (2 * number, 2 * number + 1):
-            pictures.append(decode(dataset.source[place].image))  # type: ignore[arg-type]
+            pictures.append(dataset.picture(place))
             texts.append(wrapped(dataset.source.captions(place)[0], 28, 3))
         colours += ["good" if text and image else "plain" if text or image else "bad"] * 2
     return contact_sheet(pictures, texts, colours, columns=4)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
-from lightning_clip.data.decoding import decode
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
@@ -158,7 +157,7 @@ def _sheet(result: Result, dataset: EvaluationSet) -> Figure:
     colours: list[str] = []
     for place, answer in result.details["answers"]:
         pair = dataset.source[place]
-        pictures.append(decode(pair.image))  # type: ignore[arg-type]
+        pictures.append(dataset.picture(place))
         texts.append(dataset.names[answer])
         colours.append("good" if answer == pair.label else "bad")
     return contact_sheet(pictures, texts, colours, columns=6)

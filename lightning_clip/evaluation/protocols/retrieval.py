@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_clip.core.errors import InputError
@@ -73,16 +74,24 @@ class RetrievalProtocol(Protocol):
         for name, result in results.items():
             figures = []
             for place, which, own, places in result.details["examples"]:
-                pictures = [picture(dataset.source, at) for at in places]
-                shown = [(at, pixels) for at, pixels in zip(places, pictures, strict=True) if pixels is not None]
                 caption = dataset.source.captions(place)[which]
-                texts = ["its own" if at == own else "" for at, _ in shown]
-                colours = ["good" if at == own else "plain" for at, _ in shown]
-                figure = contact_sheet([pixels for _, pixels in shown], texts, colours, columns=_SHOWN)
-                figure.suptitle(wrapped(caption, 60, 2), fontsize=8)
-                figures.append((caption, figure))
-            found.append(Section(f"{name}: images found for a caption", "The first five, best first.", figures=figures))
+                if (sheet := _sheet(dataset, caption, own, places)) is not None:
+                    figures.append((caption, sheet))
+            text = "First a caption with its own image; then the images the model ranks first for it."
+            found.append(Section(f"{name}: images found for a caption", text, figures=figures))
         return found
+
+
+def _sheet(dataset: EvaluationSet, caption: str, own: int, places: Sequence[int]) -> Figure | None:
+    """A caption with its own image, and the images found for it; None where none can be read."""
+    pictures, texts, colours = [], [], []
+    for number, place in enumerate([own, *places]):
+        if (pixels := picture(dataset.source, place, dataset.reading)) is None:
+            continue
+        pictures.append(pixels)
+        texts.append(wrapped(caption) if number == 0 else "its own" if place == own else f"#{number}")
+        colours.append("good" if number and place == own else "plain")
+    return contact_sheet(pictures, texts, colours, columns=1 + _SHOWN) if pictures else None
 
 
 def _examples(scores: Callable[[int], Tensor], index: Tensor, text_index: Tensor) -> list[list[object]]:

@@ -14,7 +14,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from lightning_clip.applications.segmentation import NOTHING, Segmenter
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
-from lightning_clip.data.decoding import decode
 from lightning_clip.data.masks import BACKGROUND, UNLABELLED
 from lightning_clip.evaluation.masked_pictures import masked_pictures
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
@@ -123,7 +122,7 @@ class Segmentation(Protocol):
         return [Section("Areas by class", text, Table(("class", *results), rows)), Section("Pictures", "", figures=figures)]
 
     def _figure(self, dataset: EvaluationSet, entry: Mapping[str, Any]) -> Any:
-        picture = decode(dataset.source[entry["place"]].image)
+        picture = dataset.picture(entry["place"])
         labels = torch.tensor(entry["labels"])[None, None].float()
         size = (picture.shape[-2], picture.shape[-1])
         return area_figure(picture, interpolate(labels, size, mode="nearest")[0, 0].long(), dataset.names)

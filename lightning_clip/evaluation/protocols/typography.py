@@ -12,7 +12,6 @@ from torch import Tensor
 from lightning_clip.applications.typography import Attack
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
-from lightning_clip.data.decoding import decode
 from lightning_clip.data.lettering import Lettering
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
@@ -227,7 +226,7 @@ def _label(dataset: EvaluationSet, place: int) -> int:
 def _picture(dataset: EvaluationSet, place: int) -> Tensor:
     """uint8 (3, H, W)."""
     try:
-        return decode(dataset.source[place].image)  # type: ignore[arg-type]
+        return dataset.picture(place)
     except (OSError, ValueError) as error:
         where = dataset.source.place(place)
         raise InputError(f"{where} cannot be read ({error}): a set is measured as a whole, so mend the file") from error

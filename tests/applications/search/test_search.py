@@ -295,7 +295,7 @@ class TestCommands:
         ("arguments", "message"),
         [
             ([], "the query is empty: give words, a picture, or both"),
-            (["--image", "pictures/red.txt"], "--image 'pictures/red.txt' is no picture that can be read"),
+            (["--image", "pictures/red.txt"], "image 'pictures/red.txt' cannot be read"),
             (["--image", "nowhere.png"], "nowhere.png"),
             (["a cat", "--limit", "0"], "--limit 0 "),
             (["x" * 10_000], "the query has 10,000 characters"),

@@ -21,6 +21,7 @@ from lightning_clip.applications.search.web.surveys import Surveys
 from lightning_clip.core.errors import InputError
 from lightning_clip.core.locks import writer_of
 from lightning_clip.data.decoding import decode
+from lightning_clip.data.image_steps import reading_of
 from lightning_clip.model.predictor import Predictor
 
 __all__ = ["Collection"]
@@ -116,7 +117,7 @@ class Collection:
         """
         with self._encoding:  # one at a time: a picture may unpack to hundreds of megabytes
             try:
-                pixels = decode(content)  # uint8 (3, H, W)
+                pixels = decode(content, reading_of(self.predictor.transform))  # uint8 (3, H, W)
             except ValueError as error:
                 raise InputError(
                     f"this is no picture that can be read ({error}): give a JPEG, PNG, WebP, GIF, BMP or TIFF"
