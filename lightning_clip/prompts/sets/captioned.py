@@ -12,7 +12,7 @@ from lightning_clip.core.types import Pair
 from lightning_clip.data.sources import PairSource, pair_sources
 from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
 from lightning_clip.prompts.sets.foldered import first_folder
-from lightning_clip.prompts.sets.known import open_known, register
+from lightning_clip.prompts.sets.known import open_known, opener_of, register
 
 __all__ = ["CrossmodalCaptions"]
 
@@ -65,7 +65,7 @@ def _crossmodal3600(root: str | None = None, language: str = "en") -> Evaluation
     def read(place: Path) -> EvaluationSet:
         return EvaluationSet(CrossmodalCaptions(place, language), [], ["{}"])
 
-    return open_known("crossmodal3600", read, root)
+    return open_known("crossmodal3600", opener_of("crossmodal3600", read), root)
 
 
 def _karpathy(file: str, folders: Sequence[str], place: Path) -> EvaluationSet:

@@ -17,10 +17,11 @@ from lightning_clip.prompts.sets.imagenet_classes import parents_of
 from lightning_clip.prompts.sets.roots import datasets_folder
 from lightning_clip.prompts.sets.user_files import chosen_prompts
 
-__all__ = ["KnownSet", "known_sets", "open_known", "opened_shards", "register"]
+__all__ = ["KnownSet", "known_sets", "open_known", "opener_of", "register", "register_opened"]
 
 _HUB = "https://huggingface.co/datasets/clip-benchmark/{shards}/resolve/main"
-Reader = Callable[[Path], EvaluationSet]
+Reader = Callable[[Path], EvaluationSet]  # the folder of a set's own files -> the set
+Opener = Callable[[Path, bool], "EvaluationSet | None"]  # root, whether it may fetch -> the set, None where it is not there
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,37 @@ def register(name: str, reader: Reader | None = None) -> None:
         name: in `known_sets()`.
         reader: the folder of the set's own files -> the set; None where it is read from shards alone.
     """
-    evaluation_sets.register(name)(partial(open_known, name, reader))
+    register_opened(name, opener_of(name, reader))
+
+
+def opener_of(name: str, reader: Reader | None) -> Opener:
+    """What opens a set by its own files, where they are there.
+
+    Args:
+        name: in `known_sets()`.
+        reader: as for `register`.
+    """
+
+    def opened(root: Path, download: bool) -> EvaluationSet | None:
+        place = root / known_sets()[name].files
+        return reader(place) if reader is not None and place.exists() else None
+
+    return opened
+
+
+def register_opened(name: str, opener: Opener) -> None:
+    """Registers a set that another library opens, and may fetch.
+
+    Args:
+        name: in `known_sets()`.
+        opener: says whether it is there.
+    """
+    evaluation_sets.register(name)(partial(open_known, name, opener))
 
 
 def open_known(
     name: str,
-    reader: Reader | None,
+    opener: Opener,
     root: str | None = None,
     download: bool = False,
     templates: str | Sequence[str] | None = None,
@@ -86,9 +112,9 @@ def open_known(
 
     Args:
         name: in `known_sets()`.
-        reader: the folder of the set's own files -> the set, or None.
+        opener: of its own files.
         root: of all sets; None for `datasets_folder()`.
-        download: reads the hub's shards where nothing is there, and keeps them in the cache.
+        download: fetches what is missing, from where its opener does, or else the hub's shards, which the cache keeps.
         templates: in the place of the set's own.
         prompts: a file with class names and templates in the place of the set's own.
 
@@ -96,11 +122,10 @@ def open_known(
         InputError: it is nowhere, or its files are not whole.
     """
     folder, known = Path(root).expanduser() if root is not None else datasets_folder(), known_sets()[name]
-    if (found := opened_shards(name, folder, templates, prompts)) is not None:
+    if (found := _opened_shards(name, folder, templates, prompts)) is not None:
         return found
-    if reader is not None and (folder / known.files).exists():
-        found = reader(folder / known.files)
-        names, sentences = chosen_prompts(list(found.class_names), list(found.templates), prompts, templates)  # type: ignore[arg-type]
+    if (found := opener(folder, download)) is not None:
+        names, sentences = chosen_prompts(list(found.class_names), found.templates, prompts, templates)  # type: ignore[arg-type]
         return replace(found, class_names=names, templates=sentences)
     if download and known.url:
         return _placed(name, clip_benchmark(known.url, templates=templates, prompts=prompts))
@@ -109,7 +134,7 @@ def open_known(
     raise InputError(f"{name!r} is not in {places}: {remedy}")
 
 
-def opened_shards(
+def _opened_shards(
     name: str, root: Path, templates: str | Sequence[str] | None = None, prompts: str | None = None
 ) -> EvaluationSet | None:
     """A set in CLIP_benchmark's layout below a root; None where it is not there.

@@ -16,16 +16,14 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.types import Pair
 from lightning_clip.data.decoding import from_pil
 from lightning_clip.data.sources import PairSource
-from lightning_clip.prompts.evaluation_sets import EvaluationSet, evaluation_sets
-from lightning_clip.prompts.sets.known import open_known, opened_shards
+from lightning_clip.prompts.evaluation_sets import EvaluationSet
+from lightning_clip.prompts.sets.known import register_opened
 from lightning_clip.prompts.sets.lazy import LazySource
 from lightning_clip.prompts.sets.names import CLASS_NAME_SETS, ClassNames, class_names
 from lightning_clip.prompts.sets.opening import TorchvisionSet, opened
 from lightning_clip.prompts.sets.paper_words import in_the_papers_words, paper_class_names
-from lightning_clip.prompts.sets.roots import datasets_folder
 from lightning_clip.prompts.sets.splits import drawn, labels_in_order
 from lightning_clip.prompts.sets.templates import SET_TEMPLATES
-from lightning_clip.prompts.sets.user_files import chosen_prompts
 
 __all__ = ["TorchvisionSource"]
 
@@ -89,41 +87,29 @@ _SETS = {
 }  # fmt: skip
 
 
-def _evaluation_set(
-    name: str,
-    root: str | None = None,
-    download: bool = False,
-    templates: str | Sequence[str] | None = None,
-    prompts: str | None = None,
-) -> EvaluationSet:
-    """One of `_SETS`, or its shards where they are; the test split is opened at once, the others when they are first used.
+def _opened(name: str, root: Path, download: bool) -> EvaluationSet | None:
+    """One of `_SETS`; the test split is opened at once, the others when they are first used.
 
     Args:
         name: in `_SETS`.
-        root: torchvision's root; None for `datasets_folder()`.
-        download: fetches what is missing, from where torchvision does; CLIP_benchmark's shards where it cannot.
-        templates: in the place of the set's own.
-        prompts: a file with class names and templates in the place of the set's own.
+        root: torchvision's root.
+        download: fetches what is missing, from where torchvision does; None where it cannot.
 
     Raises:
         InputError: data that is missing or broken, or cannot be downloaded.
     """
-    spec, folder = _SETS[name], Path(root).expanduser() if root is not None else datasets_folder()
-    if (found := opened_shards(name, folder, templates, prompts)) is not None:
-        return found
-    if download and not spec.fetchable and not (folder / spec.folder).exists():
-        return open_known(name, None, str(folder), download, templates, prompts)
-    test = _split(name, folder, download, "test")
+    spec = _SETS[name]
+    if download and not spec.fetchable and not (root / spec.folder).exists():
+        return None
+    test = _split(name, root, download, "test")
     own = class_names(name) if name in CLASS_NAME_SETS else _spoken(name, spec.words(test.dataset))
-    names, sentences = chosen_prompts(own, SET_TEMPLATES[name], prompts, templates)
-    splits = spec.splits or {"train"}
-    later = {split: partial(_split, name, folder, download, split) for split in splits}
+    later = {split: partial(_split, name, root, download, split) for split in spec.splits or {"train"}}
     train, val = (LazySource(later[split]) if split in later else None for split in ("train", "val"))
-    return EvaluationSet(test, names, sentences, train, val)
+    return EvaluationSet(test, own, SET_TEMPLATES[name], train, val)
 
 
 for _name in _SETS:
-    evaluation_sets.register(_name)(partial(_evaluation_set, _name))
+    register_opened(_name, partial(_opened, _name))
 
 
 def _spoken(name: str, own: Sequence[str]) -> ClassNames:
