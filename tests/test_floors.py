@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import lightning_clip
@@ -47,6 +48,7 @@ def imported(path: Path, known: dict[str, Path]) -> Iterator[tuple[int, str]]:
             yield node.lineno, str(node.args[0].value)
 
 
+@cache
 def arrows() -> list[tuple[str, int, str]]:
     """(importing module, line, imported module); a package stands for its `__init__`."""
     known = module_files()

@@ -48,6 +48,7 @@ def test_recipes_are_listed_and_copied(
     assert "mine.yaml" in capsys.readouterr().out and (tmp_path / "mine.yaml").read_text().startswith("# A CLIP model")
 
 
+@pytest.mark.slow  # quicker: it is built in test_recipes.py, and tests/commands/test_cli.py trains by a recipe
 def test_recipe_on_a_folder_of_pairs(tmp_path: Path) -> None:
     """As it stands, for one epoch in the place of all."""
     write_folder(tmp_path / "my_pairs", count=40)

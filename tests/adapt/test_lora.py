@@ -135,6 +135,7 @@ class TestTraining:
         expected = alone(tmp_path, adapt=BOTH)
         assert_near(fit(tmp_path, strategy=strategy, adapt=BOTH)["weights"], expected)
 
+    @pytest.mark.slow  # quicker: test_on_ranks, and test_locking.py resumes on ranks
     @pytest.mark.parametrize("strategy", corners(["ddp", "clip_fsdp2"], "clip_fsdp2"))
     def test_resumes_on_ranks(self, tmp_path: Path, strategy: str) -> None:
         whole = alone(tmp_path, adapt=BOTH)

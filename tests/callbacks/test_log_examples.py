@@ -79,6 +79,7 @@ class TestTensorBoard:
 
 
 class TestCsv:
+    @pytest.mark.slow  # quicker: TestTensorBoard
     def test_files_beside_the_table(self, tmp_path: Path) -> None:
         trainer = fitted(tmp_path, CSVLogger(tmp_path, "logs"), LogExamples())
         folder = Path(str(trainer.logger.log_dir))  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from corners import corners
 from small import IMAGE, TEXT
 
 from lightning_clip.cli import main
@@ -99,7 +100,7 @@ def test_published_weights_are_not_loaded(recipe: Path, capsys: pytest.CaptureFi
     assert plan(capsys)["parameters"]["text"] > 32 * 49408
 
 
-@pytest.mark.parametrize("name", ["convirt", "demo"])
+@pytest.mark.parametrize("name", corners(["convirt", "demo"], "demo"))
 def test_recipes_of_the_project(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A subclass by its class path, and a run that ends by its steps."""
     monkeypatch.delenv("LIGHTNING_CLIP_DATA", raising=False)

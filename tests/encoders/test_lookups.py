@@ -138,7 +138,7 @@ def test_in_slices_as_of_the_whole_batch(text: Any, adapt: Any, tables: int | No
     _, before = gradients(module, batch, 4, once=False)
     assert set(found) == set(expected)
     for name, value in expected.items():
-        assert (found[name] - value).double().norm() <= 2e-6 * value.double().norm() + 1e-9, name
+        assert (found[name] - value).double().norm() <= 1e-5 * value.double().norm() + 1e-9, name
     if tables is not None:
         assert made == tables
     assert made < before or not before

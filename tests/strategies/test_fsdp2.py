@@ -37,6 +37,7 @@ class TestSameWeights:
         """Also the first weights: rank 1 draws others and builds none."""
         assert_same(on_ranks[0], in_one)
 
+    @pytest.mark.slow  # quicker: test_as_one_process, tests/variants/test_variants.py
     def test_in_micro_batches_with_checkpointed_blocks_and_clipping(self, tmp_path: Path) -> None:
         settings: dict[str, Any] = {"gradient_clip_val": 0.1}
         found = fit(tmp_path, micro_batch_size=2, execution={"checkpoint": ["image", "text"]}, **settings)

@@ -127,6 +127,7 @@ class TestSharded:
         assert found[0]["weights"]["model.classes.started"]
         assert_as_alone(found, expected)
 
+    @pytest.mark.slow  # quicker: test_as_one_process
     @pytest.mark.parametrize("kind", corners(["classifier", "coop"], "classifier"))
     def test_from_one_process_to_ranks_and_back(self, tmp_path: Path, kind: str) -> None:
         """The optimizer's moments too; what was learned is not filled anew."""

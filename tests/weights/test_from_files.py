@@ -78,7 +78,9 @@ class _Encoder(CLIP):
         return self.encode_image(image), self.encode_text(text)
 
 
-@pytest.mark.parametrize("changes", [{}, {"width": 1280, "head_width": 80}], ids=["base", "huge"])
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param({"width": 1280, "head_width": 80}, marks=pytest.mark.slow)], ids=["base", "huge"]
+)
 def test_chinese_clip(changes: dict[str, Any], tmp_path: Path) -> None:
     """The heads of ViT-H-14 are wider than those of the others, as vision_head_width in its configuration says."""
     model = openai_model(**changes)

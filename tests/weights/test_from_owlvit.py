@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from corners import corners
 from PIL import Image
 from small import save_checkpoint
 from torch import Tensor
@@ -73,7 +74,7 @@ def expected(model: Any, folder: Path, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return found.pred_boxes[0], found.logits[0]
 
 
-@pytest.mark.parametrize(("family", "size"), [("owlvit", "small"), ("owlv2", "large")])
+@pytest.mark.parametrize(("family", "size"), corners([("owlvit", "small"), ("owlv2", "large")], ("owlvit", "small")))
 def test_boxes_and_logits_are_those_of_transformers(family: str, size: str, tmp_path: Path) -> None:
     model = written(tmp_path, family, size)
     predictor = open_predictor(f"hf:{tmp_path}")
@@ -90,7 +91,7 @@ def test_boxes_and_logits_are_those_of_transformers(family: str, size: str, tmp_
     assert float(logits.std()) > 0.05 and float(boxes.std(dim=0).min()) > 0.02
 
 
-@pytest.mark.parametrize("family", ["owlvit", "owlv2"])
+@pytest.mark.parametrize("family", corners(["owlvit", "owlv2"], "owlv2"))
 def test_a_picture_and_its_boxes_in_pixels(family: str, tmp_path: Path) -> None:
     """Through both image processors and back: resized for OWL-ViT, with borders on the right and below for OWLv2."""
     from transformers import AutoImageProcessor

@@ -116,7 +116,7 @@ def features(model: Any, folder: Path, module: ClipModule) -> tuple[Tensor, Tens
     return normalize(image, dim=-1), normalize(text, dim=-1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", corners(KINDS, *(set(KINDS) - {"clip_legacy", "clip_odd"})))
 def test_same_features(kind: str, tmp_path: Path) -> None:
     model = transformers_folder(tmp_path, *config(kind))
     module = ClipModule.from_pretrained(f"hf:{tmp_path}")
@@ -287,7 +287,7 @@ def test_same_pixels(kind: str, tmp_path: Path) -> None:
         assert (difference * module.model.std).abs().max() < 1.01 / 255
 
 
-@pytest.mark.parametrize("kind", corners(["clip", "clip_odd", "siglip", "chinese_clip"], "clip_odd", "siglip"))
+@pytest.mark.parametrize("kind", corners(["clip", "clip_odd", "siglip", "chinese_clip"], "siglip"))
 def test_other_sizes(kind: str, tmp_path: Path) -> None:
     transformers_folder(tmp_path, *config(kind))
     module = ClipModule.from_pretrained(tmp_path, image_size=48, context_length=12)
