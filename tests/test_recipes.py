@@ -89,7 +89,7 @@ def test_builds(recipe: Path, data_folder: Path, base_checkpoint: Path, monkeypa
         assert cli.model.objective.loss.image_weight == 0.75 and not cli.model.model.logit_scale.requires_grad
         assert type(cli.model.model.image_projection).__name__ == "MlpProjection"
     if recipe.stem not in ("demo", "signs", "video"):
-        sizes = {"clip_vit_b32": 9, "siglip_vit_b16": 9, "cifar10": 40}
+        sizes = {"clip_vit_b32": 9, "siglip_vit_b16": 9, "cifar10": 40, "cifar10_record": 40}
         assert len(cli.datamodule.source("train")) == sizes.get(recipe.stem, 3)
     if "image" in cli.model.model.columns:
         assert cli.model.image_size == cli.model.model.image_encoder.image_size
