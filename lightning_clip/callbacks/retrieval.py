@@ -120,7 +120,7 @@ class Retrieval(pl.Callback):
         text_index = torch.tensor([index for _, index in texts], device=text_features.device)
         rows = torch.tensor(described, device=batch.index.device)
         self._metric.update(features[rows].detach(), batch.index[rows], text_features, text_index)
-        if self._scores is not None:
+        if self._scores is not None and batch.image is not None:
             self._scores.add(batch.image[rows])
         self._captions += texts
 
