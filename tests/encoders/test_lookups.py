@@ -73,6 +73,14 @@ class TestTable:
         (looked_up(table, parts, OneGradient(table)) + table.weight.sum()).backward()
         torch.testing.assert_close(table.weight.grad, plainly(table, parts) + 1)
 
+    @pytest.mark.parametrize("padding", [None, 2])
+    def test_inside_what_torch_compile_traces(self, padding: int | None) -> None:
+        """As of a compiled module's step, where the table used to get no gradient."""
+        torch.manual_seed(0)
+        table, parts = nn.Embedding(10, 4, padding_idx=padding), list(IDS.split(1))
+        torch.compile(lambda: looked_up(table, parts, OneGradient(table)), backend="eager")().backward()
+        torch.testing.assert_close(table.weight.grad, plainly(table, parts))
+
     def test_those_that_are_left_alone(self) -> None:
         class Scaled(nn.Embedding):
             def forward(self, input: Tensor) -> Tensor:
