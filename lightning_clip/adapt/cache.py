@@ -113,7 +113,7 @@ def _about(module: Cached) -> dict[str, Any]:
         "settings": tower.to_mapping(),
         "weights": fingerprint({**tower.state_dict(), "mean": model.mean, "std": model.std}),
         "transform": repr(module.image_transform(train=False)),
-        "pixels": [module.image_size, settings.resize, settings.interpolation],
+        "pixels": [module.image_size, settings.resize, settings.interpolation, *filter(None, [settings.resize_to])],
         "precision": str(module.trainer.precision),
     }
 

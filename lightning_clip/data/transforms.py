@@ -33,6 +33,7 @@ __all__ = ["ImageTransform", "ImageTransformSettings", "decode_for", "evaluation
 
 log = logging.getLogger(__name__)
 _RESIZES = ("crop", "floor_crop", "squash", "pad", "pad_end", "patches")
+_CUT = ("crop", "floor_crop", "squash")  # those that may resize to more than the tower sees, and cut the rest
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 
@@ -52,6 +53,8 @@ class ImageTransformSettings:
         resize: for evaluation: "crop" (shorter side, then centre crop), "floor_crop" (likewise, the crop's corner rounded down
             as transformers has it), "squash", "pad" (longer side, then borders), "pad_end" (borders on the right and below), or
             "patches": in training, too, a picture keeps its shape and becomes up to `max_patches` patches, for NaFlex towers.
+        resize_to: pixels to which evaluation resizes before a centre crop of the tower's size, such as 256 for one of 224: the
+            shorter side for "crop" and "floor_crop", both for "squash". None: the tower's own size, of which nothing is cut.
         patch_size: side of a patch in pixels, for "patches".
         max_patches: the most patches of a picture, for "patches".
         fill: brightness of these borders, 0 to 255.
@@ -82,6 +85,7 @@ class ImageTransformSettings:
     colour_jitter_probability: float = 0.8
     rand_augment: tuple[int, int] | None = None
     resize: str = "crop"
+    resize_to: int | None = None
     patch_size: int = 16
     max_patches: int = 256
     interpolation: str = "bicubic"
@@ -123,6 +127,10 @@ class ImageTransformSettings:
             raise InputError(f"decoder 'cuda' crops and resizes alone, but {changed[0]} is set: set decoder to cpu, or omit it")
 
     def _check_patches(self) -> None:
+        if self.resize_to is not None:
+            in_range("transform.resize_to", self.resize_to, 1, whole=True)
+            if self.resize not in _CUT:
+                raise InputError(f"resize {self.resize!r} cuts nothing, but resize_to is {self.resize_to}: omit it")
         for name in ("patch_size", "max_patches"):
             in_range(f"transform.{name}", getattr(self, name), 1, whole=True)
         if self.resize == "patches" and (self.views > 1 or self.decoder == "cuda"):
@@ -204,15 +212,17 @@ def _greys(settings: ImageTransformSettings) -> list[nn.Module]:
 
 def evaluation_transform(size: int, settings: ImageTransformSettings) -> nn.Module:
     """The same pixels each time: uint8 (3, H, W) -> uint8 (3, size, size)."""
-    mode = InterpolationMode(settings.interpolation)
+    mode, side = InterpolationMode(settings.interpolation), settings.resize_to or size
+    if side < size:
+        raise InputError(f"resize_to {side} is below the tower's image_size {size}: give at least so many pixels, or omit it")
     if settings.resize in ("pad", "pad_end"):
         pad = PadToSquare if settings.resize == "pad" else PadAtEnd
         steps: list[nn.Module] = [pad(size, mode, settings.fill)]
     elif settings.resize == "patches":
         steps = [ToPatches(settings.patch_size, settings.max_patches, mode)]
     elif settings.resize == "squash":
-        steps = [v2.Resize((size, size), interpolation=mode, antialias=True)]
+        steps = [v2.Resize((side, side), interpolation=mode, antialias=True), *([FloorCrop(size)] if side > size else [])]
     else:
         crop = v2.CenterCrop(size) if settings.resize == "crop" else FloorCrop(size)
-        steps = [Middle(), v2.Resize(size, interpolation=mode, antialias=True), crop]
+        steps = [Middle(), v2.Resize(side, interpolation=mode, antialias=True), crop]
     return Steps([*steps, *_greys(settings)], settings.reading)

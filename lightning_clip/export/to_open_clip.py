@@ -45,6 +45,8 @@ tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
         """Why open_clip cannot hold the module exactly, or None."""
         if module.transform_settings.resize == "pad_end":
             return "open_clip has no preprocessing that pads pictures on one side"
+        if side := module.transform_settings.resize_to:
+            return f"open_clip has no preprocessing that resizes to more than the tower's size, as resize_to {side} does"
         return reason_not(lambda: _towers(module))
 
     def write(self, module: Exportable, folder: Path) -> None:

@@ -175,7 +175,8 @@ def _settings(model: Any, module: Exportable) -> dict[str, Any]:
         "mean": tuple(transform.mean or CLIP_MEAN),
         "std": tuple(transform.std or CLIP_STD),
         "interpolation": transform.interpolation,
-        "crop_pct": 1.0,
+        # timm rounds size / crop_pct down, which must not end a pixel below.
+        "crop_pct": 1.0 if transform.resize_to is None else module.image_size / (transform.resize_to + 0.5),
         "crop_mode": _CROPS[transform.resize],
         "num_classes": model.num_classes,
         "custom_load": False,

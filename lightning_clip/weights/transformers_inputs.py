@@ -90,21 +90,18 @@ def read_transform(name: str, label: str) -> dict[str, Any]:
         processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except Exception as error:  # of several libraries
         raise unreachable(f"the image processor of {label}", error) from error
+    if getattr(processor, "include_top", False):
+        raise InputError(f"the image processor of {label} normalises twice (include_top): only once is supported")
     for step in ("do_resize", "do_rescale"):
         if not getattr(processor, step, True):
             raise InputError(f"the image processor of {label} has {step} off: only those that resize and rescale are supported")
     patches = getattr(processor, "max_num_patches", None)  # of SigLIP 2 with variable sizes
-    resize: dict[str, Any] = {"resize": "patches" if patches else _resize(processor, label)}
-    resize |= {"patch_size": int(processor.patch_size), "max_patches": int(patches)} if patches else {}
-    if abs(float(processor.rescale_factor) - 1 / 255) > 1e-9:
-        raise InputError(f"{label} rescales pixels by {processor.rescale_factor}: only 1/255 is supported")
-    colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    if getattr(processor, "do_normalize", True):
-        colours = {"mean": _channels(processor.image_mean), "std": _channels(processor.image_std)}
+    sizes = {"patch_size": int(processor.patch_size), "max_patches": int(patches)} if patches else _sizes_of(processor, label)
+    resize = {"resize": "patches", **sizes} if patches else sizes
     resample = int(processor.resample)
     if resample not in _OUR_RESAMPLES:
         raise InputError(f"{label} resizes with PIL's filter {resample}: only bilinear and bicubic are supported")
-    return {**resize, "interpolation": _OUR_RESAMPLES[resample], **colours}
+    return {**resize, "interpolation": _OUR_RESAMPLES[resample], **_colours(processor, label)}
 
 
 def write_processor(settings: ImageTransformSettings, image_size: int) -> Any:
@@ -112,23 +109,38 @@ def write_processor(settings: ImageTransformSettings, image_size: int) -> Any:
     from transformers import CLIPImageProcessor
 
     square = {"height": image_size, "width": image_size}
-    crop = settings.resize != "squash"
-    sizes: dict[str, Any] = {"size": {"shortest_edge": image_size} if crop else square}
-    sizes |= {"crop_size": square, "do_center_crop": crop}
+    squash, side = settings.resize == "squash", settings.resize_to or image_size
+    sizes: dict[str, Any] = {"size": {"height": side, "width": side} if squash else {"shortest_edge": side}}
+    sizes |= {"crop_size": square, "do_center_crop": not squash or side > image_size}
     colours: dict[str, Any] = {"image_mean": list(settings.mean or CLIP_MEAN), "image_std": list(settings.std or CLIP_STD)}
     return CLIPImageProcessor(**sizes, **colours, resample=_RESAMPLES[settings.interpolation], do_convert_rgb=True)
 
 
-def _resize(processor: Any, label: str) -> str:
+def _sizes_of(processor: Any, label: str) -> dict[str, Any]:
     """Which of our ways to a square a processor goes."""
     size = _sizes(processor.size)
     crop = _sizes(processor.crop_size) if getattr(processor, "do_center_crop", False) else {}
-    equal = len({*size.values(), *crop.values()}) == 1
-    if size.keys() == {"shortest_edge"} and crop and equal:
-        return "floor_crop"
-    if size.keys() == {"height", "width"} and equal:
-        return "squash"
-    raise InputError(f"{label} resizes to {size} and crops to {crop or 'nothing'}: only equal sizes are supported")
+    sides, cut = {*size.values()}, {*crop.values()}
+    way = {("shortest_edge",): "floor_crop", ("height", "width"): "squash"}.get(tuple(sorted(size)))
+    if way is None or len(sides) != 1 or len(cut) > 1 or (way == "floor_crop" and not cut) or min(sides) < max(cut, default=1):
+        raise InputError(
+            f"{label} resizes to {size} and crops to {crop or 'nothing'}: only squares are supported, cut out of no less"
+        )
+    (side,) = sides
+    return {"resize": way, **({"resize_to": int(side)} if cut and cut != sides else {})}
+
+
+def _colours(processor: Any, label: str) -> dict[str, list[float]]:
+    """Mean and standard deviation of pixels in [0, 1], whatever a processor rescales and shifts before."""
+    factor, offset = 255 * float(processor.rescale_factor), float(getattr(processor, "rescale_offset", None) or 0)
+    if not factor > 0:
+        raise InputError(f"{label} rescales pixels by {processor.rescale_factor}: only factors above 0 are supported")
+    mean, std = [0.0] * 3, [1.0] * 3
+    if getattr(processor, "do_normalize", True):
+        mean, std = _channels(processor.image_mean), _channels(processor.image_std)
+    if abs(factor - 1) < 1e-6 and not offset:
+        return {"mean": mean, "std": std}
+    return {"mean": [(offset + value) / factor for value in mean], "std": [value / factor for value in std]}
 
 
 def _sizes(value: Any) -> dict[str, Any]:

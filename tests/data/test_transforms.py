@@ -216,6 +216,20 @@ class TestTransforms:
             ImageTransformSettings(interpolation="bicube")
         with pytest.raises(InputError, match="unknown resize 'sqash': did you mean 'squash'"):
             ImageTransformSettings(resize="sqash")
+        with pytest.raises(InputError, match="transform.resize_to 0"):
+            ImageTransformSettings(resize_to=0)
+        with pytest.raises(InputError, match="resize 'pad' cuts nothing, but resize_to is 40: omit it"):
+            ImageTransformSettings(resize="pad", resize_to=40)
+        with pytest.raises(InputError, match="resize_to 24 is below the tower's image_size 32: give at least so many pixels"):
+            evaluation_transform(32, ImageTransformSettings(resize_to=24))
+
+    @pytest.mark.parametrize("resize", ["crop", "squash"])
+    def test_resized_to_more_than_the_tower_sees(self, resize: str) -> None:
+        image = torch.randint(0, 256, (3, 60, 47), dtype=torch.uint8)
+        side = (40, 40) if resize == "squash" else 40
+        steps = [v2.Resize(side, interpolation=InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(32)]
+        found = evaluation_transform(32, ImageTransformSettings(resize=resize, resize_to=40))(image)
+        assert torch.equal(found, v2.Compose(steps)(image))
 
 
 class TestLongImages:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from small import IMAGE
 from torch import Tensor
 from torch.nn.functional import normalize
+from torchvision import transforms as v1
 from weights.families import pictures
 from weights.test_from_transformers import config, transformers_folder
 
@@ -60,6 +61,18 @@ def test_the_same_features(tower: str, tmp_path: Path) -> None:
     torch.testing.assert_close(found, image, rtol=0, atol=1e-6)
     before = outputs(read(tmp_path / "out", num_classes=0), module.image_size)
     torch.testing.assert_close(before, backbone, rtol=1e-5, atol=1e-6 * float(backbone.abs().max()))
+
+
+@pytest.mark.parametrize("side", [33, 36, 41])
+def test_a_crop_out_of_more(tmp_path: Path, side: int) -> None:
+    """timm resizes to the very pixels from which we cut; open_clip does not know how to."""
+    module = clip_module(image_encoder=IMAGE, transform={"resize": "squash", "resize_to": side})
+    export(module, "timm", tmp_path / "out")
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(read(tmp_path / "out")))
+    sizes = {tuple(step.size) for step in prepare.transforms if isinstance(step, v1.Resize | v1.CenterCrop)}
+    assert sizes == {(side, side), (32, 32)}
+    with pytest.raises(InputError, match=f"no preprocessing that resizes to more .*, as resize_to {side} does"):
+        export(module, "open_clip", tmp_path / "other")
 
 
 def test_what_is_written(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPSegConfig,
+    EfficientNetImageProcessor,
     MetaClip2Config,
     Siglip2Config,
     Siglip2ImageProcessor,
@@ -40,7 +41,9 @@ from weights.families import CAPTIONS, bert_tokenizer, pictures, transformers_fo
 
 from lightning_clip import ClipModule, InputError
 from lightning_clip.data.tokenizers import from_transformers
+from lightning_clip.data.transforms import ImageTransformSettings, evaluation_transform
 from lightning_clip.encoders import ClipTextTransformer, TimmImageEncoder
+from lightning_clip.weights.transformers_inputs import read_transform, write_processor
 
 VISION = {
     "hidden_size": 64,
@@ -88,7 +91,7 @@ def config(kind: str) -> tuple[Any, str, Any]:
         return (
             AlignConfig(text_config=BERT_TEXT, vision_config=small, projection_dim=320),
             "bert",
-            SiglipImageProcessor(**square),
+            ALIGN,
         )
     if kind == "chinese_clip":
         processor = ChineseCLIPImageProcessor(**square, do_center_crop=False)
@@ -98,6 +101,22 @@ def config(kind: str) -> tuple[Any, str, Any]:
     texts, images = BertConfig(**BERT_TEXT), ViTConfig(**VISION)
     return VisionTextDualEncoderConfig.from_vision_text_configs(images, texts, projection_dim=48), "bert", clip
 
+
+SQUARE = {"height": 32, "width": 32}
+LARGER = {"size": {"height": 41, "width": 41}, "crop_size": SQUARE, "do_center_crop": True}
+SHIFTED = {"rescale_factor": 1 / 127.5, "rescale_offset": True, "include_top": False}
+# As transformers' script that converts ALIGN writes it: pixels of -1 to 1.
+ALIGN = EfficientNetImageProcessor(**LARGER, **SHIFTED, do_normalize=False, resample=2)
+PROCESSORS = {
+    "align": ALIGN,
+    "shifted and normalised": EfficientNetImageProcessor(
+        **LARGER, **SHIFTED, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7], resample=3
+    ),
+    "both sides, then a crop": CLIPImageProcessor(**LARGER),
+    "the shorter side, then a crop": CLIPImageProcessor(size={"shortest_edge": 37}, crop_size=SQUARE),
+    "the shorter side of the crop": CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SQUARE),
+    "both sides": SiglipImageProcessor(size=SQUARE),
+}
 
 KINDS = ["clip", "clip_legacy", "clip_odd", "metaclip_2", "siglip", "chinese_clip", "altclip", "dual", "clipseg"]
 NEWER = ["aimv2", "tipsv2", "align"]
@@ -140,6 +159,22 @@ def test_same_features(kind: str, tmp_path: Path) -> None:
     again.configure_model()
     again.model.load_state_dict(module.model.state_dict())
     assert torch.equal(again.encode_text(CAPTIONS), module.encode_text(CAPTIONS))
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_of_processors(name: str, tmp_path: Path) -> None:
+    """What a processor gives the tower, of pictures of several shapes, and what the one that is written back gives it."""
+    processor = PROCESSORS[name]
+    processor.save_pretrained(tmp_path)
+    settings = ImageTransformSettings.of(read_transform(str(tmp_path), name))
+    ours, written = evaluation_transform(32, settings), write_processor(settings, 32)
+    mean, std = (torch.tensor(getattr(settings, key)).view(3, 1, 1) for key in ("mean", "std"))
+    for height, width in ((60, 47), (33, 90), (32, 32), (20, 25)):
+        picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(width))
+        found = (ours(picture).float() / 255 - mean) / std
+        for other in (processor, written):
+            expected = other(picture, return_tensors="pt")["pixel_values"][0]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", NEWER)
@@ -378,10 +413,18 @@ class TestMistakes:
         [
             ({"do_resize": False}, "has do_resize off"),
             ({"do_rescale": False}, "has do_rescale off"),
-            ({"size": {"longest_edge": 32}}, "only equal sizes are supported"),
-            ({"crop_size": {"height": 32, "width": 48}}, "only equal sizes are supported"),
-            ({"size": {"height": 48, "width": 48}}, "resizes to .*48.* and crops to .*32.*: only equal sizes"),
-            ({"size": {"height": 32, "width": 48}, "do_center_crop": False}, "only equal sizes are supported"),
+            ({"size": {"longest_edge": 32}}, "only squares are supported"),
+            ({"crop_size": {"height": 32, "width": 48}}, "only squares are supported"),
+            (
+                {"size": {"shortest_edge": 24}},
+                "resizes to .*24.* and crops to .*32.*: only squares .* of no less$",
+            ),
+            ({"rescale_factor": -1.0}, "rescales pixels by -1.0: only factors above 0"),
+            (
+                {"include_top": True, "image_processor_type": "EfficientNetImageProcessor"},
+                "normalises twice .include_top.: only",
+            ),
+            ({"size": {"height": 32, "width": 48}, "do_center_crop": False}, "only squares are supported"),
         ],
     )
     def test_processors_that_do_something_else(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -459,8 +502,11 @@ class TestMistakes:
         settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
         settings["size"] = {"shortest_edge": 40}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-        with pytest.raises(InputError, match="resizes to .*40.* and crops to .*: only equal sizes are supported"):
-            ClipModule(pretrained=str(tmp_path))
+        module = ClipModule(pretrained=str(tmp_path))
+        assert module.transform_settings.resize_to == 40 and module.image_size == 32
+        assert ClipModule(**module.to_mapping()).transform_settings == module.transform_settings
+        with pytest.raises(InputError, match="resize_to 40 is below the tower's image_size 64: give at least so many pixels"):
+            ClipModule.from_pretrained(tmp_path, image_size=64).image_transform(train=False)
 
     def test_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         transformers_folder(tmp_path / "weights", *config("metaclip_2"))

@@ -13,7 +13,15 @@ import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer
-from transformers import ChineseCLIPConfig, CLIPConfig, CLIPImageProcessor, SiglipConfig, SiglipImageProcessor
+from transformers import (
+    AlignConfig,
+    ChineseCLIPConfig,
+    CLIPConfig,
+    CLIPImageProcessor,
+    EfficientNetImageProcessor,
+    SiglipConfig,
+    SiglipImageProcessor,
+)
 from weights.families import CAPTIONS, bert_tokenizer, pictures, transformers_folder
 from weights.test_from_open_clip import features
 from weights.test_from_transformers import features as transformers_features
@@ -88,3 +96,18 @@ def test_transformers(family: str, tmp_path: Path) -> None:
     torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
     done = export(module, "huggingface", tmp_path / "out")
     print(f"{family}: out and back, images {done.image_difference:.1e}, texts {done.text_difference:.1e}")
+
+
+def test_align(tmp_path: Path) -> None:
+    """With the processor that transformers' script of conversion writes."""
+    config = AlignConfig(vision_config={"image_size": 289, "hidden_dim": 640})
+    config.text_config.vocab_size = 45
+    processor = EfficientNetImageProcessor(
+        do_center_crop=True, rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False, resample=2
+    )
+    model = transformers_folder(tmp_path / "in", config, "bert", processor)
+    module = ClipModule.from_pretrained(tmp_path / "in")
+    assert module.image_size == 289 and module.transform_settings.resize_to == 346
+    image, text = transformers_features(model, tmp_path / "in", module)
+    torch.testing.assert_close(module.encode_image(pictures(289)), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.encode_text(CAPTIONS), text, rtol=0, atol=1e-5)
