@@ -150,7 +150,7 @@ def test_recipes_that_are_compared_build(recipe: Path, data_folder: Path, monkey
     cli.model.read_data(cli.datamodule)
     with torch.device("meta"):
         cli.model.configure_model()
-    folder = recipe.parent.relative_to(ROOT)
+    folder = recipe.parent.relative_to(ROOT / "recipes")
     pages = [page.read_text() for page in (ROOT / "docs/recipes").glob("*.md")]
     assert any(f"lightning-clip compare {folder}" in page and f"{recipe.stem}" in page for page in pages)
 

@@ -86,8 +86,8 @@ class Parts(Format):
     def write(self, module: Exportable, folder: Path) -> None:
         torch.save({"arguments": module.to_mapping(), "weights": module.state_dict()}, folder / "parts.pt")
 
-    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def features(self, module: Exportable, folder: Path, pixels: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         content = torch.load(folder / "parts.pt", weights_only=True)
         again = ClipModule(**content["arguments"])
         again.load_state_dict(content["weights"])
-        return again.encode_image(pixels), again.encode_text(list(texts))
+        return {"image": again.encode_image(pixels), "text": again.encode_text(list(texts))}

@@ -164,7 +164,7 @@ def test_other_commands_still_refuse_unknown_arguments(capsys: pytest.CaptureFix
 def test_the_example_of_the_documentation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every figure of the first two tables, and the names of the third, whose figures follow the towers' versions."""
     page = (ROOT / "docs/concepts/compute.md").read_text()
-    found = re.search(r"```console\nlightning-clip (plan --config recipes[^\n]*)\n```\n\n```text\n(.*?)```", page, re.S)
+    found = re.search(r"```console\nlightning-clip (plan --config [^\n]*)\n```\n\n```text\n(.*?)```", page, re.S)
     assert found is not None
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "120")
