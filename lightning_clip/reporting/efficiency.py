@@ -97,6 +97,8 @@ def levels(curves: Mapping[str, Sequence[Curve]], level: float | None = None) ->
         level: the accuracy at which images are counted; None takes, for each two, the highest that every run of the weaker
             one reaches.
     """
+    if all(len(curve) == 1 for own in curves.values() for curve in own):
+        return []  # one measurement each says where they are, and not when they came there
     ranked = sorted(curves, key=lambda name: -fmean(_best(curve) for curve in curves[name]))
     found = []
     for name, other in pairwise(ranked):

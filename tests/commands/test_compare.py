@@ -64,6 +64,7 @@ class TestFactors:
         (found,) = levels(curves)
         assert (found.better, found.other, found.level) == ("strong", "weak", 0.2)
         assert levels(curves, 0.9)[0].bound and levels(curves, 0.95) == []
+        assert levels({name: [curve[-1:] for curve in own] for name, own in curves.items()}) == []
 
 
 class TestEndings:
