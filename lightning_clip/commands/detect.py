@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_clip.commands.labels import add_label_arguments, labels_of
-from lightning_clip.commands.sources import add_model_argument
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.commands.sources import add_model_argument, named_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,12 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_clip.prompts import resolve_templates
 
     labels = labels_of(arguments)
-    stems = [Path(path).stem for path in arguments.images]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise InputError(f"two pictures are called {twice!r}: detect in them into folders of their own")
-    paths = [existing_path(path, "image") for path in arguments.images]
+    files = named_pictures(arguments.images, "detect in them")
     predictor = open_predictor(arguments.checkpoint)
-    pictures = [predictor.read(path) for path in paths]
+    pictures = [predictor.read(path) for path in files.values()]
     detector = Detector(
         predictor,
         labels,
@@ -63,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         limit=arguments.limit,
     )
     folder = Path(arguments.output).expanduser()
-    for path, stem, picture in zip(arguments.images, stems, pictures, strict=True):
+    for path, stem, picture in zip(arguments.images, files, pictures, strict=True):
         found = detector(picture)
         _write(found, picture, folder, stem, path)
         names = ", ".join(f"{entry['name']} {100 * entry['score']:.0f} %" for entry in found.to_mappings())

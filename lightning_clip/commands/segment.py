@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_clip.commands.labels import add_label_arguments, check_several, labels_of
-from lightning_clip.commands.sources import add_model_argument
-from lightning_clip.core.errors import InputError, existing_path
+from lightning_clip.commands.sources import add_model_argument, named_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,12 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     labels = labels_of(arguments)
     check_several(labels)
-    stems = [Path(path).stem for path in arguments.images]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise InputError(f"two pictures are called {twice!r}: segment them into folders of their own")
-    paths = [existing_path(path, "image") for path in arguments.images]
+    files = named_pictures(arguments.images, "segment them")
     predictor = open_predictor(arguments.checkpoint)
-    pictures = [predictor.read(path) for path in paths]
+    pictures = [predictor.read(path) for path in files.values()]
     segmenter = Segmenter(
         predictor,
         labels,
@@ -73,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         threshold=arguments.threshold,
         refine=arguments.refine,
     )
-    for path, stem, picture in zip(arguments.images, stems, pictures, strict=True):
+    for path, stem, picture in zip(arguments.images, files, pictures, strict=True):
         found = segmenter(picture)
         _write(found, picture, Path(arguments.output).expanduser(), stem)
         shares = sorted(((found.share(index), name) for index, name in enumerate(labels)), reverse=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_clip.core.errors import InputError
+from lightning_clip.core.errors import InputError, existing_path
 from lightning_clip.core.trust import typed
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ __all__ = [
     "add_table_arguments",
     "add_workers_argument",
     "executor_of",
+    "named_pictures",
     "open_source",
     "positive",
     "source_settings",
@@ -62,6 +65,22 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a .ckpt, open_clip:NAME/TAG_OR_FILE, hf:NAME_OR_FOLDER or a folder",
     )
+
+
+def named_pictures(paths: Sequence[str], doing: str) -> dict[str, Path]:
+    """Name without ending, under which what is made of a picture is written -> its file.
+
+    Args:
+        paths: files, which must be there.
+        doing: what the command does to them, as the error says it.
+
+    Raises:
+        InputError: two pictures of one name, or a file that is not there.
+    """
+    stems = [Path(path).stem for path in paths]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise InputError(f"two pictures are called {twice!r}: {doing} into folders of their own")
+    return {stem: existing_path(path, "image") for stem, path in zip(stems, paths, strict=True)}
 
 
 def add_executor_arguments(parser: argparse.ArgumentParser) -> None:

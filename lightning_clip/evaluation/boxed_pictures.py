@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.boxes import BoxedSource, Boxes
 from lightning_clip.data.sources import PairSource, Subset
+from lightning_clip.evaluation.set_pictures import set_picture
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["boxed_pictures"]
@@ -29,10 +30,7 @@ def boxed_pictures(dataset: EvaluationSet, limit: int | None = None) -> Iterator
     for place in range(count):
         boxes = _boxes(dataset.source, place)
         where = dataset.source.place(place)
-        try:
-            picture = dataset.picture(place)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{where} cannot be read ({error}): a set is measured as a whole, so mend the file") from error
+        picture = set_picture(dataset, place)
         if len(boxes) and int(boxes.labels.max()) >= classes:
             raise InputError(
                 f"a box of {where} has class {int(boxes.labels.max())}, and there are {classes} class_names: give one for each "

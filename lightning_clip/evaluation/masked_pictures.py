@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_clip.core.errors import InputError
 from lightning_clip.data.masks import BACKGROUND, UNLABELLED, MaskedSource
 from lightning_clip.data.sources import PairSource, Subset
+from lightning_clip.evaluation.set_pictures import set_picture
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 
 __all__ = ["masked_pictures"]
@@ -28,10 +29,7 @@ def masked_pictures(dataset: EvaluationSet, limit: int | None = None) -> Iterato
     classes = len(dataset.class_names)
     for place in range(count):
         where = dataset.source.place(place)
-        try:
-            picture = dataset.picture(place)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{where} cannot be read ({error}): a set is measured as a whole, so mend the file") from error
+        picture = set_picture(dataset, place)
         mask = _mask(dataset.source, place)
         if mask.shape != picture.shape[-2:]:
             raise InputError(

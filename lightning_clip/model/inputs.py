@@ -30,6 +30,7 @@ __all__ = [
     "image_parts",
     "joined",
     "makes_patches",
+    "one_picture",
     "picture_pixels",
     "pixel_batches",
     "text_list",
@@ -40,6 +41,23 @@ __all__ = [
 OneImage = Tensor | np.ndarray[Any, Any] | Image.Image | bytes | str | Path
 ImageInput = OneImage | Iterable[OneImage]
 TextInput = str | Iterable[str] | Tensor | np.ndarray[Any, Any]
+
+
+def one_picture(image: ImageInput, asked: str, remedy: str) -> Any:
+    """The only picture among those that are given, of any kind.
+
+    Args:
+        image: as for `image_parts`.
+        asked: what reads one, as the error names it.
+        remedy: what the error says after "call it for each".
+
+    Raises:
+        InputError: not exactly one.
+    """
+    found = [single for part in image_parts(image, 2) for single in part]
+    if len(found) != 1:
+        raise InputError(f"{asked} reads one picture, got {len(found)}: call it for each{remedy}")
+    return found[0]
 
 
 def image_parts(images: ImageInput, batch_size: int, channels: int = 3) -> Iterator[Tensor | list[Any]]:

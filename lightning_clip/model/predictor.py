@@ -29,13 +29,7 @@ from lightning_clip.model.scoring import Scoring, own_scorer
 from lightning_clip.model.space import SharedSpace
 from lightning_clip.prompts.classifier import ClassNames, zero_shot_classifier
 
-__all__ = [
-    "HasPredictor",
-    "ImageInput",
-    "Predictor",
-    "TextInput",
-    "predictor_of",
-]
+__all__ = ["HasPredictor", "ImageInput", "Predictor", "TextInput", "predictor_of"]
 
 
 class Predictor:

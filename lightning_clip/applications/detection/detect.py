@@ -15,7 +15,7 @@ from lightning_clip.core.settings import in_range
 from lightning_clip.data.boxed_images import placed, whole_picture
 from lightning_clip.encoders.detection_head import DetectionHead
 from lightning_clip.model.evaluating import evaluating
-from lightning_clip.model.inputs import ImageInput, image_parts
+from lightning_clip.model.inputs import ImageInput, one_picture
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.prompts.classifier import ClassNames, names_of_classes
 
@@ -163,10 +163,7 @@ def detect(
     """
     options: dict[str, Any] = {"threshold": threshold, "overlap": overlap, "limit": limit}
     detector = Detector(predictor, names, templates=templates, **options)
-    found = [single for part in image_parts(image, 2) for single in part]
-    if len(found) != 1:
-        raise InputError(f"detect reads one picture, got {len(found)}: call it for each, or make a Detector")
-    return detector(predictor.read(found[0]))
+    return detector(predictor.read(one_picture(image, "detect", ", or make a Detector")))
 
 
 def head_of(predictor: Predictor) -> DetectionHead:

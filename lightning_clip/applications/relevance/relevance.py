@@ -16,7 +16,7 @@ from lightning_clip.applications.segmentation.refining import refined
 from lightning_clip.core.errors import InputError, nearest
 from lightning_clip.core.settings import in_range
 from lightning_clip.model.evaluating import evaluating
-from lightning_clip.model.inputs import ImageInput, image_parts
+from lightning_clip.model.inputs import ImageInput, one_picture
 from lightning_clip.model.predictor import Predictor
 
 __all__ = ["METHODS", "Relevance", "relevance", "word_relevance"]
@@ -136,10 +136,7 @@ def _explained(
     side: int = 1,
 ) -> Relevance:
     model = predictor.model
-    found = [single for part in image_parts(image, 2) for single in part]
-    if len(found) != 1:
-        raise InputError(f"relevance reads one picture, got {len(found)}: call it for each")
-    pixels = next(predictor.pixels(predictor.read(found[0]).unsqueeze(0)))  # (1, 3, S, S)
+    pixels = next(predictor.pixels(predictor.read(one_picture(image, "relevance", "")).unsqueeze(0)))  # (1, 3, S, S)
     view = model.tower("image").dense_view()
     way = _way(method, bool(view.blocks))
     grids, similarities = [], []

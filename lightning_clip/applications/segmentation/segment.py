@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
 from lightning_clip.encoders.dense_methods import DenseMethod
 from lightning_clip.model.evaluating import evaluating
-from lightning_clip.model.inputs import ImageInput, image_parts
+from lightning_clip.model.inputs import ImageInput, one_picture
 from lightning_clip.model.predictor import Predictor
 from lightning_clip.prompts.classifier import ClassNames
 
@@ -168,7 +167,7 @@ def segment(
     """
     options = {"resolution": resolution, "overlap": overlap, "threshold": threshold, "refine": refine}
     segmenter = Segmenter(predictor, names, method, templates=templates, **options)  # type: ignore[arg-type]
-    return segmenter(predictor.read(_one(image)))
+    return segmenter(predictor.read(one_picture(image, "segment", ", or make a Segmenter")))
 
 
 def contrasted(scores: Tensor) -> Tensor:
@@ -178,14 +177,6 @@ def contrasted(scores: Tensor) -> Tensor:
     """
     others = (scores.sum(dim=0, keepdim=True) - scores) / (len(scores) - 1)
     return scores - others
-
-
-def _one(image: ImageInput) -> Any:
-    """The only picture among those that are given."""
-    found = [single for part in image_parts(image, 2) for single in part]
-    if len(found) != 1:
-        raise InputError(f"segment reads one picture, got {len(found)}: call it for each, or make a Segmenter")
-    return found[0]
 
 
 def _checked(names: ClassNames) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from lightning_clip.core.errors import InputError
 from lightning_clip.core.settings import in_range
 from lightning_clip.data.lettering import Lettering
 from lightning_clip.evaluation.protocols.base import Protocol, Result, Subject, protocols
+from lightning_clip.evaluation.set_pictures import set_picture
 from lightning_clip.prompts.evaluation_sets import EvaluationSet
 from lightning_clip.reporting.html import Section, Table
 from lightning_clip.reporting.sheets import contact_sheet
@@ -132,7 +133,7 @@ class Typography(Protocol):
         classifier = subject.scale * subject.classifier()  # (D, C)
         features: list[list[Tensor]] = [[], [], []]
         for start in range(0, len(places), _CHUNK):
-            chunk = [(place, _picture(subject.dataset, place)) for place in places[start : start + _CHUNK]]
+            chunk = [(place, set_picture(subject.dataset, place)) for place in places[start : start + _CHUNK]]
             labels = true[start : start + _CHUNK].tolist()
             forms = (
                 [picture for _, picture in chunk],
@@ -182,7 +183,7 @@ class Typography(Protocol):
         attack, pictures, texts, colours = self.attack_on(dataset), [], [], []
         for place, answer in zip(result.details["places"], result.details["answers"], strict=True):
             label = _label(dataset, place)
-            pictures.append(attack(_picture(dataset, place), place, label)[0])
+            pictures.append(attack(set_picture(dataset, place), place, label)[0])
             texts.append(dataset.names[answer])
             colours.append("good" if answer == label else "bad" if answer == attack.target_of(place, label) else "plain")
         return contact_sheet(pictures, texts, colours, columns=6)
@@ -221,12 +222,3 @@ def _label(dataset: EvaluationSet, place: int) -> int:
             "needs a class for each picture"
         )
     return label
-
-
-def _picture(dataset: EvaluationSet, place: int) -> Tensor:
-    """uint8 (3, H, W)."""
-    try:
-        return dataset.picture(place)
-    except (OSError, ValueError) as error:
-        where = dataset.source.place(place)
-        raise InputError(f"{where} cannot be read ({error}): a set is measured as a whole, so mend the file") from error
